@@ -1,0 +1,188 @@
+"""The convolutions that every algorithm is tried on: one row per thing that can go wrong.
+
+Ids are written by hand: kernel, s stride, p padding, d dilation, g groups, c C_in, k C_out, image,
+n batch (where not 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from nkiconv.reference._arguments import IntOrPair, Padding
+from nkiconv.reference._dtypes import DTYPES, Array, round_once
+
+_ALL = ("float32", "float16", "bfloat16")
+_BOTH = ("direct", "naive")
+_DIRECT = ("direct",)
+
+
+class Arguments(TypedDict):
+    """Keyword arguments that a case hands to conv2d."""
+
+    stride: IntOrPair
+    padding: Padding
+    dilation: IntOrPair
+    groups: int
+    activation: str | None
+
+
+class Inputs(TypedDict):
+    """Arrays that a case hands to conv2d."""
+
+    x: Array
+    w: Array
+    bias: Array | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One convolution.
+
+    Parameters
+    ----------
+    algorithms
+        Those to try: "naive" runs an instruction per output position, so only on tiny results.
+    quick
+        Part of a check that takes seconds.
+    why
+        What the row is for.
+    """
+
+    id: str
+    N: int = 1
+    C_in: int
+    H: int
+    W: int
+    C_out: int
+    KH: int
+    KW: int
+    stride: IntOrPair = 1
+    padding: Padding = 0
+    dilation: IntOrPair = 1
+    groups: int = 1
+    bias: bool = True
+    activation: str | None = None
+    dtypes: tuple[str, ...] = _ALL
+    algorithms: tuple[str, ...] = _DIRECT
+    quick: bool = True
+    why: str
+
+    @property
+    def terms(self) -> int:
+        """Products in one output element."""
+        return self.KH * self.KW * self.C_in // self.groups
+
+    def arguments(self) -> Arguments:
+        """Return what conv2d takes beside the arrays."""
+        return Arguments(
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            activation=self.activation,
+        )
+
+
+def make_inputs(case: Case, dtype: str, seed: int = 0, integers: bool = False) -> Inputs:
+    """Return x, w and bias (None where the case has none), rounded to `dtype`.
+
+    Standard normal numbers, w divided by sqrt(terms) so that results are of size 1.  With
+    `integers` whole numbers from -3 to 3: every partial sum is then exact in float32, and a right
+    kernel equals `conv2d` bit for bit where the activation is None or "relu".
+
+    Raises
+    ------
+    ValueError
+        `dtype` is not float32, float16 or bfloat16.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape: int, scale: float = 1.0) -> Array:
+        values = rng.integers(-3, 4, shape) if integers else scale * rng.standard_normal(shape)
+        return round_once(values, DTYPES[dtype])
+
+    return Inputs(
+        x=draw(case.N, case.C_in, case.H, case.W),
+        w=draw(
+            case.C_out, case.C_in // case.groups, case.KH, case.KW, scale=1 / np.sqrt(case.terms)
+        ),
+        bias=draw(case.C_out) if case.bias else None,
+    )
+
+
+# fmt: off
+CASES: tuple[Case, ...] = (
+    # --- the smallest problems -----------------------------------------------------------------
+    Case(id="1x1-s1-p0-c1-k1-1x1", C_in=1, H=1, W=1, C_out=1, KH=1, KW=1, algorithms=_BOTH,
+         why="every size is 1"),
+    Case(id="3x3-s1-p1-c3-k4-1x1", C_in=3, H=1, W=1, C_out=4, KH=3, KW=3, padding=1,
+         bias=False, algorithms=_BOTH, why="one pixel: eight of nine taps see padding alone"),
+    Case(id="5x5-s1-p1-c8-k8-3x3", C_in=8, H=3, W=3, C_out=8, KH=5, KW=5, padding=1,
+         activation="sigmoid", algorithms=_BOTH, why="kernel as large as the padded input"),
+    Case(id="3x3-s1-p4-c6-k5-4x3", C_in=6, H=4, W=3, C_out=5, KH=3, KW=3, padding=4,
+         algorithms=_BOTH, why="padding larger than the kernel: results that are the bias alone"),
+    Case(id="3x3-s1-p1-c130-k130-3x5", C_in=130, H=3, W=5, C_out=130, KH=3, KW=3, padding=1,
+         activation="relu", algorithms=_BOTH, why="two channel tiles on both sides: 128 and 2"),
+    Case(id="3x2-s2x1-p1x0-c4-k3-7x6-n2", N=2, C_in=4, H=7, W=6, C_out=3, KH=3, KW=2,
+         stride=(2, 1), padding=(1, 0), activation="tanh", algorithms=_BOTH,
+         why="everything different along the two axes; a batch for naive"),
+    # --- ordinary layers -----------------------------------------------------------------------
+    Case(id="3x3-s1-p1-c64-k128-28x28", C_in=64, H=28, W=28, C_out=128, KH=3, KW=3, padding=1,
+         activation="relu", why="the common layer of a ResNet"),
+    Case(id="1x1-s1-p0-c256-k128-28x28", C_in=256, H=28, W=28, C_out=128, KH=1, KW=1,
+         activation="gelu", why="pointwise: a plain matrix product over two full channel tiles"),
+    Case(id="1x1-s2-p0-c64-k130-14x14", C_in=64, H=14, W=14, C_out=130, KH=1, KW=1, stride=2,
+         bias=False, why="shortcut of a ResNet: reads every second pixel; C_out just over 128"),
+    Case(id="7x7-s2-p3-c3-k64-64x64", C_in=3, H=64, W=64, C_out=64, KH=7, KW=7, stride=2,
+         padding=3, activation="relu", why="stem: three channels, large kernel, stride 2"),
+    Case(id="2x2-s2-p0-c100-k64-12x12", C_in=100, H=12, W=12, C_out=64, KH=2, KW=2, stride=2,
+         why="patches: stride equal to the kernel, no pixel read twice"),
+    Case(id="3x3-s1-valid-c128-k129-10x10-n3", N=3, C_in=128, H=10, W=10, C_out=129, KH=3, KW=3,
+         padding="valid", activation="silu", why="batch of small images; exactly one C_in tile"),
+    # --- awkward sizes -------------------------------------------------------------------------
+    Case(id="3x3-s1-p1-c200-k1-31x37", C_in=200, H=31, W=37, C_out=1, KH=3, KW=3, padding=1,
+         activation="sigmoid", why="one output channel; prime image; C_in not a multiple of 128"),
+    Case(id="3x3-s3-p0-c16-k24-20x23", C_in=16, H=20, W=23, C_out=24, KH=3, KW=3, stride=3,
+         activation="tanh", why="stride 3, and pixels at the end that no window reaches"),
+    Case(id="3x3-s2-asym-c20-k12-14x15", C_in=20, H=14, W=15, C_out=12, KH=3, KW=3, stride=2,
+         padding=((0, 2), (1, 0)), why="padding different on all four sides"),
+    Case(id="4x4-s1-same-c12-k10-11x13", C_in=12, H=11, W=13, C_out=10, KH=4, KW=4,
+         padding="same", activation="relu", why="even kernel: the odd pixel goes bottom and right"),
+    Case(id="5x1-s1-p2x0-c48-k40-19x23", C_in=48, H=19, W=23, C_out=40, KH=5, KW=1,
+         padding=(2, 0), bias=False, activation="gelu", why="column kernel"),
+    Case(id="1x7-s1-p0x3-c40-k48-17x17", C_in=40, H=17, W=17, C_out=48, KH=1, KW=7,
+         padding=(0, 3), bias=False, activation="silu", why="row kernel"),
+    Case(id="3x3-s1-p2-d2-c32-k48-21x21", C_in=32, H=21, W=21, C_out=48, KH=3, KW=3, padding=2,
+         dilation=2, why="dilation"),
+    Case(id="3x2-s1-same-d1x3-c9-k11-8x19", C_in=9, H=8, W=19, C_out=11, KH=3, KW=2,
+         padding="same", dilation=(1, 3), why="dilation along one axis, with an odd total padding"),
+    Case(id="3x3-s1-p1-c16-k8-5x600", C_in=16, H=5, W=600, C_out=8, KH=3, KW=3, padding=1,
+         why="a row of results longer than the 512 columns of one matmul"),
+    Case(id="3x3-s2-p1-c8-k8-6x1101", C_in=8, H=6, W=1101, C_out=8, KH=3, KW=3, stride=2,
+         padding=1, quick=False, why="the same with stride 2: 551 results in a row"),
+    # --- groups --------------------------------------------------------------------------------
+    Case(id="3x3-s1-p1-g2-c64-k96-15x15", C_in=64, H=15, W=15, C_out=96, KH=3, KW=3, padding=1,
+         groups=2, activation="relu", why="two groups"),
+    Case(id="1x1-s1-p0-g2-c260-k264-9x7", C_in=260, H=9, W=7, C_out=264, KH=1, KW=1, groups=2,
+         bias=False, quick=False, why="groups that each need two channel tiles"),
+    Case(id="3x3-s1-p1-g24-c24-k24-16x16", C_in=24, H=16, W=16, C_out=24, KH=3, KW=3, padding=1,
+         groups=24, why="depthwise: one channel per group"),
+    Case(id="3x3-s2-p1-g6-c6-k12-11x9-n2", N=2, C_in=6, H=11, W=9, C_out=12, KH=3, KW=3, stride=2,
+         padding=1, groups=6, quick=False, why="depthwise, two results per channel, stride 2"),
+    # --- real sizes ----------------------------------------------------------------------------
+    Case(id="7x7-s2-p3-c3-k64-224x224", C_in=3, H=224, W=224, C_out=64, KH=7, KW=7, stride=2,
+         padding=3, activation="relu", quick=False, why="the stem of a ResNet-50"),
+    Case(id="3x3-s1-p1-c256-k256-56x56", C_in=256, H=56, W=56, C_out=256, KH=3, KW=3, padding=1,
+         bias=False, quick=False, why="the size that the simulator's own speed is measured on"),
+    Case(id="3x3-s1-p1-c512-k512-7x7-n4", N=4, C_in=512, H=7, W=7, C_out=512, KH=3, KW=3,
+         padding=1, activation="relu", quick=False, why="end of a ResNet: channels, few pixels"),
+    Case(id="3x3-s1-p1-c128-k128-224x224", C_in=128, H=224, W=224, C_out=128, KH=3, KW=3,
+         padding=1, dtypes=("float32", "bfloat16"), quick=False,
+         why="the size at which naive and direct are compared"),
+)
+# fmt: on
