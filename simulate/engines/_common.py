@@ -1,0 +1,216 @@
+"""What the sheets of several engines share: costs, engine choice, and repeated rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nkiconv.simulate.enums import engine
+from nkiconv.simulate.errors import ConstraintError, DtypeError, ShapeError
+from nkiconv.simulate.ops import Op
+from nkiconv.simulate.sheet import (
+    Call,
+    Cost,
+    Fetch,
+    Rule,
+    arch,
+    free_elems,
+    isa,
+    partitions,
+)
+from nkiconv.simulate.tensor import NkiTensor
+from nkiconv.simulate.trace import Lane
+
+INTEGERS = frozenset({"int8", "int16", "int32", "uint8", "uint16", "uint32"})
+INTEGERS_32 = frozenset({"int32", "uint32"})
+HALF = frozenset({"float16", "bfloat16"})
+
+_LANES = {
+    engine.tensor: Lane.TENSOR,
+    engine.vector: Lane.VECTOR,
+    engine.scalar: Lane.SCALAR,
+    engine.gpsimd: Lane.GPSIMD,
+}
+
+
+def picoseconds(cycles: float, ghz: float) -> int:
+    """Turn engine cycles into whole picoseconds, so that times add up alike on every machine."""
+    return round(cycles * 1000.0 / ghz)
+
+
+def chosen_lane(call: Call, allowed: tuple[Lane, ...], default: Lane) -> Lane:
+    """Return the engine that ``engine=`` asks for, or `default` for ``engine.unknown``."""
+    wish = call["engine"]
+    if wish is engine.unknown:
+        return default
+    lane = _LANES.get(wish) if isinstance(wish, engine) else None
+    if lane not in allowed:
+        names = ", ".join(f"engine.{name.name}" for name, at in _LANES.items() if at in allowed)
+        raise ConstraintError(
+            f"nisa.{call.sheet.name}: engine={wish!r} cannot execute it; {names} can "
+            f"({isa(call.sheet.name)})"
+        )
+    return lane
+
+
+def wide_stride(tensor: NkiTensor, limit_bytes: int) -> bool:
+    """Whether neighbouring elements are so far apart that the memory gives half its bandwidth."""
+    for size, stride in zip(reversed(tensor.shape[1:]), reversed(tensor.strides[1:]), strict=True):
+        if size > 1:
+            return stride * tensor._element.itemsize > limit_bytes
+    return False
+
+
+def stream_cycles(call: Call, per_element: float) -> float:
+    """Return the cycles to stream the largest operand, one element per partition at a time."""
+    elems, factor = 1, 1
+    limit = call.hw.wide_stride_bytes
+    for _, _, tensor in call.tensors():
+        elems = max(elems, free_elems(tensor))
+        if wide_stride(tensor, limit):
+            factor = 2
+    return elems * per_element * factor
+
+
+def elementwise_cost(call: Call, per_element: float) -> Cost:
+    """Return the cost of streaming on VectorE, ScalarE or GpSimdE, whichever executes the call."""
+    hw = call.hw
+    if call.lane is Lane.SCALAR:
+        ghz, fixed, latency_ns = hw.scalar_ghz, hw.engine_issue_cycles, hw.scalar_latency_ns
+    elif call.lane is Lane.GPSIMD:
+        ghz, fixed, latency_ns = hw.gpsimd_ghz, hw.gpsimd_issue_cycles, hw.vector_latency_ns
+        per_element = max(per_element, 1.0)
+    else:
+        ghz, fixed, latency_ns = hw.vector_ghz, hw.engine_issue_cycles, hw.vector_latency_ns
+    busy = stream_cycles(call, per_element)
+    return Cost(picoseconds(busy + fixed, ghz), picoseconds(busy, ghz) + round(latency_ns * 1000))
+
+
+def copy_rate(call: Call, source: str) -> float:
+    """Return VectorE's cycles per element of a one-input instruction.
+
+    NeuronCore-v3 moves 16-bit elements up to four times as fast (A3, Vector Engine Performance
+    Mode), and float32 from SBUF to SBUF twice as fast in published profiles of tensor_scalar.
+    """
+    if call.hw.generation < 3 or call.lane is not Lane.VECTOR:
+        return 1.0
+    src, dst = call[source], call["dst"]
+    both = (src, dst)
+    in_sbuf = all(t._storage.space == "sbuf" for t in both)
+    if all(t.dtype in HALF for t in both):
+        return 0.25 if in_sbuf and all(t.is_contiguous() for t in both) else 0.5
+    if in_sbuf and all(t.dtype == "float32" for t in both):
+        return 0.5
+    return 1.0
+
+
+def same_elements(*names: str) -> Rule:
+    """Require equal partitions and equal elements per partition."""
+
+    def holds(call: Call) -> bool:
+        first = call[names[0]]
+        count, elems = partitions(first), free_elems(first)
+        return all(partitions(call[n]) == count and free_elems(call[n]) == elems for n in names[1:])
+
+    return Rule(
+        f"{', '.join(names)} must have the same partitions and elements per partition",
+        holds,
+        "NKI 0.6.0, page of the instruction",
+        error=ShapeError,
+    )
+
+
+def same_partitions(data: str, *vectors: str) -> Rule:
+    """Require per-partition operands to cover the partitions of `data`."""
+
+    def holds(call: Call) -> bool:
+        count = partitions(call[data])
+        return all(partitions(call[v]) == count for v in vectors if isinstance(call[v], NkiTensor))
+
+    return Rule(
+        f"{', '.join(vectors)} must have one element for each partition of {data}",
+        holds,
+        "NKI 0.6.0, page of the instruction",
+        error=ShapeError,
+    )
+
+
+def _no_gpsimd_in_psum(call: Call) -> bool:
+    return call.lane is not Lane.GPSIMD or all(
+        t._storage.space != "psum" for _, _, t in call.tensors()
+    )
+
+
+NO_GPSIMD_IN_PSUM = Rule(
+    "GpSimdE cannot access PSUM", _no_gpsimd_in_psum, arch("NeuronCore engines")
+)
+
+
+def not_both_in_psum(first: str, second: str) -> Rule:
+    """Refuse two inputs from PSUM."""
+
+    def holds(call: Call) -> bool:
+        return not (call[first]._storage.space == "psum" and call[second]._storage.space == "psum")
+
+    return Rule(
+        f"{first} and {second} cannot both be in PSUM", holds, "NKI 0.6.0, page of the instruction"
+    )
+
+
+def operator(name: str, takes: Callable[[Op], bool], what: str) -> Rule:
+    """Require an option to be an operator of a kind."""
+
+    def holds(call: Call) -> bool:
+        op = call[name]
+        return op is None or (isinstance(op, Op) and takes(op))
+
+    return Rule(
+        f"{name} must be {what}",
+        holds,
+        "NKI 0.6.0, Supported Math Operators and Supported Activation Functions",
+        shows=lambda call: f"{name}={call[name]!r}",
+    )
+
+
+def on_generation(*names: str) -> Rule:
+    """Require operators to exist on the target's VectorE."""
+
+    def late(call: Call) -> list[Op]:
+        ops = [call[n] for n in names]
+        return [op for op in ops if op is not None and op.least_generation > call.hw.generation]
+
+    return Rule(
+        "the operator does not exist on this generation's VectorE",
+        lambda call: not late(call),
+        "NKI 0.4.0 release notes: abs_max, abs_min, square and relu on trn3 only",
+        shows=lambda call: f"{late(call)} on {call.hw.target}",
+    )
+
+
+def bit_patterns(*op_names: str) -> Rule:
+    """Require integer tensors wherever an operator works on bit patterns."""
+
+    def holds(call: Call) -> bool:
+        ops = [call[n] for n in op_names if call[n] is not None]
+        if not any(op.bitvec for op in ops):
+            return True
+        return all(t.dtype in INTEGERS for _, _, t in call.tensors())
+
+    return Rule(
+        "bitvec operators take integer tensors only",
+        holds,
+        "NKI 0.6.0, Supported Math Operators",
+        error=DtypeError,
+    )
+
+
+def fetch_by_op(name: str) -> Callable[[Call], Fetch]:
+    """Fetch bit patterns for bitvec operators, float32 otherwise."""
+    return lambda call: Fetch.RAW if call[name].bitvec else Fetch.FLOAT32
+
+
+def along(vector: Any, like: Any) -> Any:
+    """Shape a ``(P, 1)`` operand so that it broadcasts along the free dimensions of `like`."""
+    if getattr(vector, "ndim", 0) < 2:
+        return vector
+    return vector.reshape(vector.shape[0], *[1] * (like.ndim - 1))

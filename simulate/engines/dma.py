@@ -1,0 +1,222 @@
+"""DMA: moving data between HBM and SBUF by descriptors.
+
+A transfer is cut into descriptors, each a run of bytes that is contiguous on both sides; sixteen
+engines work on them side by side.  Short runs are what makes transfers slow.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from nkiconv.simulate.dtypes import Array
+from nkiconv.simulate.enums import dge_mode, engine, oob_mode
+from nkiconv.simulate.errors import DtypeError, ShapeError
+from nkiconv.simulate.sheet import (
+    OFF_PSUM,
+    SBUF,
+    Call,
+    Cost,
+    Fetch,
+    Operand,
+    Role,
+    Rule,
+    assumed,
+    instruction,
+    isa,
+)
+from nkiconv.simulate.tensor import NkiTensor
+from nkiconv.simulate.trace import Lane
+
+_SPLIT_BYTES = 2048
+"""Runs longer than this may be shared out between idle DMA engines; the guide advises 2 KiB."""
+
+_SHORT_RUN_BYTES = 32
+"""Below this a descriptor costs as an element-wise one (published trn2 profiles)."""
+
+_ONLY = {
+    "priority": (None, "DMA priorities exist on trn3 only and are not modelled yet"),
+    "dge_mode": (dge_mode.unknown, "the choice of descriptor generation is not modelled yet"),
+    "oob_mode": (oob_mode.error, "skip is for run-time addresses, which are not modelled yet"),
+}
+
+
+def _ring(call: Call) -> Lane:
+    source, target = call["src"]._storage.space, call["dst"]._storage.space
+    if source == target:
+        return Lane.DMA_LOCAL
+    return Lane.DMA_LOAD if source == "hbm" else Lane.DMA_STORE
+
+
+def run_elements(tensor: NkiTensor) -> int:
+    """Return the elements that are contiguous in memory; a run cannot cross partitions."""
+    elems = 1
+    first = 1 if tensor._on_chip else 0
+    for size, stride in zip(
+        reversed(tensor.shape[first:]), reversed(tensor.strides[first:]), strict=True
+    ):
+        if size == 1:
+            continue
+        if stride != elems:
+            break
+        elems *= size
+    return elems
+
+
+def _transfer_ns(call: Call) -> float:
+    """Return how long the sixteen engines work on a transfer."""
+    hw = call.hw
+    src, dst = call["src"], call["dst"]
+    run_elems = min(run_elements(src), run_elements(dst))
+    item_bytes = max(src._element.itemsize, dst._element.itemsize)
+    total, run = src.size * item_bytes, run_elems * item_bytes
+    descriptors = ceil(src.size / run_elems)
+    if descriptors < hw.dma_engines and run > _SPLIT_BYTES:
+        pieces = min(hw.dma_engines // descriptors, ceil(run / _SPLIT_BYTES))
+        descriptors, run = descriptors * pieces, max(_SPLIT_BYTES, ceil(run / pieces))
+    each_ns = (
+        hw.dma_element_ns
+        if run < _SHORT_RUN_BYTES
+        else hw.dma_descriptor_ns + run / hw.dma_bytes_per_ns
+    )
+    engines_ns = ceil(descriptors / hw.dma_engines) * each_ns
+    touches_hbm = "hbm" in (src._storage.space, dst._storage.space)
+    return max(float(engines_ns), total / hw.hbm_bytes_per_ns if touches_hbm else 0.0)
+
+
+def _copy_cost(call: Call) -> Cost:
+    busy = round(_transfer_ns(call) * 1000)
+    return Cost(busy, busy)
+
+
+def _transpose_cost(call: Call) -> Cost:
+    hw = call.hw
+    src = call["src"]
+    rate = hw.dma_engines * hw.dma_bytes_per_ns * hw.dma_transpose_share
+    busy = round(src.size * src._element.itemsize / rate * 1000)
+    return Cost(busy, busy)
+
+
+def _count(call: Call) -> None:
+    program = call.program
+    src, dst = call["src"], call["dst"]
+    program.dma_transfers += 1
+    if src._storage.space == "hbm":
+        program.hbm_read_bytes += src.size * src._element.itemsize
+    if dst._storage.space == "hbm":
+        program.hbm_write_bytes += dst.size * dst._element.itemsize
+
+
+def _copy_fetch(call: Call) -> Fetch:
+    return Fetch.RAW if call["src"].dtype == call["dst"].dtype else Fetch.FLOAT32
+
+
+@instruction(
+    lane=_ring,
+    operands={
+        "dst": Operand(OFF_PSUM, Role.WRITE),
+        "src": Operand(OFF_PSUM, fetch=_copy_fetch),
+    },
+    rules=(
+        Rule(
+            "dst and src must have the same number of elements",
+            lambda c: c["dst"].size == c["src"].size,
+            isa("dma_copy"),
+            error=ShapeError,
+        ),
+    ),
+    only={
+        **_ONLY,
+        "engine": (engine.unknown, "an engine goes with dge_mode.hwdge, which is not modelled yet"),
+    },
+    count=_count,
+    cost=_copy_cost,
+    sources=(isa("dma_copy"), "NKI DMA bandwidth guide"),
+)
+def dma_copy(
+    dst: Any,
+    src: Any,
+    priority: Any = None,
+    oob_mode: Any = oob_mode.error,
+    dge_mode: Any = dge_mode.unknown,
+    engine: Any = engine.unknown,
+    name: Any = None,
+) -> Array:
+    """``dst = src`` between HBM and SBUF, element by element in row-major order of both.
+
+    Different dtypes convert through float32.
+    """
+    copied: Array = src
+    return copied
+
+
+_AXES = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}
+
+
+def _axes_fit(call: Call) -> bool:
+    order = _AXES.get(call["src"].ndim)
+    wish = call["axes"]
+    if wish is None:
+        return order is not None
+    return isinstance(wish, (tuple, list)) and tuple(wish) == order
+
+
+def _transposed_shape(call: Call) -> bool:
+    src = call["src"]
+    return bool(call["dst"].shape == tuple(src.shape[a] for a in _AXES[src.ndim]))
+
+
+@instruction(
+    lane=_ring,
+    operands={
+        "dst": Operand(SBUF, Role.WRITE, fetch=Fetch.RAW),
+        "src": Operand(OFF_PSUM, fetch=Fetch.RAW),
+    },
+    rules=(
+        Rule(
+            "axes must be (1, 0), (2, 1, 0) or (3, 1, 2, 0) for 2, 3 or 4 dimensions",
+            _axes_fit,
+            isa("dma_transpose"),
+            shows=lambda c: f"axes={c['axes']!r} of {c['src']!r}",
+            error=ShapeError,
+        ),
+        Rule(
+            "dst must have the dtype of src",
+            lambda c: c["dst"].dtype == c["src"].dtype,
+            isa("dma_transpose"),
+            error=DtypeError,
+        ),
+        Rule(
+            "elements must have 2 or 4 bytes",
+            lambda c: c["src"]._element.itemsize in (2, 4),
+            "NeuronCore-v3 architecture guide, DMA Transpose",
+            error=DtypeError,
+        ),
+        Rule(
+            "dst must have the transposed shape of src",
+            _transposed_shape,
+            isa("dma_transpose"),
+            error=ShapeError,
+        ),
+    ),
+    only=_ONLY,
+    count=_count,
+    cost=_transpose_cost,
+    sources=(
+        isa("dma_transpose"),
+        assumed("half of the DMA rate: documented for SBUF to SBUF, up to 0.9 from HBM"),
+    ),
+)
+def dma_transpose(
+    dst: Any,
+    src: Any,
+    axes: Any = None,
+    priority: Any = None,
+    dge_mode: Any = dge_mode.unknown,
+    oob_mode: Any = oob_mode.error,
+    name: Any = None,
+) -> Array:
+    """``dst = src`` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0)."""
+    return np.ascontiguousarray(np.transpose(src, _AXES[src.ndim]))

@@ -1,0 +1,181 @@
+"""ScalarE: activation functions, with a scale and a bias on the way in and a sum on the way out."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+from nkiconv.simulate.dtypes import Array
+from nkiconv.simulate.engines._common import (
+    along,
+    elementwise_cost,
+    operator,
+    picoseconds,
+    same_elements,
+    same_partitions,
+)
+from nkiconv.simulate.enums import reduce_cmd
+from nkiconv.simulate.errors import DtypeError
+from nkiconv.simulate.ops import OPS, Op
+from nkiconv.simulate.sheet import (
+    ON_CHIP,
+    Call,
+    Cost,
+    Operand,
+    Role,
+    Rule,
+    arch,
+    instruction,
+    isa,
+)
+from nkiconv.simulate.tensor import NkiTensor
+from nkiconv.simulate.trace import Lane
+
+
+class ActivationRangeWarning(UserWarning):
+    """ScalarE receives values outside the range for which its function is documented."""
+
+
+def _activation_cost(call: Call) -> Cost:
+    hw = call.hw
+    cost = elementwise_cost(call, 1.0)
+    op: Op = call["op"]
+    # Functions other than the trivial ones go through a table and take longer to issue.
+    extra = hw.scalar_table_cycles - hw.engine_issue_cycles if op.table else 0
+    more = picoseconds(extra, hw.scalar_ghz)
+    return Cost(cost.occupancy_ps + more, cost.latency_ps + more, op.table)
+
+
+def _bias_form(call: Call) -> bool:
+    return call.hw.generation > 2 or call["bias"] is None or isinstance(call["bias"], NkiTensor)
+
+
+def _scale_type(call: Call) -> bool:
+    return not isinstance(call["scale"], NkiTensor) or call["scale"].dtype == "float32"
+
+
+def _bias_type(call: Call) -> bool:
+    return not isinstance(call["bias"], NkiTensor) or call["bias"].dtype != "tfloat32"
+
+
+def _reduction_complete(call: Call) -> bool:
+    active = call["reduce_cmd"] not in (reduce_cmd.idle, reduce_cmd.reset)
+    return not active or call["reduce_op"] is OPS["add"]
+
+
+def _registers(call: Call) -> None:
+    _, _, first, end = call["data"]._region()
+    call.extra = {"_registers": call.program.scalar_registers[first:end]}
+
+
+@instruction(
+    lane=Lane.SCALAR,
+    operands={
+        "dst": Operand(ON_CHIP, Role.WRITE),
+        "data": Operand(ON_CHIP),
+        "bias": Operand(ON_CHIP, number=True, optional=True, per_partition=True),
+        "scale": Operand(ON_CHIP, number=True, per_partition=True),
+        "reduce_res": Operand(ON_CHIP, Role.WRITE, optional=True, per_partition=True),
+    },
+    rules=(
+        operator("op", lambda op: op.activation is not None, "an activation function"),
+        Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation")),
+        same_elements("dst", "data"),
+        same_partitions("data", "bias", "scale", "reduce_res"),
+        Rule(
+            "on NeuronCore-v2 bias must be a (partitions, 1) tensor, not a number",
+            _bias_form,
+            isa("activation"),
+            shows=lambda c: f"bias={c['bias']!r} on {c.hw.target}",
+        ),
+        Rule("scale must be float32", _scale_type, isa("activation"), error=DtypeError),
+        Rule("bias cannot be tfloat32", _bias_type, isa("activation"), error=DtypeError),
+        Rule(
+            "reciprocal takes no bias on NeuronCore-v2",
+            lambda c: c.hw.generation > 2 or c["op"] is not OPS["reciprocal"] or c["bias"] is None,
+            "NKI 0.6.0, Engine Selection for Operators",
+        ),
+        Rule(
+            "reduce_cmd must be a member of nisa.reduce_cmd other than load_reduce",
+            lambda c: (
+                isinstance(c["reduce_cmd"], reduce_cmd)
+                and c["reduce_cmd"] is not reduce_cmd.load_reduce
+            ),
+            isa("activation"),
+            shows=lambda c: f"reduce_cmd={c['reduce_cmd']!r}",
+        ),
+        Rule(
+            "reduce_op must be None or nl.add",
+            lambda c: c["reduce_op"] is None or c["reduce_op"] is OPS["add"],
+            isa("activation"),
+            shows=lambda c: f"reduce_op={c['reduce_op']!r}",
+        ),
+        Rule(
+            "a reduce_cmd that accumulates needs reduce_op=nl.add",
+            _reduction_complete,
+            isa("activation"),
+            shows=lambda c: f"{c['reduce_cmd']} with reduce_op={c['reduce_op']!r}",
+        ),
+        Rule(
+            "reduce_op without a reduce_cmd that accumulates would have no effect",
+            lambda c: (
+                c["reduce_op"] is None
+                or c["reduce_cmd"] in (reduce_cmd.reduce, reduce_cmd.reset_reduce)
+            ),
+            isa("activation"),
+            shows=lambda c: f"{c['reduce_cmd']} with reduce_op={c['reduce_op']!r}",
+        ),
+    ),
+    prepare=_registers,
+    cost=_activation_cost,
+    sources=(isa("activation"), arch("Scalar Engine")),
+)
+def activation(
+    dst: Any,
+    op: Any,
+    data: Any,
+    bias: Any = None,
+    scale: Any = 1.0,
+    reduce_op: Any = None,
+    reduce_res: Any = None,
+    reduce_cmd: Any = reduce_cmd.idle,
+    name: Any = None,
+    *,
+    _registers: Any = None,
+) -> tuple[Array, Array | None]:
+    """``dst = op(data * scale + bias)``; sums along the free dimensions gather in registers.
+
+    Shapes
+    ------
+    data, dst (P, F)   bias, scale, reduce_res (P, 1); scale float32 or a number
+    """
+    values = data
+    if isinstance(scale, np.ndarray) or scale != 1.0:
+        values = values * (along(scale, data) if hasattr(scale, "ndim") else np.float32(scale))
+    if bias is not None:
+        values = values + (along(bias, data) if hasattr(bias, "ndim") else np.float32(bias))
+    if op.valid is not None:
+        _warn_outside(op, values)
+    result: Array = op.activation(values)
+    if reduce_cmd in (type(reduce_cmd).reset, type(reduce_cmd).reset_reduce):
+        _registers[...] = 0
+    if reduce_cmd in (type(reduce_cmd).reduce, type(reduce_cmd).reset_reduce):
+        _registers += result.reshape(result.shape[0], -1).sum(axis=1, dtype=np.float32)
+    return result, _registers.reshape(-1, 1).copy()
+
+
+def _warn_outside(op: Op, values: Array) -> None:
+    if op.valid is None:  # pragma: no cover - the caller asks only for limited functions
+        return
+    low, high = op.valid
+    magnitude = np.abs(values) if op is OPS["reciprocal"] else values
+    if not np.all((magnitude >= low) & (magnitude <= high)):
+        warnings.warn(
+            f"nisa.activation: nl.{op.name} receives values outside [{low:g}, {high:g}]; ScalarE "
+            "gives invalid results there, the simulator the mathematical ones (NKI 0.6.0, "
+            "Supported Activation Functions)",
+            ActivationRangeWarning,
+            stacklevel=5,
+        )

@@ -1,0 +1,477 @@
+"""VectorE (and GpSimdE, where an instruction may run there): element-wise work and reductions.
+
+The engine streams one element per partition a cycle, computes in float32, and rounds to the
+destination's dtype when it writes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nkiconv.simulate.dtypes import Array
+from nkiconv.simulate.engines._common import (
+    HALF,
+    INTEGERS,
+    INTEGERS_32,
+    NO_GPSIMD_IN_PSUM,
+    along,
+    bit_patterns,
+    chosen_lane,
+    copy_rate,
+    elementwise_cost,
+    fetch_by_op,
+    not_both_in_psum,
+    on_generation,
+    operator,
+    same_elements,
+    same_partitions,
+)
+from nkiconv.simulate.enums import engine
+from nkiconv.simulate.errors import DtypeError, ShapeError
+from nkiconv.simulate.ops import OPS, Op, reduction
+from nkiconv.simulate.sheet import (
+    ON_CHIP,
+    Call,
+    Cost,
+    Fetch,
+    Operand,
+    Role,
+    Rule,
+    arch,
+    assumed,
+    free_elems,
+    instruction,
+    isa,
+    partitions,
+)
+from nkiconv.simulate.tensor import NkiTensor
+from nkiconv.simulate.trace import Lane
+
+_FLOAT32 = frozenset({"float32"})
+
+
+def _copy_fetch(call: Call) -> Fetch:
+    return Fetch.RAW if call["src"].dtype == call["dst"].dtype else Fetch.FLOAT32
+
+
+def _copy_lane(call: Call) -> Lane:
+    return chosen_lane(call, (Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD), Lane.VECTOR)
+
+
+@instruction(
+    lane=_copy_lane,
+    operands={
+        "dst": Operand(ON_CHIP, Role.WRITE),
+        "src": Operand(ON_CHIP, fetch=_copy_fetch),
+    },
+    rules=(
+        same_elements("dst", "src"),
+        NO_GPSIMD_IN_PSUM,
+        Rule(
+            "ScalarE of NeuronCore-v2 has no tensor_copy; use nisa.activation with op=nl.copy",
+            lambda c: c.lane is not Lane.SCALAR or c.hw.generation > 2,
+            isa("tensor_copy"),
+            shows=lambda c: f"engine.scalar on {c.hw.target}",
+        ),
+    ),
+    cost=lambda c: elementwise_cost(c, copy_rate(c, "src")),
+    sources=(isa("tensor_copy"), arch("Vector Engine")),
+)
+def tensor_copy(dst: Any, src: Any, engine: Any = engine.unknown, name: Any = None) -> Array:
+    """``dst = src``: bit-accurate for equal dtypes, through float32 otherwise."""
+    copied: Array = src
+    return copied
+
+
+def _fill_cost(call: Call) -> Cost:
+    half = call["value"] == 0 and call["dst"]._element.itemsize == 2
+    return elementwise_cost(call, 0.5 if half else 1.0)
+
+
+def _fits_type(call: Call) -> bool:
+    kind = call["dst"]._element
+    if kind.kind != "int":
+        return True
+    limits = np.iinfo(kind.numpy)
+    return bool(limits.min <= call["value"] <= limits.max) and call["value"] == int(call["value"])
+
+
+def _also_read_dst(call: Call) -> None:
+    call.also_read = ("dst",)  # only for its shape
+
+
+@instruction(
+    lane=lambda c: chosen_lane(c, (Lane.VECTOR, Lane.GPSIMD), Lane.VECTOR),
+    operands={"dst": Operand(ON_CHIP, Role.WRITE, fetch=Fetch.RAW)},
+    rules=(
+        NO_GPSIMD_IN_PSUM,
+        Rule(
+            "value must be a number known at compile time",
+            lambda c: isinstance(c["value"], (int, float)),
+            isa("memset"),
+            shows=lambda c: f"{c['value']!r}",
+        ),
+        Rule(
+            "value must be representable in dst's integer dtype",
+            _fits_type,
+            isa("memset"),
+            shows=lambda c: f"{c['value']!r} for {c['dst'].dtype}",
+            error=DtypeError,
+        ),
+    ),
+    prepare=_also_read_dst,
+    cost=_fill_cost,
+    sources=(isa("memset"),),
+)
+def memset(dst: Any, value: Any, engine: Any = engine.unknown, name: Any = None) -> Array:
+    """``dst = value`` in every element."""
+    # float64 holds every 32-bit integer; other types round from float32, as everywhere.
+    wide = np.float64 if dst.dtype.kind in "iu" else np.float32
+    return np.full(dst.shape, value, dtype=wide)
+
+
+def _whole_numbers(call: Call) -> bool:
+    """Whether 32-bit integers are to be combined exactly, on GpSimdE (isa tensor_tensor)."""
+    tensors = call.tensors()
+    return (
+        call["engine"] is not engine.vector
+        and all(t.dtype in INTEGERS_32 for _, _, t in tensors)
+        and all(t._storage.space == "sbuf" for _, _, t in tensors)
+    )
+
+
+def _pair_lane(call: Call) -> Lane:
+    op = call["op"]
+    exact = op is OPS["power"] or (isinstance(op, Op) and not op.bitvec and _whole_numbers(call))
+    return chosen_lane(call, (Lane.VECTOR, Lane.GPSIMD), Lane.GPSIMD if exact else Lane.VECTOR)
+
+
+def _pair_fetch(call: Call) -> Fetch:
+    exact = call.lane is Lane.GPSIMD and _whole_numbers(call)
+    return Fetch.RAW if exact or call["op"].bitvec else Fetch.FLOAT32
+
+
+def _pair_rate(call: Call, first: str, second: str) -> float:
+    """Return cycles per element of two-input instructions (A2 and A3, Vector Engine)."""
+    a, b = call[first], call[second]
+    in_psum = sum(t._storage.space == "psum" for t in (a, b))
+    half = a.dtype in HALF and b.dtype in HALF
+    if call.hw.generation >= 3:
+        return 0.5 if half and in_psum == 0 else 1.0
+    return 1.0 if in_psum == 1 or (half and in_psum == 0) else call.hw.float32_pair_cycles
+
+
+@instruction(
+    lane=_pair_lane,
+    operands={
+        "dst": Operand(ON_CHIP, Role.WRITE),
+        "data1": Operand(ON_CHIP, fetch=_pair_fetch),
+        "data2": Operand(ON_CHIP, fetch=_pair_fetch),
+    },
+    rules=(
+        operator("op", lambda op: op.binary is not None, "a binary operator"),
+        Rule("op is obligatory", lambda c: c["op"] is not None, isa("tensor_tensor")),
+        on_generation("op"),
+        bit_patterns("op"),
+        same_elements("dst", "data1", "data2"),
+        not_both_in_psum("data1", "data2"),
+        NO_GPSIMD_IN_PSUM,
+        Rule(
+            "power runs on GpSimdE only",
+            lambda c: c["op"] is not OPS["power"] or c.lane is Lane.GPSIMD,
+            isa("tensor_tensor"),
+        ),
+        Rule(
+            "bitvec operators run on VectorE only",
+            lambda c: not c["op"].bitvec or c.lane is Lane.VECTOR,
+            isa("tensor_tensor"),
+        ),
+    ),
+    cost=lambda c: elementwise_cost(c, _pair_rate(c, "data1", "data2")),
+    sources=(isa("tensor_tensor"), arch("Vector Engine")),
+)
+def tensor_tensor(
+    dst: Any, data1: Any, data2: Any, op: Any, engine: Any = engine.unknown, name: Any = None
+) -> Array:
+    """``dst = data1 <op> data2``, element by element.
+
+    In float32, except bitvec operators, and 32-bit integers on GpSimdE, which are exact and wrap.
+    """
+    result: Array = op.binary(data1, data2.reshape(data1.shape))
+    return result
+
+
+def _applied(op: Op, reverse: Any, values: Array, operand: Any) -> Array:
+    """Return ``values <op> operand``, reversed where asked."""
+    if op.unary is not None:
+        return op.unary(values)
+    if op.binary is None:  # pragma: no cover - the sheets' operator rules refuse it first
+        return values
+    other = along(operand, values)
+    if op.bitvec:
+        other = np.asarray(other).astype(values.dtype)
+    elif not isinstance(other, np.ndarray):
+        other = np.float32(other)
+    return op.binary(other, values) if reverse else op.binary(values, other)
+
+
+def _scalar_lane(call: Call) -> Lane:
+    default = Lane.GPSIMD if call["op0"] is OPS["rsqrt"] else Lane.VECTOR
+    return chosen_lane(call, (Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD), default)
+
+
+def _takes_scalar(op: Op) -> bool:
+    return op.binary is not None or op.unary is not None
+
+
+def _same_kind(call: Call) -> bool:
+    return call["op1"] is None or call["op0"].bitvec == call["op1"].bitvec
+
+
+def _operands_match(call: Call) -> bool:
+    """Whether each binary operator has an operand, and nothing else has one."""
+    for op, operand in ((call["op0"], call["operand0"]), (call["op1"], call["operand1"])):
+        if op is None:
+            if operand is not None:
+                return False
+        elif op.unary is not None:
+            if isinstance(operand, NkiTensor) or operand not in (None, 0):
+                return False
+        elif operand is None:
+            return False
+    return True
+
+
+def _operand_types(call: Call) -> bool:
+    bits = call["op0"].bitvec
+    for operand in (call["operand0"], call["operand1"]):
+        if isinstance(operand, NkiTensor):
+            if operand.dtype not in (INTEGERS if bits else _FLOAT32):
+                return False
+        elif bits and operand is not None and not float(operand).is_integer():
+            return False
+    return True
+
+
+def _scalar_engine_takes(call: Call) -> bool:
+    if call.lane is not Lane.SCALAR:
+        return True
+    pair = (call["op0"], call["op1"])
+    return call.hw.generation > 2 and pair in (
+        (OPS["multiply"], OPS["add"]),
+        (OPS["multiply"], None),
+        (OPS["add"], None),
+    )
+
+
+@instruction(
+    lane=_scalar_lane,
+    operands={
+        "dst": Operand(ON_CHIP, Role.WRITE),
+        "data": Operand(ON_CHIP, fetch=fetch_by_op("op0")),
+        "operand0": Operand(
+            ON_CHIP, number=True, optional=True, per_partition=True, fetch=fetch_by_op("op0")
+        ),
+        "operand1": Operand(
+            ON_CHIP, number=True, optional=True, per_partition=True, fetch=fetch_by_op("op0")
+        ),
+    },
+    rules=(
+        operator("op0", _takes_scalar, "an operator of VectorE"),
+        Rule("op0 is obligatory", lambda c: c["op0"] is not None, isa("tensor_scalar")),
+        operator("op1", _takes_scalar, "an operator of VectorE, or None"),
+        on_generation("op0", "op1"),
+        Rule(
+            "op0 and op1 must both be bitvec or both arithmetic", _same_kind, isa("tensor_scalar")
+        ),
+        bit_patterns("op0", "op1"),
+        Rule(
+            "each binary operator needs its operand, unary ones take None or 0, and operand1 "
+            "needs op1",
+            _operands_match,
+            isa("tensor_scalar"),
+            shows=lambda c: f"{c['op0']!r}, {c['operand0']!r}, {c['op1']!r}, {c['operand1']!r}",
+        ),
+        Rule(
+            "operands must be float32 tensors or numbers, of bitvec operators integers",
+            _operand_types,
+            isa("tensor_scalar"),
+            shows=lambda c: f"{c['operand0']!r}, {c['operand1']!r}",
+            error=DtypeError,
+        ),
+        same_elements("dst", "data"),
+        same_partitions("data", "operand0", "operand1"),
+        NO_GPSIMD_IN_PSUM,
+        Rule(
+            "ScalarE takes multiply+add, multiply, or add only, from NeuronCore-v3 on",
+            _scalar_engine_takes,
+            isa("tensor_scalar"),
+            shows=lambda c: f"{c['op0']!r}, {c['op1']!r} on {c.hw.target}",
+        ),
+        Rule(
+            "GpSimdE executes tensor_scalar only for rsqrt",
+            lambda c: (c.lane is Lane.GPSIMD) == (c["op0"] is OPS["rsqrt"]),
+            isa("tensor_scalar"),
+            shows=lambda c: f"{c['op0']!r} on {c.lane.label}",
+        ),
+    ),
+    cost=lambda c: elementwise_cost(c, copy_rate(c, "data")),
+    sources=(isa("tensor_scalar"), arch("Vector Engine")),
+)
+def tensor_scalar(
+    dst: Any,
+    data: Any,
+    op0: Any,
+    operand0: Any,
+    reverse0: Any = False,
+    op1: Any = None,
+    operand1: Any = None,
+    reverse1: Any = False,
+    engine: Any = engine.unknown,
+    name: Any = None,
+) -> Array:
+    """``dst = (data <op0> operand0) <op1> operand1``, operands broadcast along the free dimensions.
+
+    Shapes
+    ------
+    data, dst (P, F)   operand0, operand1 numbers or (P, 1) float32
+    """
+    result = _applied(op0, reverse0, data, operand0)
+    return result if op1 is None else _applied(op1, reverse1, result, operand1)
+
+
+@instruction(
+    lane=Lane.VECTOR,
+    operands={
+        "dst": Operand(ON_CHIP, Role.WRITE),
+        "data": Operand(ON_CHIP),
+        "operand0": Operand(ON_CHIP, number=True, per_partition=True),
+        "operand1": Operand(ON_CHIP),
+    },
+    rules=(
+        operator("op0", lambda op: op.binary is not None and not op.bitvec, "binary arithmetic"),
+        operator("op1", lambda op: op.binary is not None and not op.bitvec, "binary arithmetic"),
+        Rule(
+            "op0 and op1 are obligatory",
+            lambda c: c["op0"] is not None and c["op1"] is not None,
+            isa("scalar_tensor_tensor"),
+            shows=lambda c: f"{c['op0']!r}, {c['op1']!r}",
+        ),
+        on_generation("op0", "op1"),
+        same_elements("dst", "data", "operand1"),
+        same_partitions("data", "operand0"),
+        not_both_in_psum("data", "operand1"),
+    ),
+    cost=lambda c: elementwise_cost(c, _pair_rate(c, "data", "operand1")),
+    sources=(isa("scalar_tensor_tensor"), arch("Vector Engine")),
+)
+def scalar_tensor_tensor(
+    dst: Any,
+    data: Any,
+    op0: Any,
+    operand0: Any,
+    op1: Any,
+    operand1: Any,
+    reverse0: Any = False,
+    reverse1: Any = False,
+    name: Any = None,
+) -> Array:
+    """``dst = (data <op0> operand0) <op1> operand1`` with `operand1` element by element.
+
+    Shapes
+    ------
+    data, operand1, dst (P, F)   operand0 number or (P, 1)
+    """
+    first = _applied(op0, reverse0, data, operand0)
+    return _applied(op1, reverse1, first, operand1.reshape(data.shape))
+
+
+def _axes(call: Call) -> tuple[int, ...]:
+    axis = call["axis"]
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    ndim = call["data"].ndim
+    return tuple(sorted(a % ndim if isinstance(a, int) and -ndim <= a < ndim else -1 for a in axes))
+
+
+def _last_axes(call: Call) -> bool:
+    axes, ndim = _axes(call), call["data"].ndim
+    return bool(axes) and axes == tuple(range(ndim - len(axes), ndim)) and axes[0] > 0
+
+
+def _reduced_size(call: Call) -> bool:
+    kept = 1
+    for size in call["data"].shape[1 : _axes(call)[0]]:
+        kept *= size
+    dst = call["dst"]
+    return partitions(dst) == partitions(call["data"]) and free_elems(dst) == kept
+
+
+def _keepdims(call: Call) -> bool:
+    if not call["keepdims"]:
+        return True
+    axes, data = _axes(call), call["data"]
+    expected = tuple(1 if d in axes else n for d, n in enumerate(data.shape))
+    return bool(call["dst"].shape == expected)
+
+
+def _resolve_axes(call: Call) -> None:
+    call.args["axis"] = _axes(call)
+
+
+@instruction(
+    lane=Lane.VECTOR,
+    operands={
+        "dst": Operand(ON_CHIP, Role.WRITE),
+        "data": Operand(ON_CHIP, fetch=fetch_by_op("op")),
+    },
+    rules=(
+        operator("op", lambda op: op.reduces, "a legal reduction operator"),
+        Rule("op is obligatory", lambda c: c["op"] is not None, isa("tensor_reduce")),
+        bit_patterns("op"),
+        Rule(
+            "axis must be the last free dimensions of data, without the partition dimension",
+            _last_axes,
+            isa("tensor_reduce"),
+            shows=lambda c: f"axis={c['axis']!r} of {c['data']!r}",
+            error=ShapeError,
+        ),
+        Rule(
+            "dst must have the partitions of data and one element for each that is kept",
+            _reduced_size,
+            isa("tensor_reduce"),
+            error=ShapeError,
+        ),
+        Rule(
+            "with keepdims, dst keeps the reduced dimensions at size 1",
+            _keepdims,
+            isa("tensor_reduce"),
+            error=ShapeError,
+        ),
+        Rule(
+            "negate needs an arithmetic operator",
+            lambda c: not (c["negate"] and c["op"].bitvec),
+            isa("tensor_reduce"),
+            shows=lambda c: f"{c['op']!r}",
+        ),
+    ),
+    prepare=_resolve_axes,
+    cost=lambda c: elementwise_cost(c, 1.0),
+    sources=(
+        isa("tensor_reduce"),
+        assumed("N cycles; published trn2 profiles show no faster mode, the guide names one"),
+    ),
+)
+def tensor_reduce(
+    dst: Any,
+    op: Any,
+    data: Any,
+    axis: Any,
+    negate: Any = False,
+    keepdims: Any = False,
+    name: Any = None,
+) -> Array:
+    """``dst = op over the last free dimensions of data``, negated where asked."""
+    result = reduction(op, data, axis)
+    return -result if negate else result

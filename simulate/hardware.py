@@ -1,0 +1,331 @@
+"""Every number about the chips, with unit, generation, source and status.
+
+The rest of the package takes chip numbers from here and from nowhere else.  ``documented`` is what
+the vendor's guides state; ``measured`` was read off hardware by others and published; ``assumed``
+is a guess that a measurement should replace.  Where a measurement contradicts a guide, the
+measurement stands.
+
+Sources
+-------
+Vendor documentation, read in the state of Neuron SDK 2.32 (August 2026): *A2*, *A3*, *A4* are the
+NKI architecture guides of Trainium/Inferentia2, Trainium2 and Trainium3; *perf guide*, *DMA guide*
+are the NKI deep dives; *isa* is the page of an instruction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from enum import Enum
+
+from nkiconv.simulate.errors import ConstraintError
+
+TARGETS = ("trn1", "trn2", "trn3")
+"""Names of the targets; ``trn1`` is also Inferentia2."""
+
+TARGET_VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
+
+_ALIASES = {
+    "trn1": "trn1",
+    "inf2": "trn1",
+    "gen2": "trn1",
+    "trn2": "trn2",
+    "gen3": "trn2",
+    "trn3": "trn3",
+    "gen4": "trn3",
+}
+
+
+class Status(Enum):
+    """How well a number is known."""
+
+    DOCUMENTED = "documented"
+    MEASURED = "measured"
+    ASSUMED = "assumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One number about one generation."""
+
+    name: str
+    value: float
+    unit: str
+    target: str
+    source: str
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The facts of one generation, by name; units are in `FACTS`."""
+
+    target: str
+    generation: int
+    partitions: int
+    sbuf_partition_bytes: int
+    sbuf_usable_bytes: int
+    psum_banks: int
+    psum_bank_bytes: int
+    psum_align_bytes: int
+    sbuf_align_bytes: int
+    stationary_max_columns: int
+    moving_max_columns: int
+    bn_stats_max_elems: int
+    free_dims_max: int
+    stride_max_elems: int
+    count_max_elems: int
+    tensor_peak_ghz: float
+    tensor_ghz: float
+    vector_ghz: float
+    scalar_ghz: float
+    gpsimd_ghz: float
+    matmul_min_cycles: int
+    matmul_gap_cycles: int
+    float32_matmul_passes: int
+    float32_matmul_row_cycles: int
+    float32_weight_load_cycles: int
+    tensor_latency_ns: float
+    vector_latency_ns: float
+    scalar_latency_ns: float
+    engine_issue_cycles: int
+    scalar_table_cycles: int
+    gpsimd_issue_cycles: int
+    scalar_table_load_ns: float
+    float32_pair_cycles: float
+    dependency_ns: float
+    wide_stride_bytes: int
+    hbm_bytes_per_ns: float
+    dma_engines: int
+    dma_bytes_per_ns: float
+    dma_descriptor_ns: float
+    dma_element_ns: float
+    dma_transpose_share: float
+    dma_issue_ns: float
+    dma_start_ns: float
+    dma_complete_ns: float
+    launch_before_us: float
+    launch_after_us: float
+
+
+def _facts() -> Iterator[Fact]:
+    documented, measured, assumed = Status.DOCUMENTED, Status.MEASURED, Status.ASSUMED
+
+    def each(
+        name: str,
+        unit: str,
+        values: tuple[float, float, float],
+        source: str,
+        status: Status | tuple[Status, Status, Status],
+    ) -> Iterator[Fact]:
+        marks = status if isinstance(status, tuple) else (status,) * 3
+        for target, value, mark in zip(TARGETS, values, marks, strict=True):
+            yield Fact(name, value, unit, target, source, mark)
+
+    def same(name: str, unit: str, value: float, source: str, status: Status) -> Iterator[Fact]:
+        # A measurement of trn2 that stands in for the other generations is a guess there.
+        marks = (assumed, measured, assumed) if status is measured else (status,) * 3
+        yield from each(name, unit, (value,) * 3, source, marks)
+
+    # Memories and limits of operands.
+    yield from each("generation", "NeuronCore version", (2, 3, 4), "isa nc_version", documented)
+    yield from same("partitions", "partitions", 128, "A2, A3, A4: SBUF and PSUM", documented)
+    yield from each(
+        "sbuf_partition_bytes",
+        "B/partition",
+        (192 * 1024, 224 * 1024, 256 * 1024),
+        "A2, A3, A4: SBUF size",
+        documented,
+    )
+    yield from each(
+        "sbuf_usable_bytes",
+        "B/partition",
+        (180_224, 212_984, 245_752),
+        "limits of nl.tile_size as published in aws-neuron/nkipy, HardwareConstants.h",
+        documented,
+    )
+    yield from same("psum_banks", "banks", 8, "A2: PSUM", documented)
+    yield from same("psum_bank_bytes", "B/partition", 2048, "A2: PSUM", documented)
+    yield from same("psum_align_bytes", "B", 4, "no public figure; PSUM adds 4-byte words", assumed)
+    yield from same("sbuf_align_bytes", "B", 1, "no public figure", assumed)
+    yield from same("stationary_max_columns", "columns", 128, "isa nc_matmul", documented)
+    yield from each(
+        "moving_max_columns", "columns", (512, 512, 4096), "isa nc_matmul: tile size", documented
+    )
+    yield from same("bn_stats_max_elems", "elements", 512, "isa bn_stats", documented)
+    yield from same("free_dims_max", "dimensions", 4, "access pattern deep dive", documented)
+    yield from same("stride_max_elems", "elements", 32_767, "A2: int16 stride", documented)
+    yield from same("count_max_elems", "elements", 65_535, "A2: uint16 size", documented)
+
+    # Engine clocks and cycle rules.
+    yield from each(
+        "tensor_peak_ghz", "GHz", (2.8, 2.4, 2.4), "A2, A3, A4: engine tables", documented
+    )
+    yield from each(
+        "tensor_ghz",
+        "GHz",
+        (2.45, 2.4, 2.4),
+        "rate under load; trn1's best published matmuls sustain 0.87 of its 2.8 GHz",
+        (measured, documented, documented),
+    )
+    yield from each("vector_ghz", "GHz", (1.12, 0.96, 1.2), "A2, A3, A4", documented)
+    yield from each("scalar_ghz", "GHz", (1.4, 1.2, 1.2), "A2, A3, A4", documented)
+    yield from each("gpsimd_ghz", "GHz", (1.4, 1.2, 1.2), "A2, A3, A4", documented)
+    yield from same("matmul_min_cycles", "cycles", 64, "A2: max(N, 64) cycles a matmul", documented)
+    yield from same(
+        "matmul_gap_cycles",
+        "cycles",
+        6,
+        "trn2 profiles: 4 to 8 cycles between matmuls with changing weights",
+        measured,
+    )
+    yield from same("float32_matmul_passes", "passes", 2, "trn2 profiles", measured)
+    yield from same(
+        "float32_matmul_row_cycles",
+        "cycles/column/pass",
+        2,
+        "trn2 profiles; 2 passes of 2 are the documented factor 4",
+        measured,
+    )
+    yield from same(
+        "float32_weight_load_cycles",
+        "cycles/column/pass",
+        2,
+        "trn2 profiles: float32 weights of 128 columns take about 256 cycles",
+        measured,
+    )
+    yield from same("tensor_latency_ns", "ns", 164, "trn2 profiles", measured)
+    yield from same("vector_latency_ns", "ns", 155, "trn2 profiles", measured)
+    yield from same("scalar_latency_ns", "ns", 158, "trn1 perf guide 159, trn2 profiles", measured)
+    yield from same(
+        "engine_issue_cycles", "cycles", 60, "A2: about 64 to issue; trn2 profiles: 60", measured
+    )
+    yield from same(
+        "scalar_table_cycles",
+        "cycles",
+        195,
+        "trn2 profiles: 170 to 220 for exp instead of 60",
+        measured,
+    )
+    yield from same("gpsimd_issue_cycles", "cycles", 150, "isa iota, affine_select", documented)
+    yield from same("scalar_table_load_ns", "ns", 1283, "published profiles", measured)
+    yield from each(
+        "float32_pair_cycles",
+        "cycles/element",
+        (2, 1, 1),
+        "tensor_tensor of two float32 SBUF tiles: trn1 perf guide 2.02, trn2 profiles 1",
+        (measured, measured, assumed),
+    )
+    yield from same("dependency_ns", "ns", 35, "trn2 profiles: 34 to 40 to a waiter", measured)
+    yield from same("wide_stride_bytes", "B", 16, "A2: strides of 16 B halve bandwidth", documented)
+
+    # DMA and HBM.
+    yield from each(
+        "hbm_bytes_per_ns",
+        "B/ns/core",
+        (410, 375, 590),
+        "device bandwidth over cores; trn2: best published transfer",
+        (documented, measured, documented),
+    )
+    yield from same("dma_engines", "engines", 16, "DMA overview", documented)
+    yield from each(
+        "dma_bytes_per_ns",
+        "B/ns/engine",
+        (18.1, 27.2, 33.0),
+        "trn1 published benchmarks, trn2 profiles, trn3 DMA guide",
+        (measured, measured, documented),
+    )
+    yield from same("dma_descriptor_ns", "ns", 4.8, "trn2 profiles, rows of 256 B and up", measured)
+    yield from same(
+        "dma_element_ns", "ns", 55, "trn2 profiles: elements of 2 to 4 B, inferred", measured
+    )
+    yield from same(
+        "dma_transpose_share", "share of DMA rate", 0.5, "A3: SBUF to SBUF; else up to 0.9", assumed
+    )
+    yield from each(
+        "dma_issue_ns",
+        "ns/transfer",
+        (180, 550, 550),
+        "trn1 vector-add benchmarks, trn2 profiles with generated descriptors",
+        (measured, measured, assumed),
+    )
+    yield from each(
+        "dma_start_ns",
+        "ns",
+        (250, 1260, 1260),
+        "from trigger to first byte: profiles; trn2 with generated descriptors",
+        (measured, measured, assumed),
+    )
+    yield from same("dma_complete_ns", "ns", 320, "profiles of both generations", measured)
+    yield from same("launch_before_us", "us", 13.0, "published profiles: 12.5 to 13", measured)
+    yield from each(
+        "launch_after_us",
+        "us",
+        (5.0, 2.6, 2.6),
+        "published profiles; none of trn3",
+        (measured, measured, assumed),
+    )
+
+
+FACTS: tuple[Fact, ...] = tuple(_facts())
+
+
+def _build(target: str) -> Hardware:
+    whole = {f.name for f in dataclasses.fields(Hardware) if f.type == "int"}
+    values = {
+        f.name: int(f.value) if f.name in whole else f.value for f in FACTS if f.target == target
+    }
+    return Hardware(target=target, **values)  # type: ignore[arg-type]  # values are numbers by name
+
+
+HARDWARE: Mapping[str, Hardware] = {target: _build(target) for target in TARGETS}
+
+_override: ContextVar[str | None] = ContextVar("nkiconv_target", default=None)
+
+
+def resolve_target(name: object, *, op: str = "target") -> str:
+    """Return the canonical name of a target or of one of its aliases.
+
+    Raises
+    ------
+    ConstraintError
+        The name is unknown.
+    """
+    found = _ALIASES.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise ConstraintError(
+            f"{op}: {name!r} is not a target; use one of {', '.join(_ALIASES)} "
+            f"(as the vendor's {TARGET_VARIABLE})"
+        )
+    return found
+
+
+def current_target() -> str:
+    """Return the target in force: `use_target`, else the environment, else ``trn1``."""
+    chosen = _override.get()
+    if chosen is not None:
+        return chosen
+    wish = os.environ.get(TARGET_VARIABLE, "")
+    return resolve_target(wish, op=TARGET_VARIABLE) if wish else "trn1"
+
+
+def hardware() -> Hardware:
+    """Return the facts of the target in force."""
+    return HARDWARE[current_target()]
+
+
+@contextmanager
+def use_target(name: str | None) -> Iterator[None]:
+    """Simulate for this target inside the block; None leaves the target as it is."""
+    if name is None:
+        yield
+        return
+    token = _override.set(resolve_target(name, op="use_target"))
+    try:
+        yield
+    finally:
+        _override.reset(token)

@@ -1,0 +1,199 @@
+"""Running kernels: what ``@nki.jit`` makes of a function, and how host arrays go in and out."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+import numpy as np
+
+from nkiconv.simulate import embedded
+from nkiconv.simulate.arrays import as_numpy, is_array, like
+from nkiconv.simulate.dtypes import Array, from_numpy
+from nkiconv.simulate.errors import (
+    ConstraintError,
+    HazardError,
+    UninitializedReadError,
+)
+from nkiconv.simulate.placement import place
+from nkiconv.simulate.profile import report_launch
+from nkiconv.simulate.program import Program, active, is_simulator, running
+from nkiconv.simulate.subset import check_kernel
+from nkiconv.simulate.tensor import NkiTensor
+
+
+class Kernel:
+    """A function decorated with ``@nki.jit``.
+
+    Called with host arrays, it runs on the simulator; called from inside another kernel, it is
+    refused, as the compiler refuses it.
+
+    Attributes
+    ----------
+    func
+        The plain function.
+    """
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self.func = func
+        functools.update_wrapper(self, func)
+
+    def __repr__(self) -> str:
+        return f"<nki.jit kernel {self.func.__qualname__}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the kernel on host arrays."""
+        if active() is not None:
+            raise ConstraintError(
+                f"{self!r} is called inside a kernel; only the outermost function may be decorated "
+                "with @nki.jit (vendor migration guide, sub-kernels)"
+            )
+        return run_kernel(self, args, kwargs)
+
+    def __getitem__(self, grid: int | tuple[int, ...]) -> Kernel:
+        size = grid if isinstance(grid, int) else int(np.prod(grid))
+        if size != 1:
+            raise ConstraintError(
+                f"{self!r}[{grid}]: launch grids over several cores are part of NKI 0.6.0 but not "
+                "of the embedded NKI yet; launch with [1] or without brackets"
+            )
+        return self
+
+
+def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+    """Make a kernel of a function.
+
+    Raises
+    ------
+    ConstraintError
+        Options are given, which the embedded NKI would have to ignore, or `fn` is no function.
+    """
+    if kwargs:
+        raise ConstraintError(
+            f"nki.jit: options {sorted(kwargs)} are not modelled by the embedded NKI; choose the "
+            "target with NEURON_PLATFORM_TARGET_OVERRIDE"
+        )
+    if fn is None:
+        return jit
+    if isinstance(fn, Kernel):
+        return fn
+    if not callable(fn):
+        raise ConstraintError(f"nki.jit: {fn!r} is not a function")
+    return Kernel(fn)
+
+
+def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Execute a kernel on host arrays and return host arrays.
+
+    Raises
+    ------
+    NkiconvError
+        Whatever the kernel does that the device or the compiler would refuse.
+    """
+    check_kernel(kernel.func)
+    name = getattr(kernel.func, "__name__", "kernel")
+    program = Program(name)
+    inputs: list[tuple[Any, Array, NkiTensor]] = []
+
+    def bind(value: Any, label: str) -> Any:
+        if not is_array(value):
+            return value
+        op = f"{name}({label})"
+        original = as_numpy(value, op=op)
+        kind = from_numpy(original.dtype, op=op)
+        if original.size == 0:
+            raise ConstraintError(f"{op}: the array has no elements, shape {original.shape}")
+        dense = np.ascontiguousarray(original)
+        tensor = program.wrap_input(dense, kind.name, label)
+        inputs.append((value, original, tensor))
+        return tensor
+
+    bound_args = [bind(value, f"argument {i}") for i, value in enumerate(args)]
+    bound_kwargs = {key: bind(value, key) for key, value in kwargs.items()}
+    # Infinity and NaN come and go on the device without remark, and so they do here.
+    with running(program), np.errstate(all="ignore"):
+        try:
+            result = kernel.func(*bound_args, **bound_kwargs)
+        except ValueError as error:
+            if "destination is read-only" not in str(error):
+                raise
+            # NumPy's refusal to write into a caller's array, which is used without a copy.
+            place_of = [f for f in extract_tb(error.__traceback__) if not is_simulator(f.filename)]
+            raise HazardError(
+                f"{Path(place_of[-1].filename).name}:{place_of[-1].lineno}: {name} writes to an "
+                "argument whose array is read-only on the caller's side"
+            ) from error
+    placement = place(program.storages, program.hardware, name)
+    for _, original, tensor in inputs:
+        _write_back(name, original, tensor)
+    report_launch(program, placement)
+    first = inputs[0][0] if inputs else None
+    return _to_host(name, result, first)
+
+
+def _write_back(name: str, original: Array, tensor: NkiTensor) -> None:
+    """Let the caller see what the kernel wrote to an argument, as on the device."""
+    if tensor._storage.written:
+        if not original.flags.writeable:
+            raise HazardError(
+                f"{name}: the kernel writes to {tensor!r}, but the caller's array is read-only"
+            )
+        if not np.shares_memory(original, tensor._storage.buffer):
+            values = tensor._array.reshape(original.shape)
+            np.copyto(original, values.view(original.dtype))  # bool is kept in bytes
+
+
+def _to_host(name: str, result: Any, first: Any) -> Any:
+    if isinstance(result, (tuple, list)):
+        return type(result)(_to_host(name, item, first) for item in result)
+    if not isinstance(result, NkiTensor):
+        return result
+    storage = result._storage
+    if storage.space != "hbm":
+        raise ConstraintError(
+            f"{name}: returns {result!r}; results must be in HBM (buffer=nl.shared_hbm)"
+        )
+    missing = storage.count_unwritten(result, result._element)
+    if missing:
+        raise UninitializedReadError(
+            f"{name}: returns {storage.describe()}, of which {missing} of {result.size} elements "
+            "were never written"
+        )
+    values = np.array(result._array)
+    return like(values.astype(np.bool_) if result.dtype == "bool_" else values, first)
+
+
+def simulate_kernel(kernel: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run one ``@nki.jit`` kernel on host arrays.
+
+    Parameters
+    ----------
+    kernel
+        An ``@nki.jit`` kernel, or a plain function, which is decorated first.
+    *args, **kwargs
+        NumPy arrays or CPU torch tensors become HBM tensors; everything else is passed on.
+
+    Returns
+    -------
+    The kernel's result, in the kind of array that its first array argument was.
+
+    Notes
+    -----
+    Where a real NKI is installed, its own simulator runs the kernel, unless
+    ``NKICONV_SIMULATOR=embedded``.  Otherwise the embedded one does.
+    """
+    if isinstance(kernel, Kernel):
+        return kernel(*args, **kwargs)
+    if embedded.status().which == "vendor":
+        import nki
+
+        return nki.simulate(kernel)(*args, **kwargs)
+    return jit(kernel)(*args, **kwargs)
+
+
+def simulate(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that runs `kernel` on the simulator: ``simulate(kernel)(*args)``."""
+    return functools.partial(simulate_kernel, kernel)

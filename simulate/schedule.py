@@ -1,0 +1,199 @@
+"""When every instruction of a program starts and ends, given what it costs and what it touches.
+
+Compute engines take their instructions in program order, one after the other.  DMA rings issue
+theirs in program order too, and all rings share the sixteen DMA engines.  An instruction waits for
+whatever it depends on: it reads what another one writes, or writes where another one reads or
+writes.  Nothing here knows what an instruction computes, or what kind of program this is.
+
+Times are whole picoseconds; the same program gives the same times on every machine.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from nkiconv.simulate.hardware import Hardware
+from nkiconv.simulate.memory import Storage
+from nkiconv.simulate.placement import Placement
+from nkiconv.simulate.trace import HEADER, OPERAND, Lane, Trace
+
+_LANES = len(Lane)
+_FIRST_DMA = int(Lane.DMA_LOAD)
+
+Box = tuple[int, int, int, int]
+"""First byte, end byte, first partition, end partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Start and end of every instruction, in picoseconds from the first one's start.
+
+    Attributes
+    ----------
+    start_ps, end_ps
+        By instruction; the end is when the result can be seen by a waiter.
+    busy_ps
+        By `Lane`: time that the engine, or the DMA engines for that ring, were at work.
+    issue_ps
+        By `Lane`: time that a DMA ring spent issuing.
+    body_ps
+        End of the last instruction.
+    """
+
+    start_ps: array[int]
+    end_ps: array[int]
+    busy_ps: tuple[int, ...]
+    issue_ps: tuple[int, ...]
+    body_ps: int
+
+
+class _SharedServer:
+    """The DMA engines as one server: transfers fill the free time from their start on."""
+
+    def __init__(self) -> None:
+        self._first: list[int] = []
+        self._end: list[int] = []
+
+    def occupy(self, start: int, work: int) -> int:
+        """Do `work` picoseconds in the free time from `start`; return when it is done."""
+        first, end = self._first, self._end
+        at = bisect_right(first, start)
+        if at and end[at - 1] > start:
+            start = end[at - 1]
+        begin, now = start, start
+        stop = at
+        while True:
+            limit = first[stop] if stop < len(first) else None
+            if limit is None or limit - now >= work:
+                now += work
+                break
+            work -= limit - now
+            now = end[stop]
+            stop += 1
+        # Everything from `begin` to `now` is busy: merge with the intervals that it touches.
+        low, high = at, stop
+        if low and end[low - 1] == begin:
+            low -= 1
+            begin = first[low]
+        if high < len(first) and first[high] == now:
+            now_end = end[high]
+            high += 1
+        else:
+            now_end = now
+        first[low:high] = [begin]
+        end[low:high] = [now_end]
+        return now
+
+
+@dataclass(slots=True)
+class _Lists:
+    """Unfinished business of one storage: who wrote and who read which bytes, until when."""
+
+    writes: list[tuple[Box, int, int]] = field(default_factory=list)
+    reads: list[tuple[Box, int, int]] = field(default_factory=list)
+    latest: int = 0
+    vacant: int = -1
+    """When whatever held these bytes before is done with them; -1 until the first use."""
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
+
+
+def _covers(a: Box, b: Box) -> bool:
+    return a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]
+
+
+def _note(entries: list[tuple[Box, int, int]], box: Box, lane: int, end: int, merge: bool) -> None:
+    """Remember an access; neighbouring ones of the same in-order lane become one."""
+    if merge:
+        for i in range(len(entries) - 1, max(-1, len(entries) - 3), -1):
+            old, by, until = entries[i]
+            if by == lane and old[0] <= box[1] and box[0] <= old[1]:
+                joined = (
+                    min(old[0], box[0]),
+                    max(old[1], box[1]),
+                    min(old[2], box[2]),
+                    max(old[3], box[3]),
+                )
+                entries[i] = (joined, lane, max(until, end))
+                return
+    entries.append((box, lane, end))
+
+
+def schedule(trace: Trace, storages: list[Storage], placement: Placement, hw: Hardware) -> Timeline:
+    """Replay a program on the engines of `hw`."""
+    starts, ends = array("q"), array("q")
+    free = [0] * _LANES
+    busy = [0] * _LANES
+    issued = [0] * _LANES
+    lists = [_Lists() for _ in storages]
+    in_hbm = [s.space == "hbm" for s in storages]
+    dma = _SharedServer()
+    hop = round(hw.dependency_ns * 1000)
+    issue = round(hw.dma_issue_ns * 1000)
+    begin_transfer = round(hw.dma_start_ns * 1000)
+    complete = round(hw.dma_complete_ns * 1000)
+    table_load = round(hw.scalar_table_load_ns * 1000)
+    table = -1
+    producers: dict[int, list[int]] = {}
+    for consumer, producer in trace.edges:
+        producers.setdefault(consumer, []).append(producer)
+
+    for index, words in trace.raw():
+        lane, occupancy, latency, wanted = words[1], words[4], words[5], words[6]
+        ready = 0
+        for at in range(HEADER, len(words), OPERAND):
+            number = words[at]
+            box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+            known = lists[number]
+            if known.vacant < 0:
+                before = placement.predecessors.get(number, ())
+                known.vacant = max([lists[earlier].latest + hop for earlier in before], default=0)
+            ready = max(ready, known.vacant)
+            writes = words[at + 1]
+            for other, by, until in known.writes:
+                # In-order lanes finish their writes in order; only a reader has to wait.
+                if (not writes or by != lane) and until + hop > ready and _overlap(box, other):
+                    ready = until + hop
+            if writes:
+                for other, by, until in known.reads:
+                    if by != lane and until + hop > ready and _overlap(box, other):
+                        ready = until + hop
+        for producer in producers.get(index, ()):
+            ready = max(ready, ends[producer] + hop)
+
+        start = max(free[lane], ready)
+        if lane >= _FIRST_DMA:
+            free[lane] = start + issue
+            issued[lane] += issue
+            end = dma.occupy(start + begin_transfer, occupancy) + complete
+        else:
+            if wanted >= 0 and wanted != table:
+                table = wanted
+                occupancy += table_load
+                latency += table_load
+            free[lane] = start + occupancy
+            end = start + latency
+        busy[lane] += occupancy
+        starts.append(start)
+        ends.append(end)
+
+        for at in range(HEADER, len(words), OPERAND):
+            number = words[at]
+            box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+            known = lists[number]
+            # Readers are done with their operands when the engine is free again.
+            merge = lane < _FIRST_DMA or in_hbm[number]
+            if words[at + 1]:
+                # Who waits for this write waits for all that it waited for itself.
+                known.writes = [w for w in known.writes if not _covers(box, w[0])]
+                known.reads = [r for r in known.reads if not _covers(box, r[0])]
+                _note(known.writes, box, lane, end, merge)
+            else:
+                _note(known.reads, box, lane, end, True)
+            known.latest = max(known.latest, end)
+
+    return Timeline(starts, ends, tuple(busy), tuple(issued), max(ends, default=0))

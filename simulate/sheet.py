@@ -1,0 +1,522 @@
+"""Instruction sheets: what an instruction touches, refuses, costs and does, side by side.
+
+`instruction` turns a function into a sheet.  The function's signature is the vendor's, keyword for
+keyword, and its body is only arithmetic: tensors arrive as arrays, the result goes back as an
+array.  Everything else (limits, rules, rounding, cost, record) happens here, once for all sheets.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from nkiconv.simulate.dtypes import round_to
+from nkiconv.simulate.errors import (
+    ConstraintError,
+    DtypeError,
+    HazardError,
+    NkiconvError,
+    ShapeError,
+    UninitializedReadError,
+)
+from nkiconv.simulate.hardware import Hardware
+from nkiconv.simulate.memory import BY_ENGINE
+from nkiconv.simulate.program import Program, current
+from nkiconv.simulate.tensor import NKIObject, NkiTensor
+from nkiconv.simulate.trace import Lane
+
+_HERE = str(Path(__file__).resolve().parent)
+
+_MOST_ACCEPTED = 20_000
+"""Kinds of call that an instruction remembers as checked; a few hundred bytes each."""
+
+SHEETS: dict[str, Sheet] = {}
+"""Every instruction of the embedded NKI, by name."""
+
+
+def isa(page: str) -> str:
+    """Cite the vendor's page of an instruction."""
+    return f"nki.isa.{page}, NKI 0.6.0"
+
+
+def arch(section: str) -> str:
+    """Cite a section of the vendor's architecture guides."""
+    return f"NeuronCore architecture guides, {section}"
+
+
+def assumed(reason: str) -> str:
+    """State that there is no source, and why the choice was made."""
+    return f"assumed: {reason}"
+
+
+class Role(Enum):
+    """What an instruction does with an operand."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class Fetch(Enum):
+    """How an operand reaches the body."""
+
+    FLOAT32 = "float32"
+    RAW = "raw"
+
+
+SBUF = frozenset({"sbuf"})
+PSUM = frozenset({"psum"})
+ON_CHIP = SBUF | PSUM
+OFF_PSUM = frozenset({"sbuf", "hbm"})
+
+START_PARTITIONS = ((32, (0, 32, 64, 96)), (64, (0, 64)), (128, (0,)))
+"""Where an operand of at most so many partitions may start (A2, Accessing SBUF/PSUM tensors)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Limits of one operand that a table can hold."""
+
+    spaces: frozenset[str] = ON_CHIP
+    role: Role = Role.READ
+    dtypes: frozenset[str] | None = None
+    max_free_elems: Callable[[Hardware], int] | None = None
+    optional: bool = False
+    number: bool = False
+    """A plain number may stand in the tensor's place."""
+    per_partition: bool = False
+    """Must have the shape ``(partitions, 1)``."""
+    fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a table cannot hold: a sentence, a predicate and a source.
+
+    The sentence is the error message; `shows` adds the values that broke it.
+    """
+
+    sentence: str
+    holds: Callable[[Call], bool]
+    source: str
+    shows: Callable[[Call], str] | None = None
+    error: type[NkiconvError] = ConstraintError
+    dynamic: bool = False
+    """Looks at addresses or values, so that one check does not stand for all similar calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an instruction costs: when its engine is free again, and when its result can be seen."""
+
+    occupancy_ps: int
+    latency_ps: int
+    table: int = -1
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of an instruction: its arguments by name, on one generation."""
+
+    sheet: Sheet
+    args: dict[str, Any]
+    program: Program
+    hw: Hardware
+    lane: Lane = Lane.VECTOR
+    also_read: tuple[str, ...] = ()
+    """Outputs whose present contents the body needs."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Values for the body's own parameters, those with a leading underscore."""
+
+    def __getitem__(self, name: str) -> Any:  # operand or option, whatever the vendor's type is
+        return self.args[name]
+
+    def tensors(self) -> list[tuple[str, Operand, NkiTensor]]:
+        """Return the operands that are tensors."""
+        args = self.args
+        return [
+            (name, operand, args[name])
+            for name, operand in self.sheet.operand_items
+            if isinstance(args[name], NkiTensor)
+        ]
+
+    def describe(self) -> str:
+        """Return the call's operands with their types, for messages."""
+        parts = []
+        for name, _, tensor in self.tensors():
+            sizes = ", ".join(map(str, tensor.shape))
+            parts.append(f"{name} {tensor.dtype}[{sizes}] {tensor._storage.space.upper()}")
+        return "; ".join(parts)
+
+
+class NkiInstruction(NKIObject):
+    """Handle of an executed instruction."""
+
+    __slots__ = ("_index", "_program")
+
+    def __init__(self, handle: tuple[Program, int]) -> None:
+        self._program, self._index = handle
+
+    def depends_on(self, *producers: NkiInstruction) -> NkiInstruction:
+        """Make this instruction start after every producer has completed."""
+        for producer in producers:
+            if not isinstance(producer, NkiInstruction):
+                raise ConstraintError(
+                    f"depends_on: {producer!r} is not an instruction (nki.isa.NkiInstruction)"
+                )
+            if producer._program is not self._program or producer._index >= self._index:
+                raise HazardError(
+                    "depends_on: the producer must come earlier in the same kernel "
+                    f"(instruction {producer._index} for {self._index})"
+                )
+            self._program.trace.edges.append((self._index, producer._index))
+        return self
+
+
+def partitions(tensor: NkiTensor) -> int:
+    """Return the partitions that an on-chip operand occupies."""
+    return tensor.shape[0]
+
+
+def free_elems(tensor: NkiTensor) -> int:
+    """Return the elements per partition of an on-chip operand."""
+    elems = 1
+    for size in tensor.shape[1:]:
+        elems *= size
+    return elems
+
+
+def _overlaps(tensor: NkiTensor) -> bool:
+    """Whether two elements of a view may share a place: a stride within the reach of the rest."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.strides, tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += (size - 1) * stride
+    return False
+
+
+class Sheet:
+    """An instruction: callable as the vendor's function is."""
+
+    def __init__(
+        self,
+        body: Callable[..., Any],
+        *,
+        lane: Lane | Callable[[Call], Lane],
+        operands: Mapping[str, Operand],
+        cost: Callable[[Call], Cost],
+        sources: Sequence[str],
+        rules: Sequence[Rule] = (),
+        only: Mapping[str, tuple[Any, str]] | None = None,
+        prepare: Callable[[Call], None] | None = None,
+        count: Callable[[Call], None] | None = None,
+        writes_as: int = BY_ENGINE,
+    ) -> None:
+        self.name = body.__name__
+        self.body = body
+        full = inspect.signature(body)
+        # Parameters with a leading underscore are the simulator's own, not the vendor's.
+        self.signature = full.replace(
+            parameters=[p for n, p in full.parameters.items() if not n.startswith("_")]
+        )
+        self.lane = lane
+        self.operands = dict(operands)
+        self.operand_items = tuple(self.operands.items())
+        self.cost = cost
+        self.sources = tuple(sources)
+        self.rules = tuple(rules)
+        self._static_rules = tuple(r for r in self.rules if not r.dynamic)
+        self._dynamic_rules = tuple(r for r in self.rules if r.dynamic)
+        self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost]] = {}
+        self.only = dict(only or {})
+        self._only_items = tuple((name, *rest) for name, rest in self.only.items())
+        self.prepare = prepare
+        self.count = count
+        self.writes_as = writes_as
+        self.outputs = tuple(n for n, o in self.operand_items if o.role is Role.WRITE)
+        parameters = self.signature.parameters
+        self._names = tuple(parameters)
+        self._key_names = tuple(n for n in parameters if n != "name")
+        self._defaults = {
+            n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty
+        }
+        self._required = frozenset(parameters) - frozenset(self._defaults)
+        functools.update_wrapper(self, body)
+        self.__signature__ = self.signature
+
+    def __repr__(self) -> str:
+        return f"<nki.isa.{self.name}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NkiInstruction:
+        """Execute the instruction in the running kernel."""
+        program = current(f"nisa.{self.name}")
+        call = Call(self, self._bind(args, kwargs), program, program.hardware)
+        try:
+            return self._execute(call)
+        except NkiconvError as error:
+            raise _located(error) from None
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        bound = dict(self._defaults)
+        if len(args) <= len(self._names):
+            for name, value in zip(self._names, args, strict=False):
+                bound[name] = value
+            bound.update(kwargs)
+            if (
+                len(bound) == len(self._names)
+                and bound.keys() >= self._required
+                and not kwargs.keys() & set(self._names[: len(args)])
+            ):
+                return bound
+        self.signature.bind(*args, **kwargs)  # raises TypeError, in Python's own words
+        raise TypeError(f"nisa.{self.name}: arguments do not fit")  # pragma: no cover
+
+    def _execute(self, call: Call) -> NkiInstruction:
+        """Check, compute, write and record one call.
+
+        Most checks depend on shapes, types and options alone: a call that looks like an earlier
+        one in these passes as that did, at the same cost.
+        """
+        key = self._key(call)
+        verdict = None if key is None else self._accepted.get(key)
+        if verdict is None:
+            self._check(call)
+            cost = self.cost(call)
+            if key is not None:
+                if len(self._accepted) >= _MOST_ACCEPTED:
+                    self._accepted.clear()
+                self._accepted[key] = (call.lane, cost)
+        else:
+            call.lane, cost = verdict
+        for rule in self._dynamic_rules:
+            self._check_rule(call, rule)
+        if self.prepare is not None:
+            self.prepare(call)
+        tensors = call.tensors()
+        self._check_reads(tensors)
+        self._store(call, self.body(**self._fetch(call, tensors)))
+        return self._record(call, tensors, cost)
+
+    def _key(self, call: Call) -> tuple[Any, ...] | None:
+        """Return what the static checks and the cost depend on; None where it has no hash."""
+        key: list[Any] = [call.hw.target]
+        args = call.args
+        for name in self._key_names:
+            value = args[name]
+            if type(value) is NkiTensor:
+                storage = value._storage
+                offset = value.offset * value._element.itemsize
+                key += (
+                    storage.space,
+                    value.dtype,
+                    value.shape,
+                    value.strides,
+                    offset and storage.space != "hbm" and offset // storage.free_bytes,
+                )
+            else:
+                key += (type(value), value)
+        try:
+            hash(found := tuple(key))
+        except TypeError:
+            return None
+        return found
+
+    def _check(self, call: Call) -> None:
+        """Run all checks that depend on shapes, types and options, and choose the engine."""
+        args = call.args
+        for name, default, why in self._only_items:
+            if args[name] != default:
+                raise ConstraintError(f"nisa.{self.name}: {name}={args[name]!r} is refused: {why}")
+        for name, operand in self.operand_items:
+            self._check_operand(call, name, operand, args[name])
+        call.lane = self.lane if isinstance(self.lane, Lane) else self.lane(call)
+        if not call.lane.is_dma:
+            for name, _, tensor in call.tensors():
+                self._check_start(name, tensor)
+                self._check_pattern(name, tensor, call.hw)
+        for rule in self._static_rules:
+            self._check_rule(call, rule)
+
+    def _check_rule(self, call: Call, rule: Rule) -> None:
+        if not rule.holds(call):
+            shown = rule.shows(call) if rule.shows is not None else call.describe()
+            raise rule.error(f"nisa.{self.name}: {rule.sentence}; got {shown} ({rule.source})")
+
+    def _check_operand(self, call: Call, name: str, operand: Operand, value: Any) -> None:
+        if not isinstance(value, NkiTensor):
+            if value is None and operand.optional:
+                return
+            if operand.number and isinstance(value, (int, float)) and not isinstance(value, bool):
+                return
+            raise ConstraintError(
+                f"nisa.{self.name}: {name} must be a tensor"
+                f"{' or a number' if operand.number else ''}, got {value!r} "
+                f"({isa(self.name)})"
+            )
+        hw = call.hw
+        space = value._storage.space
+        if space not in operand.spaces:
+            raise ConstraintError(
+                f"nisa.{self.name}: {name} must be in "
+                f"{' or '.join(sorted(s.upper() for s in operand.spaces))}, got {value!r} "
+                f"({isa(self.name)})"
+            )
+        if operand.dtypes is not None and value.dtype not in operand.dtypes:
+            raise DtypeError(
+                f"nisa.{self.name}: {name} must be one of {', '.join(sorted(operand.dtypes))}, "
+                f"got {value.dtype} ({isa(self.name)})"
+            )
+        if operand.role is Role.WRITE and _overlaps(value):
+            raise HazardError(
+                f"nisa.{self.name}: {name} repeats elements, so that several results would land "
+                f"on one place; got {value!r} with strides {value.strides}"
+            )
+        if space == "hbm":
+            return
+        if operand.max_free_elems is not None:
+            elems, limit = free_elems(value), operand.max_free_elems(hw)
+            if elems > limit:
+                raise ShapeError(
+                    f"nisa.{self.name}: {name} has {elems} elements per partition, the limit on "
+                    f"{hw.target} is {limit} ({isa(self.name)})"
+                )
+        if operand.per_partition and free_elems(value) != 1:
+            raise ShapeError(
+                f"nisa.{self.name}: {name} must have one element per partition, got {value!r} "
+                f"({isa(self.name)})"
+            )
+
+    def _check_start(self, name: str, value: NkiTensor) -> None:
+        if value.offset == 0:
+            return
+        row = value._storage.free_bytes // value._element.itemsize
+        start = value.offset // row
+        if start == 0:
+            return
+        count = value.shape[0]
+        allowed = next(starts for most, starts in START_PARTITIONS if count <= most)
+        if start not in allowed:
+            raise ConstraintError(
+                f"nisa.{self.name}: {name} covers {count} partitions from {start}; an engine can "
+                f"start such an operand at {' or '.join(map(str, allowed))} only "
+                f"({arch('Accessing SBUF/PSUM tensors')})"
+            )
+
+    def _check_pattern(self, name: str, value: NkiTensor, hw: Hardware) -> None:
+        shape, strides = value.shape, value.strides
+        if len(shape) > hw.free_dims_max + 1:
+            raise ConstraintError(
+                f"nisa.{self.name}: {name} has {len(shape) - 1} free dimensions, an access "
+                f"pattern has at most {hw.free_dims_max} ({arch('access patterns')})"
+            )
+        for size, stride in zip(shape[1:], strides[1:], strict=True):
+            if size > hw.count_max_elems or (size > 1 and stride > hw.stride_max_elems):
+                raise ConstraintError(
+                    f"nisa.{self.name}: {name} has a free dimension of size {size} and stride "
+                    f"{stride} elements; the limits are {hw.count_max_elems} (uint16) and "
+                    f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})"
+                )
+
+    def _check_reads(self, tensors: list[tuple[str, Operand, NkiTensor]]) -> None:
+        for name, operand, tensor in tensors:
+            if operand.role is Role.READ:
+                storage = tensor._storage
+                if storage.uniform:
+                    continue
+                low, _ = storage.writers(tensor, tensor._element)
+                if low == 0:
+                    missing = storage.count_unwritten(tensor, tensor._element)
+                    raise UninitializedReadError(
+                        f"nisa.{self.name}: {name} reads {missing} of {tensor.size} elements that "
+                        f"nothing has written, in {storage.describe()}; on the device they hold "
+                        "whatever was there before"
+                    )
+
+    def _fetch(self, call: Call, tensors: list[tuple[str, Operand, NkiTensor]]) -> dict[str, Any]:
+        values = dict(call.args)
+        for name, operand, tensor in tensors:
+            if operand.role is Role.WRITE and name not in call.also_read:
+                values[name] = None
+                continue
+            fetch = operand.fetch if isinstance(operand.fetch, Fetch) else operand.fetch(call)
+            values[name] = tensor._array if fetch is Fetch.RAW else tensor._float32
+        values.update(call.extra)
+        return values
+
+    def _store(self, call: Call, results: Any) -> None:
+        outputs = self.outputs
+        if len(outputs) == 1:
+            results = (results,)
+        for name, result in zip(outputs, results, strict=True):
+            tensor = call.args[name]
+            if tensor is None or result is None:
+                continue
+            kind = tensor._element
+            if kind.name != "float32" or result.dtype != kind.numpy:
+                if kind.kind == "int" and result.dtype.kind in "iu":
+                    # Integers come from bit patterns or exact sums: what does not fit is cut off.
+                    result = result.astype(kind.numpy, copy=False)
+                else:
+                    result = round_to(result, kind)
+            shape = tensor.shape
+            tensor._array[...] = result if result.shape == shape else result.reshape(shape)
+            tensor._storage.mark(tensor, kind, self.writes_as)
+
+    def _record(
+        self, call: Call, tensors: list[tuple[str, Operand, NkiTensor]], cost: Cost
+    ) -> NkiInstruction:
+        program = call.program
+        trace = program.trace
+        words: list[int] = []
+        index = len(trace)
+        for _, operand, tensor in tensors:
+            storage = tensor._storage
+            if storage.first_use < 0:
+                storage.first_use = index
+            storage.last_use = index
+            words += (storage.number, operand.role is Role.WRITE, *tensor._region())
+        frame = sys._getframe(3)
+        while frame.f_code.co_filename.startswith(_HERE) and frame.f_back is not None:
+            frame = frame.f_back
+        source = program.line_number(frame.f_code, frame.f_lineno)
+        label = call.args.get("name")
+        trace.add(
+            trace.number(self.name),
+            call.lane,
+            source,
+            trace.number("" if label is None else str(label)),
+            cost.occupancy_ps,
+            cost.latency_ps,
+            cost.table,
+            words,
+        )
+        if self.count is not None:
+            self.count(call)
+        return NkiInstruction((program, index))
+
+
+def instruction(**sheet: Any) -> Callable[[Callable[..., Any]], Sheet]:
+    """Register the decorated body as an instruction; the arguments are those of `Sheet`."""
+
+    def register(body: Callable[..., Any]) -> Sheet:
+        made = Sheet(body, **sheet)
+        SHEETS[made.name] = made
+        return made
+
+    return register
+
+
+def _located(error: NkiconvError) -> NkiconvError:
+    """Add the kernel's own source line to an error."""
+    frame = sys._getframe(2)
+    while frame.f_code.co_filename.startswith(_HERE) and frame.f_back is not None:
+        frame = frame.f_back
+    place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return type(error)(f"{place}: {error}")

@@ -1,0 +1,160 @@
+"""The record of an executed program: what ran, what it touched, what it cost.
+
+One instruction is one run of 64-bit integers in a flat array: a header of `HEADER` fields and
+`OPERAND` fields for each tensor that it touches, about 200 bytes for an instruction of three
+operands.  Meaning is left to `schedule`; this module only packs and unpacks.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+HEADER = 8
+OPERAND = 6
+
+
+class Lane(IntEnum):
+    """What executes an instruction: a compute engine, or a ring of DMA queues."""
+
+    TENSOR = 0
+    VECTOR = 1
+    SCALAR = 2
+    GPSIMD = 3
+    DMA_LOAD = 4
+    DMA_STORE = 5
+    DMA_LOCAL = 6
+
+    @property
+    def label(self) -> str:
+        """Name as printed."""
+        return _LABELS[self]
+
+    @property
+    def is_dma(self) -> bool:
+        """Whether this is a DMA ring."""
+        return self >= Lane.DMA_LOAD
+
+
+_LABELS = {
+    Lane.TENSOR: "TensorE",
+    Lane.VECTOR: "VectorE",
+    Lane.SCALAR: "ScalarE",
+    Lane.GPSIMD: "GpSimdE",
+    Lane.DMA_LOAD: "DMA load",
+    Lane.DMA_STORE: "DMA store",
+    Lane.DMA_LOCAL: "DMA local",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One operand: a box of bytes in one storage."""
+
+    storage: int
+    write: bool
+    first_byte: int
+    end_byte: int
+    first_partition: int
+    end_partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One executed instruction, unpacked."""
+
+    index: int
+    opcode: str
+    lane: Lane
+    source: str
+    label: str
+    occupancy_ps: int
+    latency_ps: int
+    table: int
+    accesses: tuple[Access, ...]
+
+
+class Trace:
+    """A program's instructions in program order.
+
+    `add` is on the hot path of the simulator; everything else is for afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._words = array("q")
+        self._starts = array("q")
+        self._names: list[str] = []
+        self._name_numbers: dict[str, int] = {}
+        self.edges: list[tuple[int, int]] = []
+        """Explicit orders (consumer, producer) from ``NkiInstruction.depends_on``."""
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the records occupy."""
+        return 8 * (len(self._words) + len(self._starts))
+
+    def number(self, name: str) -> int:
+        """Return the number that stands for a string in the record."""
+        found = self._name_numbers.get(name)
+        if found is None:
+            found = self._name_numbers[name] = len(self._names)
+            self._names.append(name)
+        return found
+
+    def name(self, number: int) -> str:
+        """Return the string behind a number."""
+        return self._names[number]
+
+    def add(
+        self,
+        opcode: int,
+        lane: int,
+        source: int,
+        label: int,
+        occupancy_ps: int,
+        latency_ps: int,
+        table: int,
+        operands: list[int],
+    ) -> int:
+        """Append an instruction; `operands` holds `OPERAND` integers for each.  Return its index.
+
+        `table` is the number of the activation table that ScalarE needs, or -1.
+        """
+        index = len(self._starts)
+        words = self._words
+        self._starts.append(len(words))
+        words.extend((opcode, lane, source, label, occupancy_ps, latency_ps, table, len(operands)))
+        words.extend(operands)
+        return index
+
+    def raw(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield (index, words) of each instruction, without unpacking."""
+        words = self._words
+        starts = self._starts
+        for index in range(len(starts)):
+            begin = starts[index]
+            yield index, words[begin : begin + HEADER + words[begin + 7]].tolist()
+
+    def steps(self) -> Iterator[Step]:
+        """Yield every instruction, unpacked."""
+        for index, words in self.raw():
+            accesses = tuple(
+                Access(words[i], bool(words[i + 1]), *words[i + 2 : i + 6])
+                for i in range(HEADER, len(words), OPERAND)
+            )
+            yield Step(
+                index,
+                self._names[words[0]],
+                Lane(words[1]),
+                self._names[words[2]],
+                self._names[words[3]],
+                words[4],
+                words[5],
+                words[6],
+                accesses,
+            )
