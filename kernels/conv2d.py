@@ -1,0 +1,227 @@
+"""conv2d for host arrays: checks the arguments, chooses the kernel, runs it.
+
+y[n, o, oh, ow] = act(bias[o] + residual[n, o, oh, ow]
+    + sum over (c, kh, kw) of w[o, c, kh, kw] * x[n, g*C + c, oh*s + kh*d - pad, ow*s + kw*d - pad])
+
+with zeros outside x, g = o // (C_out/groups) the group of the output channel and C = C_in/groups.
+The kernels: conv2d_direct.py, the one to use, and conv2d_naive.py, the baseline to compare with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nkiconv.kernels import _arguments, conv2d_direct, conv2d_naive
+from nkiconv.kernels._activations import ACTIVATIONS
+from nkiconv.kernels._arguments import TORCH, Array, ArrayLike, IntOrPair, Padding
+from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.kernels._weights import PackedWeights, pack_weights
+from nkiconv.simulate import ConstraintError, DtypeError, ShapeError, use_target
+from nkiconv.simulate.arrays import like
+from nkiconv.simulate.hardware import resolve_target
+
+ALGORITHMS = ("auto", "direct", "naive")
+_LATER = ("im2col", "pointwise", "depthwise")  # names that stand for kernels still to come
+
+_OP = "conv2d"
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """Checked operands: x, w and residual of one dtype, bias (C_out, 1) in float32."""
+
+    x: Array
+    w: Array | PackedWeights
+    bias: Array | None
+    residual: Array | None
+
+
+def conv2d(
+    x: ArrayLike,
+    w: ArrayLike | PackedWeights,
+    bias: ArrayLike | None = None,
+    *,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    activation: str | None = None,
+    residual: ArrayLike | None = None,
+    pool: object = None,
+    algorithm: str = "auto",
+    target: str | None = None,
+) -> ArrayLike:
+    """y = act(conv(x, w) + bias + residual), as `torch.nn.functional.conv2d` with an epilogue.
+
+    Shapes
+    ------
+    x         (N, C_in, H, W)                 float32 float16 bfloat16
+    w         (C_out, C_in/groups, KH, KW)    x's dtype; or what `pack_weights` returned
+    bias      (C_out,)                        float32 float16 bfloat16
+    residual  (N, C_out, OH, OW)              x's dtype; added before the activation
+
+    Parameters
+    ----------
+    stride, dilation
+        At least 1; an int or (vertical, horizontal).
+    padding
+        Zeros around x: an int, (vertical, horizontal), ((top, bottom), (left, right)), "valid"
+        (none) or "same" (the image's size; stride 1 only; an odd pixel at the bottom or right).
+    activation
+        None, "relu", "gelu" (exact), "silu", "sigmoid" or "tanh".
+    pool
+        Must be None: this version has no fused pooling.
+    algorithm
+        "auto" and "direct": the direct kernel.  "naive": the baseline; much slower.
+    target
+        "trn1" (also inf2), "trn2" or "trn3"; None takes NEURON_PLATFORM_TARGET_OVERRIDE, else trn1.
+
+    Returns
+    -------
+    y : (N, C_out, OH, OW), x's dtype; a torch tensor if x is one
+
+    Raises
+    ------
+    ShapeError
+        Sizes that do not fit together, or a result without elements.
+    DtypeError
+        Something else than an array, or an element type that the kernels do not take.
+    ConstraintError
+        An argument outside its range, a feature that this version lacks, a tensor that requires a
+        gradient or is not on the CPU.
+    CapacityError
+        "naive" alone: an image plane larger than SBUF.
+    """
+    _check_choices(activation, pool, algorithm, target)
+    arrays = _check_arrays(x, w, bias, residual, groups)
+    geometry = _check_geometry(arrays, stride, padding, dilation, int(groups))
+    if arrays.residual is not None:
+        _check_residual(arrays, geometry, algorithm)
+
+    contiguous = np.ascontiguousarray(arrays.x)
+    with use_target(target):
+        if algorithm == "naive":
+            taps = arrays.w.unpack() if isinstance(arrays.w, PackedWeights) else arrays.w
+            taps = np.ascontiguousarray(taps)
+            y = conv2d_naive.run(contiguous, taps, arrays.bias, geometry, activation)
+        else:
+            packed = arrays.w if isinstance(arrays.w, PackedWeights) else pack_weights(w, groups)
+            y = conv2d_direct.run(
+                contiguous, packed.array, arrays.bias, arrays.residual, geometry, activation
+            )
+    return like(y, x)
+
+
+def _check_choices(activation: object, pool: object, algorithm: object, target: object) -> None:
+    """Refuse unknown names, and what this version does not have."""
+    _arguments.choice(_OP, "activation", activation, ACTIVATIONS, "the activations of the kernels")
+    if isinstance(algorithm, str) and algorithm in _LATER:
+        raise ConstraintError(
+            f'{_OP}: this version has no algorithm "{algorithm}"; use "auto" or one of '
+            f"{', '.join(ALGORITHMS[1:])} (kernels of this package)"
+        )
+    _arguments.choice(_OP, "algorithm", algorithm, ALGORITHMS, "kernels of this package")
+    if pool is not None:
+        raise ConstraintError(
+            f"{_OP}: pool is {pool!r}; this version has no fused pooling, so it must be None "
+            "(kernels of this package)"
+        )
+    if target is not None:
+        resolve_target(target, op=_OP)
+
+
+def _check_arrays(x: object, w: object, bias: object, residual: object, groups: object) -> _Arrays:
+    """Return the operands as NumPy arrays whose shapes and dtypes fit together."""
+    x_values = _arguments.array(_OP, "x", x)
+    _arguments.check_shape(_OP, "x", x_values, "(N, C_in, H, W)")
+    w_values: Array | PackedWeights
+    if isinstance(w, PackedWeights):
+        w_values, dtype = w, w.array.dtype
+    else:
+        w_values = _arguments.array(_OP, "w", w)
+        _arguments.check_shape(_OP, "w", w_values, "(C_out, C_in/groups, KH, KW)")
+        dtype = w_values.dtype
+    if dtype != x_values.dtype:
+        raise DtypeError(
+            f"{_OP}: w has dtype {dtype}, x has {x_values.dtype}; they must be the same ({TORCH})"
+        )
+    C_in, C_out = x_values.shape[1], w_values.shape[0]
+    _check_channels(C_in, w_values, _arguments.integer(_OP, "groups", groups, least=1))
+    bias_values = None
+    if bias is not None:
+        bias_values = _arguments.array(_OP, "bias", bias)
+        if bias_values.shape != (C_out,):
+            raise ShapeError(
+                f"{_OP}: bias has shape {bias_values.shape}; w has {C_out} output channels, so it "
+                f"must be ({C_out},) ({TORCH})"
+            )
+        bias_values = bias_values.astype(np.float32).reshape(C_out, 1)
+    residual_values = None if residual is None else _arguments.array(_OP, "residual", residual)
+    return _Arrays(x_values, w_values, bias_values, residual_values)
+
+
+def _check_channels(C_in: int, w: Array | PackedWeights, groups: int) -> None:
+    """Refuse groups and channel numbers that do not fit together."""
+    if isinstance(w, PackedWeights) and w.groups != groups:
+        raise ShapeError(
+            f"{_OP}: groups is {groups}, but w was packed for {w.groups} groups (pack_weights, "
+            "groups)"
+        )
+    for name, channels in (("x", C_in), ("w", w.shape[0])):
+        if channels % groups:
+            raise ShapeError(
+                f"{_OP}: {name} has {channels} {'input' if name == 'x' else 'output'} channels, "
+                f"which groups={groups} does not divide ({TORCH})"
+            )
+    if w.shape[1] * groups != C_in:
+        raise ShapeError(
+            f"{_OP}: x has {C_in} channels, but w of shape {w.shape} with groups={groups} takes "
+            f"{w.shape[1] * groups}: w must be (C_out, C_in/groups, KH, KW) ({TORCH})"
+        )
+
+
+def _check_geometry(
+    arrays: _Arrays, stride: object, padding: object, dilation: object, groups: int
+) -> Geometry:
+    """Return the sizes of the convolution, of which the result has at least one element."""
+    N, C_in, H, W = arrays.x.shape
+    C_out, _, KH, KW = arrays.w.shape
+    s_h, s_w = _arguments.pair(_OP, "stride", stride, least=1)
+    d_h, d_w = _arguments.pair(_OP, "dilation", dilation, least=1)
+    pads_h, pads_w = _arguments.padding(_OP, padding, (KH, KW), (s_h, s_w), (d_h, d_w))
+    OH = _arguments.output_size(_OP, "H", H, pads_h, KH, s_h, d_h)
+    OW = _arguments.output_size(_OP, "W", W, pads_w, KW, s_w, d_w)
+    return Geometry(
+        N=N,
+        G=groups,
+        C_in=C_in // groups,
+        C_out=C_out // groups,
+        rows=Axis(H, KH, OH, s_h, d_h, pads_h[0]),
+        cols=Axis(W, KW, OW, s_w, d_w, pads_w[0]),
+        itemsize=arrays.x.dtype.itemsize,
+    )
+
+
+def _check_residual(arrays: _Arrays, geometry: Geometry, algorithm: str) -> None:
+    """Refuse a residual that cannot be added to the result."""
+    if arrays.residual is None:
+        return
+    g = geometry
+    shape = (g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs)
+    if algorithm == "naive":
+        raise ConstraintError(
+            f'{_OP}: residual is given, but algorithm "naive" takes none; use "direct" (kernels of '
+            "this package)"
+        )
+    if arrays.residual.shape != shape:
+        raise ShapeError(
+            f"{_OP}: residual has shape {arrays.residual.shape}; the convolution's result has "
+            f"{shape} (an element is added to each)"
+        )
+    if arrays.residual.dtype != arrays.x.dtype:
+        raise DtypeError(
+            f"{_OP}: residual has dtype {arrays.residual.dtype}, x has {arrays.x.dtype}; they must "
+            "be the same (kernels of this package)"
+        )
