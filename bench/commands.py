@@ -1,0 +1,307 @@
+"""The commands of `nkiconv`: what they take, and the order of what they print.
+
+Imports stand inside the commands, so that one that needs little starts at once.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from nkiconv.bench.errors import UserError
+from nkiconv.bench.output import (
+    check_writable,
+    counter,
+    say,
+    say_table,
+    spinner,
+    write_json,
+)
+
+app = typer.Typer(
+    name="nkiconv",
+    help="Convolution kernels for NeuronCores, checked and timed on a simulated one.",
+    epilog="Times of kernels are modelled, not measured. No device is needed.",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Dtype(str, Enum):
+    """Element types of the kernels."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+# Optional and not "| None": typer reads these at run time, older releases on Python 3.10 as well
+Target = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="NeuronCore to model: trn1 (also inf2), trn2 or trn3."),
+]
+Json = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--json", metavar="FILE", help="Write the same numbers as JSON."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        say(f"nkiconv {_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise UserError("no command; `nkiconv --help` lists them")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("nkiconv")
+    except metadata.PackageNotFoundError:  # run from its source
+        return "of an unknown version"
+
+
+@app.command()
+def check(
+    quick: Annotated[bool, typer.Option("--quick", help="Only the cases that are quick.")] = False,
+    only: Annotated[str, typer.Option(metavar="TEXT", help="Cases with this in their name.")] = "",
+    algorithm: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Only this algorithm: direct or naive."),
+    ] = None,
+    target: Target = None,
+    json: Json = None,
+) -> None:
+    """Compare every kernel with its reference, through the simulator."""
+    from nkiconv.bench.check import run_trials, select_trials
+    from nkiconv.bench.tables import check_table
+    from nkiconv.simulate import current_target, use_target
+
+    if json is not None:
+        check_writable(json)
+    with use_target(target):
+        trials = select_trials(quick=quick, only=only, algorithm=algorithm)
+        with counter(len(trials), "checking") as announce:
+            rows = list(run_trials(trials, announce))
+        say_table(*check_table(rows, current_target()))
+        if json is not None:
+            write_json(json, {"target": current_target(), "rows": [row.to_dict() for row in rows]})
+    for row in rows:
+        if not row.passed:
+            say(f"{row.case} {row.algorithm} {row.dtype}: {row.problem}: {row.message}")
+    failed = sum(not row.passed for row in rows)
+    say(f"{len(rows) - failed} passed, {failed} failed")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command(name="filter")
+def filter_(
+    image: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="Image file; without one, matplotlib's sample photograph."),
+    ] = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            "--filter",
+            "-f",
+            help="sobel, sharpen, gaussian, emboss, laplacian, box or identity.",
+        ),
+    ] = "sobel",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the picture goes.")
+    ] = Path("filtered.png"),
+    dtype: Annotated[Dtype, typer.Option(help="Element type on the NeuronCore.")] = Dtype.float32,
+    target: Target = None,
+    before_after: Annotated[
+        bool, typer.Option("--before-after", help="Write original and result side by side.")
+    ] = False,
+) -> None:
+    """Run an image through the NKI kernel and compare the picture with SciPy's.
+
+    Filters act on each colour plane by itself, with zeros outside the picture; alpha stays as it
+    is. sobel is the length of the gradient, laplacian the absolute response. Values outside the
+    range of the image's samples saturate.
+    """
+    from nkiconv.bench.filters import find_filter
+    from nkiconv.bench.images import (
+        image_format,
+        load_picture,
+        render,
+        save_picture,
+        side_by_side,
+    )
+    from nkiconv.bench.photograph import photograph_path
+    from nkiconv.simulate import current_target, use_target
+
+    chosen = find_filter(name)
+    image_format(output)
+    check_writable(output)
+    source = photograph_path() if image is None else image
+    picture = load_picture(source)
+    if output.exists() and output.samefile(source):
+        raise UserError(f"the output {str(output)!r} is the input image; choose another -o")
+    from nkiconv.bench.filter_picture import apply_filter
+    from nkiconv.reference._dtypes import DTYPES
+
+    with use_target(target), spinner(f"{name} on {source.name}"):
+        done = apply_filter(picture, chosen, DTYPES[dtype.value])
+        target_name = current_target()
+    height, width = picture.planes.shape[1:]
+    seen = done.profile
+    say(f"image     {source.name}: {width} x {height} {picture.kind}")
+    say(f"filter    {name}: {chosen.summary}; {dtype.value}")
+    say(f"error     {done.error_ratio:.2f} of its allowance, against SciPy in float64")
+    say(f"picture   {done.samples_off} of {done.num_samples} samples differ from SciPy's")
+    say(
+        f"modelled  {seen.latency_us:.1f} µs on {target_name}, launch included;"
+        f" bound by {seen.bound}"
+    )
+    if not done.passed:
+        say("FAILED    the error is larger than allowed; nothing is written")
+        raise typer.Exit(1)
+    if before_after:
+        shown = side_by_side(picture, done.picture, ("original", f"{name}, by the NKI kernel"))
+    else:
+        shown = render(done.picture)
+    save_picture(output, shown)
+    say(f"written   {output}")
+
+
+@app.command()
+def findings(
+    size: Annotated[int, typer.Option(min=3, help="Height and width of the image.")] = 224,
+    channels: Annotated[int, typer.Option(min=1, help="Channels, in and out.")] = 128,
+    dtype: Annotated[Dtype, typer.Option(help="Element type.")] = Dtype.bfloat16,
+    target: Target = None,
+    json: Json = None,
+) -> None:
+    """Count the six faults of an early conv2d kernel, in `naive` and in `direct`.
+
+    One image, 3x3 taps, padding 1. Exit code 1 if `direct` misses a standard.
+    """
+    from nkiconv.bench.findings import measure
+    from nkiconv.bench.tables import findings_tables
+    from nkiconv.simulate import use_target
+
+    if json is not None:
+        check_writable(json)
+    with use_target(target), spinner("simulating naive and direct, naive takes longer"):
+        report = measure(size, channels, dtype.value)
+    for table, caption in findings_tables(report):
+        say_table(table, caption)
+    if json is not None:
+        write_json(json, report.to_dict())
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command()
+def profile(
+    context: typer.Context,
+    case: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="ID", help="A case of `nkiconv check`, instead of sizes."),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", help="Images.")] = 1,
+    c_in: Annotated[int, typer.Option("--c-in", help="Input channels.")] = 64,
+    h: Annotated[int, typer.Option("--h", help="Image height.")] = 56,
+    w: Annotated[int, typer.Option("--w", help="Image width.")] = 56,
+    c_out: Annotated[int, typer.Option("--c-out", help="Output channels.")] = 64,
+    kernel: Annotated[int, typer.Option(help="Kernel height and width.")] = 3,
+    stride: Annotated[int, typer.Option(help="Both ways.")] = 1,
+    padding: Annotated[int, typer.Option(help="On all sides.")] = 1,
+    dtype: Annotated[Dtype, typer.Option(help="Element type.")] = Dtype.float32,
+    algorithm: Annotated[str, typer.Option(help="As conv2d's argument.")] = "auto",
+    target: Target = None,
+    trace: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write the timeline for chrome://tracing or Perfetto."),
+    ] = None,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write the timeline as one HTML page."),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Show the modelled timeline of one conv2d on made data, as numbers."""
+    from nkiconv.bench.profiling import custom_case, find_case, profile_case
+    from nkiconv.simulate import use_target
+
+    for path in (trace, html, json):
+        if path is not None:
+            check_writable(path)
+    if case is not None:
+        _refuse_sizes(context)
+        problem = find_case(case)
+    else:
+        problem = custom_case(
+            N=n, C_in=c_in, H=h, W=w, C_out=c_out, K=kernel, stride=stride, padding=padding
+        )
+    with use_target(target), spinner(problem.id):
+        seen = profile_case(problem, dtype.value, algorithm)
+    say(f"conv2d {problem.id}, {dtype.value}, algorithm {algorithm}")
+    say(seen.table())
+    if trace is not None:
+        seen.save_trace(trace)
+    if html is not None:
+        seen.save_html(html)
+    if json is not None:
+        write_json(json, {"case": problem.id, "dtype": dtype.value} | seen.to_dict())
+
+
+def _refuse_sizes(context: typer.Context) -> None:
+    """Refuse sizes beside --case, which has its own: they would be ignored."""
+    for name in ("n", "c_in", "h", "w", "c_out", "kernel", "stride", "padding"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise UserError(f"--{name.replace('_', '-')} and --case exclude each other")
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Option(help="What to time: simulator.")] = "simulator",
+    repeat: Annotated[int, typer.Option(min=1, help="Repeats; medians are compared.")] = 5,
+    json: Json = None,
+) -> None:
+    """Time the simulator itself, on this machine's clock, against torch."""
+    if suite != "simulator":
+        raise UserError(f"no suite {suite!r}; there is: simulator")
+    from nkiconv.bench.speed import measure_simulator
+    from nkiconv.bench.tables import speed_tables
+
+    if json is not None:
+        check_writable(json)
+    with spinner("checking results, then timing them in turns"):
+        report = measure_simulator(repeat)
+    for table, caption in speed_tables(report):
+        say_table(table, caption)
+    if json is not None:
+        write_json(json, report.to_dict())
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is installed, which NKI is in use, and what is missing."""
+    import json
+
+    from nkiconv.bench.doctor import as_dict, examine
+    from nkiconv.bench.tables import doctor_table
+
+    lines, usable = examine()
+    if as_json:
+        print(json.dumps(as_dict(lines, usable), indent=2))
+        raise typer.Exit(0 if usable else 1)
+    say_table(doctor_table(lines))
+    say("nkiconv is usable here." if usable else "nkiconv is not usable here: see above.")
+    raise typer.Exit(0 if usable else 1)
