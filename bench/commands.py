@@ -18,6 +18,7 @@ from nkiconv.bench.output import (
     counter,
     say,
     say_table,
+    say_tables,
     spinner,
     write_json,
 )
@@ -197,8 +198,7 @@ def findings(
         check_writable(json)
     with use_target(target), spinner("simulating naive and direct, naive takes longer"):
         report = measure(size, channels, dtype.value)
-    for table, caption in findings_tables(report):
-        say_table(table, caption)
+    say_tables(findings_tables(report))
     if json is not None:
         write_json(json, report.to_dict())
     raise typer.Exit(0 if report.passed else 1)
@@ -282,8 +282,7 @@ def bench(
         check_writable(json)
     with spinner("checking results, then timing them in turns"):
         report = measure_simulator(repeat)
-    for table, caption in speed_tables(report):
-        say_table(table, caption)
+    say_tables(speed_tables(report))
     if json is not None:
         write_json(json, report.to_dict())
 

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -29,6 +29,7 @@ __all__ = [
     "new_table",
     "say",
     "say_table",
+    "say_tables",
     "spinner",
     "tolerant_streams",
     "write_bytes",
@@ -108,6 +109,14 @@ def say_table(table: Table, caption: str = "") -> None:
             print(line)
 
 
+def say_tables(tables: Sequence[tuple[Table, str]]) -> None:
+    """Print tables, each with its caption, an empty line between them."""
+    for position, (table, caption) in enumerate(tables):
+        if position:
+            print()
+        say_table(table, caption)
+
+
 @contextmanager
 def counter(total: int, what: str) -> Iterator[Callable[[str], None]]:
     """Progress bar on stderr; nothing at all where stderr is not a terminal.
@@ -118,6 +127,9 @@ def counter(total: int, what: str) -> Iterator[Callable[[str], None]]:
         To be called before each of the `total` steps with its name.
     """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda name: None
+        return
     with Progress(
         TextColumn(what),
         BarColumn(bar_width=24),
@@ -125,7 +137,6 @@ def counter(total: int, what: str) -> Iterator[Callable[[str], None]]:
         TextColumn("{task.description}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task("", total=total)
         started = 0

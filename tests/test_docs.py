@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import linecache
 import re
 from pathlib import Path
 
 import pytest
+
+from nkiconv.simulate import use_target
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -49,3 +52,33 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_there_are_code_blocks() -> None:
     assert len(blocks()) >= 3
+
+
+def rows_in_readme() -> list[str]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    block = re.search(r"<!-- rows: nkiconv check -->\n```text\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    return block.group(1).splitlines()[2:]
+
+
+@pytest.mark.slow
+def test_readme_rows_are_what_check_prints() -> None:
+    """Modelled numbers are the same everywhere; the error depends on the machine's BLAS."""
+    from rich.console import Console
+
+    from nkiconv.bench.check import run_trials, select_trials
+    from nkiconv.bench.tables import check_table
+
+    shown = [row.split() for row in rows_in_readme()]
+    names = {row[0] for row in shown}
+    trials = [trial for trial in select_trials() if trial.case.id in names]
+    with use_target("trn1"):
+        table, _ = check_table(list(run_trials(trials, lambda _: None)), "trn1")
+    console = Console(file=io.StringIO(), width=80)
+    with console.capture() as capture:
+        console.print(table)
+    printed = [row.split() for row in capture.get().splitlines()]
+    without_error = [row[:3] + row[4:] for row in printed]
+    assert len(shown) >= 10
+    for row in shown:
+        assert row[:3] + row[4:] in without_error

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from nkiconv.bench.cli import run
 from nkiconv.simulate import CapacityError
@@ -78,9 +79,14 @@ def test_errors_of_the_package_are_one_line(
     assert refusal(capsys, "doctor").endswith("two lines")
 
 
-def test_ctrl_c(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, typer.Abort])  # older typer: the second
+def test_ctrl_c(
+    kind: type[BaseException],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def interrupt() -> None:
-        raise KeyboardInterrupt
+        raise kind
 
     monkeypatch.setattr("nkiconv.bench.doctor.examine", interrupt)
     assert run(["doctor"]) == 130
@@ -129,13 +135,17 @@ def process(*command: str, **environment: str) -> subprocess.CompletedProcess[by
     )
 
 
-def test_a_terminal_without_utf_8() -> None:
-    done = process("-m", "nkiconv.bench", "check", "--only", TINY, PYTHONIOENCODING="ascii")
+@pytest.mark.parametrize("columns", [80, 50])
+def test_a_terminal_without_utf_8(columns: int) -> None:
+    done = process(
+        "-m", "nkiconv.bench", "check", "--only", TINY,
+        PYTHONIOENCODING="ascii", COLUMNS=str(columns),
+    )  # fmt: skip
     text = done.stdout.decode("ascii")
     assert done.returncode == 0
     assert text.endswith("6 passed, 0 failed\n")
     assert "\\x" not in text  # nothing had to be escaped: every sign has its ASCII spelling
-    assert max(len(line) for line in text.splitlines()) <= 80
+    assert max(len(line) for line in text.splitlines()) <= columns
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
@@ -150,7 +160,16 @@ def test_without_the_extra_packages(missing: str) -> None:
     assert "pip install 'nkiconv[cli]'" in done.stderr.decode()
 
 
-def test_a_reader_that_leaves_early() -> None:
-    command = f"{sys.executable} -m nkiconv.bench doctor | true"
-    done = subprocess.run(command, shell=True, capture_output=True, check=False)
-    assert done.stderr == b""
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # the last flush finds out, or the first print
+def test_a_reader_that_leaves_early(unbuffered: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        [sys.executable, "-m", "nkiconv.bench", "doctor"],
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
