@@ -9,7 +9,13 @@ import ml_dtypes
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.errors import ConstraintError
+from nkiconv.simulate.errors import ConstraintError, DtypeError
+
+# torch has these, but no way of its own to and from NumPy: their bits pass as integers.
+_BY_BITS = {
+    name: np.dtype(getattr(ml_dtypes, name))
+    for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu")
+}
 
 
 def is_torch(value: object) -> bool:
@@ -29,7 +35,7 @@ def as_numpy(value: Any, *, op: str = "simulate_kernel") -> Array:
     Parameters
     ----------
     value
-        NumPy array or CPU torch tensor (bfloat16 becomes ``ml_dtypes.bfloat16``).
+        NumPy array or CPU torch tensor (bfloat16 becomes ``ml_dtypes.bfloat16``, and so on).
     op
         Named in messages.
 
@@ -53,19 +59,35 @@ def as_numpy(value: Any, *, op: str = "simulate_kernel") -> Array:
         )
     import torch
 
-    if value.dtype is torch.bfloat16:
-        bits: Array = value.view(torch.int16).numpy()
-        return bits.view(ml_dtypes.bfloat16)
-    result: Array = value.numpy()
+    kind = _BY_BITS.get(str(value.dtype).removeprefix("torch."))
+    if kind is not None:
+        bits: Array = value.view(torch.int16 if kind.itemsize == 2 else torch.int8).numpy()
+        return bits.view(kind)
+    try:
+        result: Array = value.numpy()
+    except TypeError as error:
+        raise DtypeError(f"{op}: NumPy cannot hold this tensor: {error}") from None
     return result
 
 
 def like(result: Array, original: object) -> Any:
-    """Return `result` as the kind of array that `original` is."""
+    """Return `result` as the kind of array that `original` is.
+
+    Raises
+    ------
+    DtypeError
+        torch has no such element type.
+    """
     if not is_torch(original):
         return result
     import torch
 
-    if result.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(result.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(result)
+    if result.dtype in _BY_BITS.values():
+        bits = result.view(np.int16 if result.itemsize == 2 else np.int8)
+        return torch.from_numpy(bits).view(getattr(torch, result.dtype.name))
+    try:
+        return torch.from_numpy(result)
+    except TypeError:
+        raise DtypeError(
+            f"torch has no {result.dtype} elements; call the kernel with NumPy arrays"
+        ) from None

@@ -12,7 +12,8 @@ from typing import Any
 @functools.cache
 def vendor_api() -> dict[str, Any]:
     """Return the vendor's public names and signatures, as published for NKI 0.6.0."""
-    text = resources.files("nkiconv.simulate.nki").joinpath("api-0.6.0.json").read_text("utf-8")
+    # By way of the parent, which is imported already: nki/ itself is known under another name.
+    text = resources.files("nkiconv.simulate").joinpath("nki", "api-0.6.0.json").read_text("utf-8")
     modules: dict[str, Any] = json.loads(text)["modules"]
     return modules
 

@@ -28,11 +28,7 @@ class ElementType:
     name: str
     numpy: np.dtype[Any]
     kind: str  # "float", "int" or "bool"
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one element."""
-        return int(self.numpy.itemsize)
+    itemsize: int  # bytes
 
 
 def _table() -> dict[str, ElementType]:
@@ -47,10 +43,12 @@ def _table() -> dict[str, ElementType]:
         "float8_e8m0fnu": ml_dtypes.float8_e8m0fnu,
     }
     integers = ("int8", "int16", "int32", "uint8", "uint16", "uint32")
-    table = {name: ElementType(name, np.dtype(t), "float") for name, t in floats.items()}
-    table |= {name: ElementType(name, np.dtype(name), "int") for name in integers}
-    table["bool_"] = ElementType("bool_", np.dtype(np.uint8), "bool")
-    return table
+    types: list[tuple[str, Any, str]] = [(name, t, "float") for name, t in floats.items()]
+    types += [(name, name, "int") for name in integers]
+    types.append(("bool_", np.uint8, "bool"))
+    return {
+        name: ElementType(name, np.dtype(t), kind, np.dtype(t).itemsize) for name, t, kind in types
+    }
 
 
 ELEMENT_TYPES: Mapping[str, ElementType] = _table()

@@ -29,14 +29,6 @@ _POISON = 0xFF
 """Fresh bytes: NaN in every float type, -1 or the largest value in integers."""
 
 
-def _typed(itemsize: int) -> np.dtype[np.unsignedinteger[npt.NBitBase]]:
-    return np.dtype(f"u{itemsize}")
-
-
-def _repeated(code: int, itemsize: int) -> int:
-    return int.from_bytes(bytes([code]) * itemsize, "little")
-
-
 class Storage:
     """The bytes of one allocation, their writers, and when it is in use.
 
@@ -55,7 +47,7 @@ class Storage:
     """
 
     __slots__ = (
-        "_codes",
+        "_map",
         "_seen_version",
         "_shadow",
         "_shadow_version",
@@ -104,7 +96,7 @@ class Storage:
             buffer.fill(_POISON)
         self.buffer = buffer
         self.uniform: int | None = BY_ENGINE if self.is_input else UNWRITTEN
-        self._codes: npt.NDArray[np.uint8] | None = None
+        self._map: _WriteMap | None = None
         self._version = 0
         self._seen_version = -1
         self._shadow: Float32Array | None = None
@@ -175,40 +167,34 @@ class Storage:
             return
         if self._covers(view, kind):
             self.uniform = code
-            self._codes = None
+            self._map = None
             return
-        if self._codes is None:
-            self._codes = np.full(self.buffer.size, self.uniform, dtype=np.uint8)
+        if self._map is None:
+            self._map = _WriteMap(self, self.uniform or UNWRITTEN)
             self.uniform = None
-        self._code_view(view, kind)[...] = _repeated(code, kind.itemsize)
+        self._map.mark(view, kind.itemsize, code)
 
     def writers(self, view: NkiTensor, kind: ElementType) -> tuple[int, int]:
         """Return the lowest and the highest code among the elements of `view`."""
-        if self.uniform is not None:
-            return self.uniform, self.uniform
-        codes = self._codes
-        if codes is None:  # pragma: no cover - uniform is None only while codes exist
-            return UNWRITTEN, UNWRITTEN
-        low, high = int(codes.min()), int(codes.max())
-        if low == high:
-            # Written completely by now: no need to look again until somebody else writes.
-            self.uniform = low
-            self._codes = None
-            return low, high
-        marks = self._code_view(view, kind)
-        low, high = int(marks.min()), int(marks.max())
-        if low == high:
-            code = low & 0xFF
-            if _repeated(code, kind.itemsize) == low:
-                return code, code
-        single = self._byte_view(view, kind)
-        return int(single.min()), int(single.max())
+        if self.uniform is not None or self._map is None:
+            code = self.uniform or UNWRITTEN
+            return code, code
+        if self._map.changed:
+            self._map.changed = False
+            low, high = self._map.extremes()
+            if low == high:
+                # Written completely by now: no need to look again until somebody else writes.
+                self.uniform = low
+                self._map = None
+                return low, high
+        return self._map.writers(view, kind.itemsize)
 
     def count_unwritten(self, view: NkiTensor, kind: ElementType) -> int:
-        """Return how many elements of `view` have a byte that nothing has written."""
-        if self.uniform is not None:
-            return 0 if self.uniform else view.size
-        return int(np.count_nonzero((self._byte_view(view, kind) == UNWRITTEN).any(axis=-1)))
+        """Return how many elements of `view` nothing has written."""
+        low, _ = self.writers(view, kind)
+        if low != UNWRITTEN:
+            return 0
+        return view.size if self._map is None else self._map.count_unwritten(view, kind.itemsize)
 
     def _covers(self, view: NkiTensor, kind: ElementType) -> bool:
         """Whether `view` is the whole storage, its dimensions in any order."""
@@ -222,23 +208,64 @@ class Storage:
                 dense *= size
         return True
 
-    def _byte_view(self, view: NkiTensor, kind: ElementType) -> Array:
-        """Return the codes of a view's bytes, with the bytes of an element as last dimension."""
-        item = kind.itemsize
-        return np.ndarray(
-            (*view.shape, item),
-            np.uint8,
-            self._codes,
-            view.offset * item,
-            (*[s * item for s in view.strides], 1),
-        )
 
-    def _code_view(self, view: NkiTensor, kind: ElementType) -> Array:
-        item = kind.itemsize
-        return np.ndarray(
-            view.shape,
-            _typed(item),
-            self._codes,
-            view.offset * item,
-            tuple([s * item for s in view.strides]),
-        )
+class _WriteMap:
+    """Who wrote which part of a storage: one code for each grain of bytes.
+
+    A grain is an element of the storage's dtype until a view of another size comes along, then a
+    byte.  All partitions share one row until a write leaves some of them out.
+    """
+
+    __slots__ = ("_codes", "_free_bytes", "_grain", "_on_chip", "_partitions", "changed")
+
+    def __init__(self, storage: Storage, code: int) -> None:
+        self._grain = ELEMENT_TYPES[storage.dtype].itemsize
+        self._free_bytes = storage.free_bytes
+        self._partitions = storage.partitions
+        self._on_chip = storage.space != "hbm"
+        self._codes = np.full((1, storage.free_bytes // self._grain), code, dtype=np.uint8)
+        self.changed = False
+
+    def extremes(self) -> tuple[int, int]:
+        """Return the lowest and the highest code of all."""
+        return int(self._codes.min()), int(self._codes.max())
+
+    def mark(self, view: NkiTensor, itemsize: int, code: int) -> None:
+        """Set the code of a view's elements."""
+        self._refine(itemsize)
+        if self._on_chip and len(self._codes) == 1 and view.shape[0] != self._partitions:
+            self._codes = np.repeat(self._codes, self._partitions, axis=0)
+        self._part(view, itemsize)[...] = code
+        self.changed = True
+
+    def writers(self, view: NkiTensor, itemsize: int) -> tuple[int, int]:
+        """Return the lowest and the highest code of a view's elements."""
+        self._refine(itemsize)
+        part = self._part(view, itemsize)
+        return int(part.min()), int(part.max())
+
+    def count_unwritten(self, view: NkiTensor, itemsize: int) -> int:
+        """Return how many of a view's elements hold a grain that nothing has written."""
+        self._refine(itemsize)
+        part = self._part(view, itemsize)
+        if itemsize != self._grain:
+            part = part.min(axis=-1)
+        return int(np.count_nonzero(part == UNWRITTEN)) * (view.size // part.size)
+
+    def _refine(self, itemsize: int) -> None:
+        if itemsize != self._grain and self._grain != 1:
+            self._codes = np.repeat(self._codes, self._grain, axis=1)
+            self._grain = 1
+
+    def _part(self, view: NkiTensor, itemsize: int) -> npt.NDArray[np.uint8]:
+        """Return the codes of a view; with bytes as grains, the bytes are the last dimension."""
+        per_elem = itemsize // self._grain
+        shape, strides, offset = view.shape, view.strides, view.offset
+        if self._on_chip and len(self._codes) == 1:
+            # One row stands for all partitions.
+            shape, strides = shape[1:], strides[1:]
+            offset %= self._free_bytes // itemsize
+        steps = tuple([s * per_elem for s in strides])
+        if per_elem > 1:
+            shape, steps = (*shape, per_elem), (*steps, 1)
+        return np.ndarray(shape, np.uint8, self._codes, offset * per_elem, steps)

@@ -74,11 +74,14 @@ def _truth(ufunc: Any) -> Binary:
     return lambda x, y: _float(ufunc(x, y))
 
 
-def _pick(choose: Any) -> Binary:
-    def by_magnitude(x: Any, y: Any) -> Array:
-        return np.asarray(choose(np.abs(x), np.abs(y)))
+def _by_magnitude(compare: Any) -> Binary:
+    """Return the operand whose magnitude wins, with its sign; the first where they are equal."""
 
-    return by_magnitude
+    def chosen(x: Any, y: Any) -> Array:
+        wins = np.asarray(compare(np.abs(x), np.abs(y)))
+        return np.asarray(np.where(wins, x, y))
+
+    return chosen
 
 
 def _power(x: Any, y: Any) -> Array:
@@ -183,8 +186,8 @@ def _ops() -> tuple[Op, ...]:
         Op("logical_or", binary=_truth(np.logical_or), reduces=True),
         Op("logical_xor", binary=_truth(np.logical_xor), reduces=True),
         Op("power", binary=_power),
-        Op("abs_max", binary=_pick(np.maximum), least_generation=4),
-        Op("abs_min", binary=_pick(np.minimum), least_generation=4),
+        Op("abs_max", binary=_by_magnitude(np.greater_equal), least_generation=4),
+        Op("abs_min", binary=_by_magnitude(np.less_equal), least_generation=4),
         Op("bitwise_and", binary=np.bitwise_and, reduces=True, bitvec=True),
         Op("bitwise_or", binary=np.bitwise_or, reduces=True, bitvec=True),
         Op("bitwise_xor", binary=np.bitwise_xor, reduces=True, bitvec=True),

@@ -178,7 +178,7 @@ class Profile:
     static_instructions: int
     sbuf_peak_bytes: int
     psum_peak_banks: int
-    events: Sequence[Event] = field(repr=False)
+    events: Sequence[Event] = field(repr=False, compare=False)
 
     @property
     def body_us(self) -> float:

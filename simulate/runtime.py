@@ -149,6 +149,10 @@ def _write_back(name: str, original: Array, tensor: NkiTensor) -> None:
 def _to_host(name: str, result: Any, first: Any) -> Any:
     if isinstance(result, (tuple, list)):
         return type(result)(_to_host(name, item, first) for item in result)
+    if isinstance(result, dict):
+        raise ConstraintError(
+            f"{name}: returns a dict; a kernel returns a tensor, or a tuple or list of tensors"
+        )
     if not isinstance(result, NkiTensor):
         return result
     storage = result._storage

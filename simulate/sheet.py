@@ -11,7 +11,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -130,13 +130,13 @@ class Call:
     lane: Lane = Lane.VECTOR
     also_read: tuple[str, ...] = ()
     """Outputs whose present contents the body needs."""
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] | None = None
     """Values for the body's own parameters, those with a leading underscore."""
 
     def __getitem__(self, name: str) -> Any:  # operand or option, whatever the vendor's type is
         return self.args[name]
 
-    def tensors(self) -> list[tuple[str, Operand, NkiTensor]]:
+    def tensors(self) -> list[Used]:
         """Return the operands that are tensors."""
         args = self.args
         return [
@@ -152,6 +152,10 @@ class Call:
             sizes = ", ".join(map(str, tensor.shape))
             parts.append(f"{name} {tensor.dtype}[{sizes}] {tensor._storage.space.upper()}")
         return "; ".join(parts)
+
+
+Used = tuple[str, Operand, NkiTensor]
+"""A tensor that a call uses: the operand's name, its limits, the tensor."""
 
 
 class NkiInstruction(NKIObject):
@@ -220,6 +224,7 @@ class Sheet:
         writes_as: int = BY_ENGINE,
     ) -> None:
         self.name = body.__name__
+        self._op = f"nisa.{self.name}"
         self.body = body
         full = inspect.signature(body)
         # Parameters with a leading underscore are the simulator's own, not the vendor's.
@@ -243,7 +248,7 @@ class Sheet:
         self.outputs = tuple(n for n, o in self.operand_items if o.role is Role.WRITE)
         parameters = self.signature.parameters
         self._names = tuple(parameters)
-        self._key_names = tuple(n for n in parameters if n != "name")
+        self._options = tuple(n for n in parameters if n != "name" and n not in self.operands)
         self._defaults = {
             n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty
         }
@@ -256,7 +261,7 @@ class Sheet:
 
     def __call__(self, *args: Any, **kwargs: Any) -> NkiInstruction:
         """Execute the instruction in the running kernel."""
-        program = current(f"nisa.{self.name}")
+        program = current(self._op)
         call = Call(self, self._bind(args, kwargs), program, program.hardware)
         try:
             return self._execute(call)
@@ -264,8 +269,12 @@ class Sheet:
             raise _located(error) from None
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        bound = dict(self._defaults)
-        if len(args) <= len(self._names):
+        bound = self._defaults.copy()
+        if not args and kwargs.keys() >= self._required:
+            bound.update(kwargs)
+            if len(bound) == len(self._names):
+                return bound
+        elif len(args) <= len(self._names):
             for name, value in zip(self._names, args, strict=False):
                 bound[name] = value
             bound.update(kwargs)
@@ -284,7 +293,7 @@ class Sheet:
         Most checks depend on shapes, types and options alone: a call that looks like an earlier
         one in these passes as that did, at the same cost.
         """
-        key = self._key(call)
+        tensors, key = self._look(call)
         verdict = None if key is None else self._accepted.get(key)
         if verdict is None:
             self._check(call)
@@ -299,34 +308,37 @@ class Sheet:
             self._check_rule(call, rule)
         if self.prepare is not None:
             self.prepare(call)
-        tensors = call.tensors()
         self._check_reads(tensors)
         self._store(call, self.body(**self._fetch(call, tensors)))
         return self._record(call, tensors, cost)
 
-    def _key(self, call: Call) -> tuple[Any, ...] | None:
-        """Return what the static checks and the cost depend on; None where it has no hash."""
+    def _look(self, call: Call) -> tuple[list[Used], tuple[Any, ...] | None]:
+        """Return the tensors, and what the static checks and the cost depend on.
+
+        The latter is None where it has no hash: such a call is checked every time.
+        """
+        tensors: list[Used] = []
         key: list[Any] = [call.hw.target]
         args = call.args
-        for name in self._key_names:
+        for name, operand in self.operand_items:
             value = args[name]
             if type(value) is NkiTensor:
+                tensors.append((name, operand, value))
                 storage = value._storage
-                offset = value.offset * value._element.itemsize
-                key += (
-                    storage.space,
-                    value.dtype,
-                    value.shape,
-                    value.strides,
-                    offset and storage.space != "hbm" and offset // storage.free_bytes,
-                )
+                start = 0
+                if value.offset and storage.space != "hbm":
+                    start = value.offset * value._kind.itemsize // storage.free_bytes
+                key += (storage.space, value.dtype, value.shape, value.strides, start)
             else:
                 key += (type(value), value)
+        for name in self._options:
+            value = args[name]
+            key += (type(value), value)
         try:
             hash(found := tuple(key))
         except TypeError:
-            return None
-        return found
+            return tensors, None
+        return tensors, found
 
     def _check(self, call: Call) -> None:
         """Run all checks that depend on shapes, types and options, and choose the engine."""
@@ -424,30 +436,36 @@ class Sheet:
                     f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})"
                 )
 
-    def _check_reads(self, tensors: list[tuple[str, Operand, NkiTensor]]) -> None:
+    def _check_reads(self, tensors: list[Used]) -> None:
         for name, operand, tensor in tensors:
             if operand.role is Role.READ:
                 storage = tensor._storage
                 if storage.uniform:
                     continue
-                low, _ = storage.writers(tensor, tensor._element)
+                low, _ = storage.writers(tensor, tensor._kind)
                 if low == 0:
-                    missing = storage.count_unwritten(tensor, tensor._element)
+                    missing = storage.count_unwritten(tensor, tensor._kind)
                     raise UninitializedReadError(
                         f"nisa.{self.name}: {name} reads {missing} of {tensor.size} elements that "
                         f"nothing has written, in {storage.describe()}; on the device they hold "
                         "whatever was there before"
                     )
 
-    def _fetch(self, call: Call, tensors: list[tuple[str, Operand, NkiTensor]]) -> dict[str, Any]:
-        values = dict(call.args)
+    def _fetch(self, call: Call, tensors: list[Used]) -> dict[str, Any]:
+        values = call.args.copy()
         for name, operand, tensor in tensors:
             if operand.role is Role.WRITE and name not in call.also_read:
                 values[name] = None
                 continue
-            fetch = operand.fetch if isinstance(operand.fetch, Fetch) else operand.fetch(call)
-            values[name] = tensor._array if fetch is Fetch.RAW else tensor._float32
-        values.update(call.extra)
+            fetch = operand.fetch
+            if not isinstance(fetch, Fetch):
+                fetch = fetch(call)
+            storage = tensor._storage
+            values[name] = (storage.array if fetch is Fetch.RAW else storage.float32)(
+                tensor, tensor._kind
+            )
+        if call.extra is not None:
+            values.update(call.extra)
         return values
 
     def _store(self, call: Call, results: Any) -> None:
@@ -458,7 +476,8 @@ class Sheet:
             tensor = call.args[name]
             if tensor is None or result is None:
                 continue
-            kind = tensor._element
+            kind = tensor._kind
+            storage = tensor._storage
             if kind.name != "float32" or result.dtype != kind.numpy:
                 if kind.kind == "int" and result.dtype.kind in "iu":
                     # Integers come from bit patterns or exact sums: what does not fit is cut off.
@@ -466,12 +485,12 @@ class Sheet:
                 else:
                     result = round_to(result, kind)
             shape = tensor.shape
-            tensor._array[...] = result if result.shape == shape else result.reshape(shape)
-            tensor._storage.mark(tensor, kind, self.writes_as)
+            storage.array(tensor, kind)[...] = (
+                result if result.shape == shape else result.reshape(shape)
+            )
+            storage.mark(tensor, kind, self.writes_as)
 
-    def _record(
-        self, call: Call, tensors: list[tuple[str, Operand, NkiTensor]], cost: Cost
-    ) -> NkiInstruction:
+    def _record(self, call: Call, tensors: list[Used], cost: Cost) -> NkiInstruction:
         program = call.program
         trace = program.trace
         words: list[int] = []
@@ -486,7 +505,7 @@ class Sheet:
         while frame.f_code.co_filename.startswith(_HERE) and frame.f_back is not None:
             frame = frame.f_back
         source = program.line_number(frame.f_code, frame.f_lineno)
-        label = call.args.get("name")
+        label = call.args["name"]
         trace.add(
             trace.number(self.name),
             call.lane,

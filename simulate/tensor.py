@@ -44,13 +44,17 @@ class NKIObject:
 
 
 class DynamicSlice:
-    """``nl.ds(start, size)``: `size` elements from `start`."""
+    """``nl.ds(start, size)``: `size` elements from `start`, which is not counted from the end."""
 
     __slots__ = ("size", "start")
 
     def __init__(self, start: int, size: int) -> None:
         self.start = _whole(start, "nl.ds", "start")
         self.size = _whole(size, "nl.ds", "size")
+        if self.start < 0 or self.size < 1:
+            raise OutOfBoundsError(
+                f"nl.ds({start}, {size}): start must be at least 0 and size at least 1"
+            )
 
 
 Index = int | slice | DynamicSlice | EllipsisType
@@ -542,9 +546,7 @@ class NkiTensor(NKIObject):
         starts = [s * old for s in self.strides[:-1]]
         # A stride that is never taken does not matter, but the partition stride stands for the row.
         taken = [
-            s
-            for dim, s in enumerate(starts)
-            if self.shape[dim] > 1 or (dim == 0 and self._on_chip)
+            s for dim, s in enumerate(starts) if self.shape[dim] > 1 or (dim == 0 and self._on_chip)
         ]
         if last % new or (self.offset * old) % new or any(s % new for s in taken):
             raise ShapeError(f"NkiTensor.view: {self!r} does not divide into {dtype} elements")

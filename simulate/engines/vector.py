@@ -203,13 +203,12 @@ def tensor_tensor(
     return result
 
 
-def _applied(op: Op, reverse: Any, values: Array, operand: Any) -> Array:
-    """Return ``values <op> operand``, reversed where asked."""
+def _applied(op: Op, reverse: Any, values: Array, other: Any) -> Array:
+    """Return ``values <op> other``, reversed where asked."""
     if op.unary is not None:
         return op.unary(values)
     if op.binary is None:  # pragma: no cover - the sheets' operator rules refuse it first
         return values
-    other = along(operand, values)
     if op.bitvec:
         other = np.asarray(other).astype(values.dtype)
     elif not isinstance(other, np.ndarray):
@@ -338,8 +337,8 @@ def tensor_scalar(
     ------
     data, dst (P, F)   operand0, operand1 numbers or (P, 1) float32
     """
-    result = _applied(op0, reverse0, data, operand0)
-    return result if op1 is None else _applied(op1, reverse1, result, operand1)
+    result = _applied(op0, reverse0, data, along(operand0, data))
+    return result if op1 is None else _applied(op1, reverse1, result, along(operand1, data))
 
 
 @instruction(
@@ -384,7 +383,7 @@ def scalar_tensor_tensor(
     ------
     data, operand1, dst (P, F)   operand0 number or (P, 1)
     """
-    first = _applied(op0, reverse0, data, operand0)
+    first = _applied(op0, reverse0, data, along(operand0, data))
     return _applied(op1, reverse1, first, operand1.reshape(data.shape))
 
 

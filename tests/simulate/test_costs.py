@@ -1,0 +1,263 @@
+"""Modelled occupancy of every instruction, worked by hand from the documented formulas.
+
+An engine is occupied for the cycles that it streams and the cycles that it takes to issue; the
+numbers stand here once more, apart from `hardware.py`, so that a change there is seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nkiconv.simulate.nki import isa as nisa
+from nkiconv.simulate.nki import language as nl
+from nkiconv.simulate.sheet import SHEETS
+
+E = nisa.engine
+
+# Each makes one call with n elements per partition (or columns).
+
+
+def matmul(c: Any, n: int, dtype: str = "bfloat16", m: int = 64, k: int = 128, **flags: Any) -> Any:
+    weights, moving = c.put(np.ones((k, m)), dtype), c.put(np.ones((k, n)), dtype)
+    return nisa.nc_matmul(c.new((m, n), buffer=nl.psum), weights, moving, **flags)
+
+
+def turn(c: Any, n: int, dtype: str = "float32", space: Any = nl.psum, m: int = 128) -> Any:
+    return nisa.nc_transpose(dst=c.new((m, n), dtype, space), data=c.put(np.ones((n, m)), dtype))
+
+
+def activate(c: Any, n: int, dtype: str = "float32", op: Any = nl.copy) -> Any:
+    return nisa.activation(dst=c.new((4, n), dtype), op=op, data=c.put(np.ones((4, n)), dtype))
+
+
+def copy(c: Any, n: int, dtype: str = "float32", space: Any = nl.sbuf, **wish: Any) -> Any:
+    x = c.put(np.ones((4, n)), dtype, space)
+    return nisa.tensor_copy(dst=c.new((4, n), dtype), src=x, **wish)
+
+
+def pair(c: Any, n: int, dtype: str = "float32", space: Any = nl.sbuf, **wish: Any) -> Any:
+    x, y = c.put(np.ones((4, n)), dtype, space), c.put(np.ones((4, n)), dtype)
+    return nisa.tensor_tensor(dst=c.new((4, n), dtype), data1=x, data2=y, op=nl.add, **wish)
+
+
+def scale(c: Any, n: int, dtype: str = "float32", op: Any = nl.add, **wish: Any) -> Any:
+    x = c.put(np.ones((4, n)), dtype)
+    operand = None if op is nl.rsqrt else 2
+    return nisa.tensor_scalar(dst=c.new((4, n), dtype), data=x, op0=op, operand0=operand, **wish)
+
+
+def fused(c: Any, n: int, dtype: str = "float32") -> Any:
+    x, y = c.put(np.ones((4, n)), dtype), c.put(np.ones((4, n)), dtype)
+    return nisa.scalar_tensor_tensor(c.new((4, n), dtype), x, nl.add, 1.0, nl.add, y)
+
+
+def fill(c: Any, n: int, dtype: str = "float32", value: float = 0, **wish: Any) -> Any:
+    return nisa.memset(dst=c.new((4, n), dtype), value=value, **wish)
+
+
+def total(c: Any, n: int, dtype: str = "float32") -> Any:
+    x = c.put(np.ones((4, n)), dtype)
+    return nisa.tensor_reduce(dst=c.new((4, 1)), op=nl.add, data=x, axis=1)
+
+
+def load(c: Any, n: int, dtype: str = "float32", rows: int = 128, **options: Any) -> Any:
+    source, step = options.get("source", nl.shared_hbm), options.get("step", 1)
+    x = c.put(np.ones((rows, n * step)), dtype, source)
+    return nisa.dma_copy(dst=c.new((rows, n), options.get("to", dtype)), src=x[:, ::step])
+
+
+def load_turned(c: Any, n: int, dtype: str = "float32") -> Any:
+    x = c.put(np.ones((n, 128)), dtype, nl.shared_hbm)
+    return nisa.dma_transpose(dst=c.new((128, n), dtype), src=x)
+
+
+COSTS: list[tuple[Any, int, dict[str, Any], str, float]] = [
+    # call, n, options, target, nanoseconds
+    # TensorE at 2.4 GHz (2.45 sustained on trn1): max(N, 64) cycles, 6 between matmuls.
+    (matmul, 512, {}, "trn2", (512 + 6) / 2.4),
+    (matmul, 512, {}, "trn1", (512 + 6) / 2.45),
+    (matmul, 10, {"dtype": "float16"}, "trn2", (64 + 6) / 2.4),
+    (matmul, 512, {"dtype": "tfloat32"}, "trn2", (512 + 6) / 2.4),
+    (matmul, 512, {"dtype": "float8_e4m3"}, "trn3", (512 + 6) / 2.4),
+    (matmul, 512, {"is_moving_onezero": True}, "trn2", (512 + 6) / 2.4),
+    # float32: two passes, two cycles a column, of either operand (weights are loaded at that rate)
+    (matmul, 512, {"dtype": "float32"}, "trn2", 2 * (2 * 512 + 6) / 2.4),
+    (matmul, 512, {"dtype": "float32", "is_moving_onezero": True}, "trn2", (2 * 512 + 6) / 2.4),
+    (matmul, 512, {"dtype": "float32", "is_stationary_onezero": True}, "trn2", (1024 + 6) / 2.4),
+    (matmul, 8, {"dtype": "float32"}, "trn2", 2 * (2 * 64 + 6) / 2.4),
+    (matmul, 8, {"dtype": "float32", "m": 8}, "trn2", 2 * (64 + 6) / 2.4),
+    (turn, 128, {"dtype": "bfloat16"}, "trn2", (128 + 6) / 2.4),
+    (turn, 128, {}, "trn2", (2 * 128 + 6) / 2.4),
+    (turn, 10, {"dtype": "bfloat16"}, "trn2", (64 + 6) / 2.4),
+    (turn, 32, {"m": 32, "space": nl.sbuf}, "trn1", (32 + 60) / 1.12),  # on VectorE
+    # ScalarE: N cycles, 60 to issue, 195 with a table.
+    (activate, 512, {}, "trn1", (512 + 60) / 1.4),
+    (activate, 512, {"op": nl.relu, "dtype": "bfloat16"}, "trn2", (512 + 60) / 1.2),
+    (activate, 512, {"op": nl.exp}, "trn1", (512 + 195) / 1.4),
+    (activate, 512, {"op": nl.silu}, "trn3", (512 + 195) / 1.2),
+    # VectorE at 1.12, 0.96 and 1.2 GHz: N cycles, 60 to issue; GpSimdE at 1.4 and 1.2 GHz: 150.
+    (copy, 512, {}, "trn1", (512 + 60) / 1.12),
+    (copy, 512, {"engine": E.gpsimd}, "trn1", (512 + 150) / 1.4),
+    (copy, 512, {}, "trn2", (512 / 2 + 60) / 0.96),  # float32 in SBUF at twice the rate
+    (copy, 512, {"dtype": "bfloat16"}, "trn2", (512 / 4 + 60) / 0.96),  # four times
+    (copy, 512, {"dtype": "bfloat16", "space": nl.psum}, "trn2", (512 / 2 + 60) / 0.96),
+    (copy, 512, {"space": nl.psum}, "trn2", (512 + 60) / 0.96),
+    (copy, 512, {"engine": E.scalar}, "trn2", (512 + 60) / 1.2),
+    (copy, 512, {"engine": E.gpsimd}, "trn2", (512 + 150) / 1.2),
+    (copy, 512, {"dtype": "bfloat16"}, "trn3", (512 / 4 + 60) / 1.2),
+    (pair, 512, {}, "trn1", (2 * 512 + 60) / 1.12),  # 2 N for two inputs from one memory
+    (pair, 512, {"space": nl.psum}, "trn1", (512 + 60) / 1.12),
+    (pair, 512, {"dtype": "bfloat16"}, "trn1", (512 + 60) / 1.12),
+    (pair, 512, {}, "trn2", (512 + 60) / 0.96),
+    (pair, 512, {"dtype": "float16"}, "trn2", (512 / 2 + 60) / 0.96),
+    (pair, 512, {"dtype": "int32"}, "trn2", (512 + 150) / 1.2),  # exact, on GpSimdE
+    (scale, 512, {}, "trn1", (512 + 60) / 1.12),
+    (scale, 512, {"dtype": "bfloat16"}, "trn2", (512 / 4 + 60) / 0.96),
+    (scale, 512, {"engine": E.scalar}, "trn2", (512 + 60) / 1.2),
+    (scale, 512, {"op": nl.rsqrt}, "trn2", (512 + 150) / 1.2),
+    (fused, 512, {}, "trn1", (2 * 512 + 60) / 1.12),
+    (fused, 512, {"dtype": "bfloat16"}, "trn2", (512 / 2 + 60) / 0.96),
+    (fill, 512, {}, "trn1", (512 + 60) / 1.12),
+    (fill, 512, {"dtype": "bfloat16"}, "trn1", (512 / 2 + 60) / 1.12),  # zeros, two at a time
+    (fill, 512, {"dtype": "bfloat16", "value": 1}, "trn1", (512 + 60) / 1.12),
+    (fill, 512, {"engine": E.gpsimd}, "trn1", (512 + 150) / 1.4),
+    (total, 512, {}, "trn1", (512 + 60) / 1.12),
+    (total, 512, {"dtype": "bfloat16"}, "trn2", (512 + 60) / 0.96),
+    # DMA: 16 engines share the rows, 4.8 ns each and 27.2 B/ns (18.1 on trn1)...
+    (load, 64, {"dtype": "bfloat16"}, "trn2", 128 / 16 * (4.8 + 128 / 27.2)),
+    (load, 64, {"dtype": "bfloat16"}, "trn1", 128 / 16 * (4.8 + 128 / 18.1)),
+    (load, 64, {"rows": 17}, "trn2", 2 * (4.8 + 256 / 27.2)),
+    (load, 64, {"dtype": "bfloat16", "to": "float32"}, "trn2", 128 / 16 * (4.8 + 256 / 27.2)),
+    (load, 512, {"source": nl.sbuf}, "trn2", 128 / 16 * (4.8 + 2048 / 27.2)),
+    (load, 512, {}, "trn2", 128 * 2048 / 375),  # ... within the bandwidth of HBM
+    (load, 512, {}, "trn1", 128 / 16 * (4.8 + 2048 / 18.1)),
+    (load, 7, {}, "trn2", 128 / 16 * 55),  # runs below 32 B cost 55 ns each
+    (load, 8, {}, "trn2", 128 / 16 * (4.8 + 32 / 27.2)),
+    (load, 64, {"step": 2}, "trn2", 128 * 64 / 16 * 55),  # a run for each element
+    # Long rows are shared out in pieces of 2 KiB and more, while there are idle engines.
+    (load, 4096, {"rows": 1}, "trn2", 4.8 + 2048 / 27.2),
+    (load, 768, {"rows": 1}, "trn2", 4.8 + 2048 / 27.2),  # 3 KiB: the larger piece counts
+    (load, 12288, {"rows": 1}, "trn1", 4.8 + 12288 * 4 / 16 / 18.1),
+    (load, 1024, {"rows": 9, "source": nl.sbuf}, "trn2", 4.8 + 4096 / 27.2),
+    (load_turned, 128, {"dtype": "bfloat16"}, "trn2", 128 * 256 / (16 * 27.2 * 0.5)),
+    (load_turned, 64, {}, "trn1", 64 * 512 / (16 * 18.1 * 0.5)),
+]
+
+
+@pytest.mark.parametrize(("call", "n", "options", "target", "nanoseconds"), COSTS)
+def test_occupancy(
+    start: Any, call: Any, n: int, options: Any, target: str, nanoseconds: float
+) -> None:
+    with start(target) as chip:
+        call(chip, n, **options)
+        assert chip.last.occupancy_ps == round(1000 * nanoseconds)
+
+
+CALLS = (matmul, turn, activate, copy, pair, scale, fused, fill, total, load, load_turned)
+CEILINGS = {matmul: 512, turn: 128, load_turned: 2000}
+
+
+def test_every_instruction_is_in_the_table(chip: Any) -> None:
+    for call in CALLS:
+        call(chip, 16)
+    assert {step.opcode for step in chip.program.trace.steps()} == SHEETS.keys()
+    assert {row[0] for row in COSTS} == set(CALLS)
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("call", CALLS)
+def test_cost_never_falls_when_a_dimension_grows(
+    start: Any, call: Any, dtype: str, target: str
+) -> None:
+    sizes: tuple[int, ...] = (
+        1,
+        2,
+        3,
+        15,
+        16,
+        17,
+        63,
+        64,
+        65,
+        100,
+        128,
+        511,
+        512,
+        513,
+        1023,
+        1025,
+        3000,
+        4097,
+        9000,
+    )
+    if call is load:  # below 32 B, short runs cost more than long ones (test_occupancy)
+        sizes = tuple(n for n in sizes if n >= 16)
+    costs = []
+    with start(target) as chip:
+        for n in sizes:
+            if n <= CEILINGS.get(call, 9000):
+                call(chip, n, dtype)
+                costs.append(chip.last.occupancy_ps)
+    assert costs == sorted(costs)
+    assert costs[0] < costs[-1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_cost_never_falls_in_the_other_dimensions(start: Any, dtype: str) -> None:
+    with start("trn2") as chip:
+        for n in (8, 64, 512):
+            for name in ("m", "k"):
+                costs = []
+                for size in (1, 2, 31, 32, 33, 63, 64, 65, 127, 128):
+                    matmul(chip, n, dtype, **{name: size})
+                    costs.append(chip.last.occupancy_ps)
+                assert costs == sorted(costs), (n, name)
+        costs = []
+        for n in (16, 500, 512, 513, 767, 1023, 1024, 1025, 2047, 2048, 8191, 8192, 8193, 20000):
+            load(chip, n, dtype, rows=1)
+            costs.append(chip.last.occupancy_ps)
+        assert costs == sorted(costs)
+        for n in (1, 16, 1024, 1500, 3000, 10000):
+            costs = []
+            for rows in (1, 2, 3, 7, 8, 9, 15, 16, 17, 32, 33, 128):
+                load(chip, n, dtype, rows=rows)
+                costs.append(chip.last.occupancy_ps)
+            assert costs == sorted(costs), n
+
+
+def test_wide_strides_halve_the_rate(start: Any) -> None:
+    """Neighbours up to 16 B apart stream at full rate (A2, Performance Consideration)."""
+    with start("trn2") as chip:
+        weights, held = (
+            chip.put(np.ones((8, 8)), "float16"),
+            chip.put(np.ones((8, 2304)), "float16"),
+        )
+        for step, cycles in ((8, 256), (9, 2 * 256)):  # 16 B and 18 B
+            moving = held.ap([[2304, 8], [step, 256]])
+            nisa.nc_matmul(chip.new((8, 256), buffer=nl.psum), weights, moving)
+            assert chip.last.occupancy_ps == round((cycles + 6) / 2.4e-3)
+            nisa.tensor_reduce(chip.new((8, 1)), nl.add, moving, 1)
+            assert chip.last.occupancy_ps == round((cycles + 60) / 0.96e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "nanoseconds"),
+    [
+        (matmul, (512 + 6) / 2.45 + 164),
+        (turn, None),
+        (copy, 512 / 1.12 + 155),
+        (activate, 512 / 1.4 + 158),
+        (load, 128 / 16 * (4.8 + 2048 / 18.1)),
+    ],
+)
+def test_latency_until_the_result_is_visible(
+    chip: Any, call: Any, nanoseconds: float | None
+) -> None:
+    """The engine is free earlier: the last result is still on its way."""
+    call(chip, 512 if nanoseconds else 128)
+    expected = nanoseconds or (2 * 128 + 6) / 2.45 + 164
+    assert chip.last.latency_ps == pytest.approx(1000 * expected, abs=1)

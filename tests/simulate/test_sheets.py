@@ -1,0 +1,477 @@
+"""Every limit that a sheet states has an example that breaks it and is refused in its words.
+
+An example is what changes in a `VALID` call.  Most checks run before anything is read, so that
+examples need no data: ``t(c, 4, 6)`` is a fresh tensor of 4 partitions and 6 elements each.
+The tables are long because the rules are many; the tests below them are short.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from nkiconv.simulate.errors import (
+    ConstraintError,
+    DtypeError,
+    HazardError,
+    NkiconvError,
+    ShapeError,
+    UninitializedReadError,
+)
+from nkiconv.simulate.memory import BY_ENGINE
+from nkiconv.simulate.nki import isa as nisa
+from nkiconv.simulate.nki import language as nl
+from nkiconv.simulate.sheet import SHEETS, Role, Rule
+
+Changes = Callable[[Any], dict[str, Any]]
+E = nisa.engine
+ADDING = {"reduce_cmd": nisa.reduce_cmd.reduce}
+
+
+def t(c: Any, *shape: int, dtype: str = "float32") -> Any:
+    return c.new(shape or (4, 8), dtype)
+
+
+def p(c: Any, *shape: int, dtype: str = "float32") -> Any:
+    return c.new(shape or (4, 8), dtype, nl.psum)
+
+
+def h(c: Any, *shape: int, dtype: str = "float32") -> Any:
+    return c.new(shape or (4, 8), dtype, nl.shared_hbm)
+
+
+def full(tensor: Any, value: float) -> Any:
+    tensor._array[...] = value
+    tensor._storage.mark(tensor, tensor._element, BY_ENGINE)
+    return tensor
+
+
+def each(c: Any, dtype: str, *names: str) -> dict[str, Any]:
+    return {name: t(c, dtype=dtype) for name in names}
+
+
+VALID: dict[str, Changes] = {
+    "nc_matmul": lambda c: {"dst": p(c, 8, 6), "stationary": t(c), "moving": t(c, 4, 6)},
+    "nc_transpose": lambda c: {"dst": p(c, 8, 4), "data": t(c)},
+    "activation": lambda c: {"dst": t(c), "op": nl.copy, "data": t(c)},
+    "tensor_copy": lambda c: {"dst": t(c), "src": t(c)},
+    "memset": lambda c: {"dst": t(c), "value": 0},
+    "tensor_tensor": lambda c: {"dst": t(c), "data1": t(c), "data2": t(c), "op": nl.add},
+    "tensor_scalar": lambda c: {"dst": t(c), "data": t(c), "op0": nl.add, "operand0": 1.0},
+    "scalar_tensor_tensor": lambda c: (
+        {"dst": t(c), "data": t(c), "op0": nl.add, "operand0": 1.0}
+        | {"op1": nl.add, "operand1": t(c)}
+    ),
+    "tensor_reduce": lambda c: {"dst": t(c, 4, 1), "op": nl.add, "data": t(c), "axis": 1},
+    "dma_copy": lambda c: {"dst": t(c), "src": h(c)},
+    "dma_transpose": lambda c: {"dst": t(c, 8, 4), "src": h(c)},
+}  # fmt: skip
+
+# instruction: (beginning of the rule's sentence, changes[, target, where it is not trn1]).
+FAILING: dict[str, list[tuple[Any, ...]]] = {
+    "nc_matmul": [
+        ("stationary and moving must share", lambda c: {"stationary": t(c, 5, 8)}),
+        ("dst must have a partition", lambda c: {"dst": p(c, 7, 6)}),
+        ("dst must have an element", lambda c: {"dst": p(c, 8, 5)}),
+        ("float32 pairs", lambda c: {"moving": t(c, 4, 6, dtype="bfloat16")}),
+        ("float8_e4m3 and float8_e4m3fn", lambda c: {
+            "stationary": t(c, dtype="float8_e4m3"), "moving": t(c, 4, 6, dtype="float8_e4m3fn"),
+        }, "trn3"),
+        ("float8_e4m3fn needs trn3", lambda c: {
+            "stationary": t(c, dtype="bfloat16"), "moving": t(c, 4, 6, dtype="float8_e4m3fn"),
+        }, "trn2"),
+        ("dst must be float32", lambda c: {"dst": p(c, 8, 6, dtype="bfloat16")}, "trn2"),
+        ("dst must lie in one", lambda c: {"dst": p(c, 8, 1024)[:, 508:514]}),
+        ("an operand flagged onezero", lambda c: {
+            "stationary": full(t(c), 2), "is_stationary_onezero": True,
+        }),
+    ],
+    "nc_transpose": [
+        ("dst must have the dtype", lambda c: {"data": t(c, dtype="int32")}),
+        ("dst must have the transposed", lambda c: {"dst": p(c, 4, 8)}),
+        ("TensorE reads data from SBUF", lambda c: {"dst": t(c, 8, 4), "engine": E.tensor}),
+        ("TensorE transposes at most", lambda c: {"dst": t(c, 33, 4), "data": t(c, 4, 33)}),
+        ("TensorE transposes floating", lambda c: {
+            "dst": p(c, 8, 4, dtype="int32"), "data": t(c, dtype="int32"),
+        }),
+    ],
+    "activation": [
+        ("op must be", lambda c: {"op": nl.maximum}),
+        ("op is obligatory", lambda c: {"op": None}),
+        ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
+        ("bias, scale, reduce_res must", lambda c: {"bias": t(c, 3, 1)}),
+        ("on NeuronCore-v2 bias", lambda c: {"bias": 1.0}),
+        ("scale must be float32", lambda c: {"scale": t(c, 4, 1, dtype="bfloat16")}),
+        ("bias cannot be tfloat32", lambda c: {"bias": t(c, 4, 1, dtype="tfloat32")}),
+        ("reciprocal takes no bias", lambda c: {"op": nl.reciprocal, "bias": t(c, 4, 1)}),
+        ("reduce_cmd must be", lambda c: {"reduce_cmd": nisa.reduce_cmd.load_reduce}),
+        ("reduce_op must be", lambda c: {"reduce_op": nl.maximum, **ADDING}),
+        ("a reduce_cmd that accumulates", lambda c: {"reduce_op": None, **ADDING}),
+        ("reduce_op without", lambda c: {"reduce_op": nl.add}),
+    ],
+    "tensor_copy": [
+        ("dst, src must have the same", lambda c: {"src": t(c, 4, 7)}),
+        ("GpSimdE cannot", lambda c: {"dst": p(c), "engine": E.gpsimd}),
+        ("ScalarE of NeuronCore-v2", lambda c: {"engine": E.scalar}),
+    ],
+    "memset": [
+        ("GpSimdE cannot", lambda c: {"dst": p(c), "engine": E.gpsimd}),
+        ("value must be a number", lambda c: {"value": "0"}),
+        ("value must be representable", lambda c: {"dst": t(c, dtype="uint8"), "value": 256}),
+    ],
+    "tensor_tensor": [
+        ("op must be a binary", lambda c: {"op": nl.exp}),
+        ("op is obligatory", lambda c: {"op": None}),
+        ("the operator does not exist", lambda c: {"op": nl.abs_max}, "trn2"),
+        ("bitvec operators take", lambda c: {"op": nl.bitwise_and}),
+        ("dst, data1, data2 must have", lambda c: {"data2": t(c, 4, 7)}),
+        ("data1 and data2 cannot both", lambda c: {"data1": p(c), "data2": p(c)}),
+        ("GpSimdE cannot", lambda c: {"data1": p(c), "engine": E.gpsimd}),
+        ("power runs on GpSimdE", lambda c: {"op": nl.power, "engine": E.vector}),
+        ("bitvec operators run", lambda c: {
+            **each(c, "int32", "dst", "data1", "data2"), "op": nl.bitwise_or, "engine": E.gpsimd,
+        }),
+    ],
+    "tensor_scalar": [
+        ("op0 must be an", lambda c: {"op0": nl.exp}),
+        ("op0 is obligatory", lambda c: {"op0": None}),
+        ("op1 must be an", lambda c: {"op1": nl.tanh}),
+        ("the operator does not exist", lambda c: {"op0": nl.relu, "operand0": 0}, "trn2"),
+        ("op0 and op1 must both", lambda c: {"op1": nl.invert}),
+        ("bitvec operators take", lambda c: {"op0": nl.bitwise_and, "operand0": 1}),
+        ("each binary operator needs", lambda c: {"op1": nl.add}),
+        ("operands must be float32", lambda c: {"operand0": t(c, 4, 1, dtype="bfloat16")}),
+        ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
+        ("operand0, operand1 must have", lambda c: {"operand0": t(c, 3, 1)}),
+        ("GpSimdE cannot", lambda c: {"op0": nl.rsqrt, "operand0": 0, "data": p(c)}),
+        ("ScalarE takes", lambda c: {"op0": nl.subtract, "engine": E.scalar}, "trn2"),
+        ("GpSimdE executes", lambda c: {"engine": E.gpsimd}),
+    ],
+    "scalar_tensor_tensor": [
+        ("op0 must be binary", lambda c: {"op0": nl.bitwise_and}),
+        ("op1 must be binary", lambda c: {"op1": nl.abs}),
+        ("op0 and op1 are obligatory", lambda c: {"op1": None}),
+        ("the operator does not exist", lambda c: {"op1": nl.abs_min}),
+        ("dst, data, operand1 must", lambda c: {"operand1": t(c, 4, 7)}),
+        ("operand0 must have one", lambda c: {"operand0": t(c, 3, 1)}),
+        ("data and operand1 cannot both", lambda c: {"data": p(c), "operand1": p(c)}),
+    ],
+    "tensor_reduce": [
+        ("op must be a legal", lambda c: {"op": nl.power}),
+        ("op is obligatory", lambda c: {"op": None}),
+        ("bitvec operators take", lambda c: {"op": nl.bitwise_or}),
+        ("axis must be the last", lambda c: {"axis": (0, 1)}),
+        ("dst must have the partitions", lambda c: {"dst": t(c, 4, 2)}),
+        ("with keepdims", lambda c: {"dst": t(c, 4, 1, 1), "keepdims": True}),
+        ("negate needs", lambda c: {
+            "dst": t(c, 4, 1, dtype="int8"), "data": t(c, dtype="int8"), "op": nl.bitwise_or,
+            "negate": True,
+        }),
+    ],
+    "dma_copy": [("dst and src must have", lambda c: {"src": h(c, 4, 7)})],
+    "dma_transpose": [
+        ("axes must be", lambda c: {"axes": (0, 1)}),
+        ("dst must have the dtype", lambda c: {"src": h(c, dtype="int32")}),
+        ("elements must have 2 or 4", lambda c: {
+            "dst": t(c, 8, 4, dtype="int8"), "src": h(c, dtype="int8"),
+        }),
+        ("dst must have the transposed", lambda c: {"dst": t(c, 4, 8)}),
+    ],
+}  # fmt: skip
+
+ROWS = [(name, *row, "trn1")[:4] for name, rows in FAILING.items() for row in rows]
+OPERANDS = [(name, operand) for name, sheet in SHEETS.items() for operand in sheet.operands]
+ONLY = [(name, option) for name, sheet in SHEETS.items() for option in sheet.only]
+UNMODELLED = {
+    "is_transpose": True,
+    "tile_position": (0, 0),
+    "tile_size": (64, 128),
+    "perf_mode": nisa.matmul_perf_mode.double_row,
+    "priority": 1,
+    "dge_mode": nisa.dge_mode.swdge,
+    "oob_mode": nisa.oob_mode.skip,
+    "engine": E.sync,
+}
+
+
+def refusal(start: Any, name: str, changes: Changes, target: str = "trn1") -> NkiconvError:
+    with start(target) as chip, pytest.raises(NkiconvError) as caught:
+        SHEETS[name](**VALID[name](chip) | changes(chip))
+    assert len(chip.program.trace) == 0  # a refused instruction leaves no trace
+    return caught.value
+
+
+def rule_of(name: str, beginning: str) -> Rule:
+    found = [r for r in SHEETS[name].rules if r.sentence.startswith(beginning)]
+    assert len(found) == 1, (name, beginning, found)
+    return found[0]
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("name", SHEETS)
+def test_unchanged_calls_are_accepted(start: Any, name: str, target: str) -> None:
+    with start(target) as chip:
+        call = VALID[name](chip)
+        for operand, limits in SHEETS[name].operands.items():
+            if limits.role is Role.READ and hasattr(call.get(operand), "shape"):
+                full(call[operand], 1)
+        SHEETS[name](**call)
+        assert chip.last.opcode == name
+
+
+def test_every_rule_has_an_example() -> None:
+    stated = [(name, rule.sentence) for name, sheet in SHEETS.items() for rule in sheet.rules]
+    shown = [(name, rule_of(name, beginning).sentence) for name, beginning, *_ in ROWS]
+    assert sorted(shown) == sorted(stated)
+
+
+@pytest.mark.parametrize(
+    ("name", "beginning", "changes", "target"), ROWS, ids=[f"{r[0]}: {r[1]}" for r in ROWS]
+)
+def test_rule(start: Any, name: str, beginning: str, changes: Changes, target: str) -> None:
+    error = refusal(start, name, changes, target)
+    rule = rule_of(name, beginning)
+    assert type(error) is rule.error
+    sentence, source = re.escape(rule.sentence), re.escape(rule.source)
+    words = rf"test_sheets\.py:\d+: nisa\.{name}: {sentence}; got .+ \({source}\)"
+    assert re.fullmatch(words, str(error)), error
+
+
+def test_message_names_the_line_that_calls(chip: Any) -> None:
+    def kernel() -> None:
+        nisa.tensor_copy(dst=t(chip), src=t(chip, 4, 7))
+
+    line = kernel.__code__.co_firstlineno + 1
+    with pytest.raises(ShapeError, match=rf"^test_sheets\.py:{line}: nisa\.tensor_copy: "):
+        kernel()
+
+
+@pytest.mark.parametrize(("name", "option"), ONLY)
+def test_unmodelled_option(start: Any, name: str, option: str) -> None:
+    error = refusal(start, name, lambda c: {option: UNMODELLED[option]})
+    value, why = UNMODELLED[option], SHEETS[name].only[option][1]
+    assert type(error) is ConstraintError
+    assert str(error).endswith(f": nisa.{name}: {option}={value!r} is refused: {why}")
+    assert "not modelled" in why or "nisa.nc_transpose" in why
+
+
+@pytest.mark.parametrize(("name", "operand"), OPERANDS)
+def test_operand_in_wrong_memory(start: Any, name: str, operand: str) -> None:
+    spaces = SHEETS[name].operands[operand].spaces
+    make = {"sbuf": t, "psum": p, "hbm": h}
+    for space in make.keys() - spaces:
+        error = refusal(start, name, lambda c, space=space: {operand: make[space](c)})  # type: ignore[misc]
+        allowed = " or ".join(sorted(s.upper() for s in spaces))
+        got = re.escape(f"got <NkiTensor float32[4, 8] {space.upper()}>")
+        words = rf"test_sheets\.py:\d+: nisa\.{name}: {operand} must be in {allowed}, {got} \(.+\)"
+        assert re.fullmatch(words, str(error)), error
+
+
+@pytest.mark.parametrize(("name", "operand"), OPERANDS)
+def test_operand_that_is_no_tensor(start: Any, name: str, operand: str) -> None:
+    limits = SHEETS[name].operands[operand]
+    what = "a tensor or a number" if limits.number else "a tensor"
+    wrong = ["tile", True] + ([] if limits.number else [1.5]) + ([] if limits.optional else [None])
+    for value in wrong:
+        error = refusal(start, name, lambda c, value=value: {operand: value})  # type: ignore[misc]
+        assert f": nisa.{name}: {operand} must be {what}, got {value!r} (" in str(error)
+
+
+PER_PARTITION = [(n, o) for n, o in OPERANDS if SHEETS[n].operands[o].per_partition]
+
+
+@pytest.mark.parametrize(("name", "operand"), PER_PARTITION)
+def test_operand_of_one_element_per_partition(start: Any, name: str, operand: str) -> None:
+    error = refusal(start, name, lambda c: {operand: t(c, 4, 2)})
+    assert type(error) is ShapeError
+    assert f"{operand} must have one element per partition, got <NkiTensor float32[4, 2]" in str(
+        error
+    )
+
+
+def wide(c: Any, columns: int) -> dict[str, Any]:
+    return {"dst": p(c, 8, columns), "moving": t(c, 4, columns)}
+
+
+# What is refused, and the words for it: limits of operands that hold for many sheets.
+LIMITS: dict[str, tuple[str, Changes, str, type[NkiconvError], str]] = {
+    "int8 weights": (
+        "nc_matmul", lambda c: {"stationary": t(c, dtype="int8")}, "trn1", DtypeError,
+        "stationary must be one of bfloat16, float16, float32, float8_e4m3, float8_e4m3fn, "
+        "float8_e5m2, tfloat32, got int8 (nki.isa.nc_matmul, NKI 0.6.0)",
+    ),
+    "129 stationary columns": (
+        "nc_matmul", lambda c: {"stationary": t(c, 4, 129)}, "trn3", ShapeError,
+        "stationary has 129 elements per partition, the limit on trn3 is 128 (",
+    ),
+    "513 moving columns": (
+        "nc_matmul", lambda c: wide(c, 513), "trn2", ShapeError,
+        "moving has 513 elements per partition, the limit on trn2 is 512 (",
+    ),
+    "4097 moving columns": (
+        "nc_matmul", lambda c: {"moving": t(c, 4, 4097)}, "trn3", ShapeError,
+        "moving has 4097 elements per partition, the limit on trn3 is 4096 (",
+    ),
+    "4 partitions from 16": (
+        "tensor_copy", lambda c: {"src": t(c, 128, 8)[16:20]}, "trn1", ConstraintError,
+        "src covers 4 partitions from 16; an engine can start such an operand at 0 or 32 or 64 "
+        "or 96 only (",
+    ),
+    "40 partitions from 32": (
+        "tensor_copy", lambda c: {"dst": p(c, 128, 8)[32:72], "src": t(c, 40, 8)}, "trn1",
+        ConstraintError, "dst covers 40 partitions from 32; an engine can start such an operand "
+        "at 0 or 64 only (",
+    ),
+    "65 partitions from 63": (
+        "memset", lambda c: {"dst": t(c, 128, 8)[63:128]}, "trn1", ConstraintError,
+        "dst covers 65 partitions from 63; an engine can start such an operand at 0 only (",
+    ),
+    "5 free dimensions": (
+        "memset", lambda c: {"dst": t(c, 4, 2, 2, 2, 2, 2)}, "trn1", ConstraintError,
+        "dst has 5 free dimensions, an access pattern has at most 4 (",
+    ),
+    "stride 32768": (
+        "memset", lambda c: {"dst": t(c, 4, 2, 32768, dtype="int8")[:, :, :1]}, "trn1",
+        ConstraintError, "dst has a free dimension of size 2 and stride 32768 elements; the limits "
+        "are 65535 (uint16) and 32767 (int16) (",
+    ),
+    "size 65536": (
+        "memset", lambda c: {"dst": t(c, 4, 65536, dtype="int8")}, "trn1", ConstraintError,
+        "dst has a free dimension of size 65536 and stride 1 elements; the limits are 65535 (",
+    ),
+    "stride 0 in dst": (
+        "tensor_copy", lambda c: {"dst": t(c, 4, 1).broadcast(1, 8)}, "trn1", HazardError,
+        "dst repeats elements, so that several results would land on one place; got <NkiTensor "
+        "float32[4, 8] SBUF> with strides (1, 0)",
+    ),
+    "overlapping dst": (
+        "memset", lambda c: {"dst": t(c).ap([[8, 4], [1, 4], [1, 2]])}, "trn1", HazardError,
+        "dst repeats elements, so that several results would land on one place; got <NkiTensor "
+        "float32[4, 4, 2] SBUF> with strides (8, 1, 1)",
+    ),
+    "stride 0 in HBM": (
+        "dma_copy", lambda c: {"dst": h(c, 4, 1).broadcast(1, 8), "src": t(c)}, "trn1",
+        HazardError, "dst repeats elements, ",
+    ),
+    "an engine that cannot": (
+        "tensor_copy", lambda c: {"engine": E.tensor}, "trn1", ConstraintError,
+        "engine=<engine.tensor: 1> cannot execute it; engine.vector, engine.scalar, engine.gpsimd "
+        "can (nki.isa.tensor_copy, NKI 0.6.0)",
+    ),
+    "an engine by its name": (
+        "memset", lambda c: {"engine": "vector"}, "trn1", ConstraintError,
+        "engine='vector' cannot execute it; engine.vector, engine.gpsimd can (",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LIMITS)
+def test_limit_of_an_operand(start: Any, case: str) -> None:
+    name, changes, target, kind, words = LIMITS[case]
+    error = refusal(start, name, changes, target)
+    assert type(error) is kind
+    assert re.match(rf"test_sheets\.py:\d+: nisa\.{name}: {re.escape(words)}", str(error)), error
+
+
+# What is just allowed: the other side of the limits above.
+ALLOWED: dict[str, tuple[str, Changes, str]] = {
+    "512 moving columns": ("nc_matmul", lambda c: wide(c, 512), "trn2"),
+    "4096 moving columns": ("nc_matmul", lambda c: wide(c, 4096), "trn3"),
+    "32 partitions from 96": ("memset", lambda c: {"dst": t(c, 128, 8)[96:128]}, "trn1"),
+    "64 partitions from 64": ("memset", lambda c: {"dst": t(c, 128, 8)[64:128]}, "trn1"),
+    "4 free dimensions": ("memset", lambda c: {"dst": t(c, 4, 2, 2, 2, 2)}, "trn1"),
+    "stride 32767": (
+        "memset", lambda c: {"dst": t(c, 4, 2, 32767, dtype="int8")[:, :, :1]}, "trn1",
+    ),
+    "size 65535": ("memset", lambda c: {"dst": t(c, 4, 65535, dtype="int8")}, "trn1"),
+    "DMA to partition 5": ("dma_copy", lambda c: {"dst": t(c, 128, 8)[5:9]}, "trn1"),
+    "5 free dimensions by DMA": (
+        "dma_copy", lambda c: {"dst": t(c, 1, 1, 2, 2, 2, 4), "src": h(c, 1, 32)}, "trn1",
+    ),
+    "ScalarE copies": ("tensor_copy", lambda c: {"engine": E.scalar}, "trn2"),
+    "bias is a number": ("activation", lambda c: {"bias": 1.0}, "trn2"),
+    "bias of reciprocal": (
+        "activation", lambda c: {"op": nl.reciprocal, "bias": t(c, 4, 1)}, "trn2",
+    ),
+    "relu on VectorE": ("tensor_scalar", lambda c: {"op0": nl.relu, "operand0": None}, "trn3"),
+    "square on VectorE": ("tensor_scalar", lambda c: {"op0": nl.square, "operand0": 0}, "trn3"),
+    "abs_max": ("tensor_tensor", lambda c: {"op": nl.abs_max}, "trn3"),
+    "abs_min": ("scalar_tensor_tensor", lambda c: {"op1": nl.abs_min}, "trn3"),
+    "float8_e4m3fn": (
+        "nc_matmul", lambda c: {
+            "stationary": t(c, dtype="bfloat16"), "moving": t(c, 4, 6, dtype="float8_e4m3fn"),
+        }, "trn3",
+    ),
+    "bfloat16 result": ("nc_matmul", lambda c: {"dst": p(c, 8, 6, dtype="bfloat16")}, "trn3"),
+    "result over two banks": ("nc_matmul", lambda c: {"dst": p(c, 8, 1024)[:, 508:514]}, "trn3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ALLOWED)
+def test_just_allowed(start: Any, case: str) -> None:
+    name, changes, target = ALLOWED[case]
+    with start(target) as chip:
+        call = VALID[name](chip) | changes(chip)
+        reads = [o for o, limits in SHEETS[name].operands.items() if limits.role is Role.READ]
+        for operand in reads:
+            if hasattr(call.get(operand), "shape"):
+                full(call[operand], 1)
+        SHEETS[name](**call)
+        assert chip.last.opcode == name
+
+
+@pytest.mark.parametrize("gone", [nl.relu, nl.square, nl.abs_max, nl.abs_min])
+@pytest.mark.parametrize("target", ["trn1", "trn2"])
+def test_operators_of_trn3(start: Any, gone: Any, target: str) -> None:
+    operand = None if gone.unary else 1.0
+    error = refusal(start, "tensor_scalar", lambda c: {"op0": gone, "operand0": operand}, target)
+    assert f"got [{gone!r}] on {target} (" in str(error)
+
+
+def test_bit_patterns_take_whole_numbers_only(start: Any) -> None:
+    words = "operands must be float32 tensors or numbers, of bitvec operators integers; got "
+    changes = {"op0": nl.bitwise_or, "operand0": 1.5}
+    error = refusal(
+        start, "tensor_scalar", lambda c: {**each(c, "int32", "dst", "data"), **changes}
+    )
+    assert f"{words}1.5, None (" in str(error)
+
+
+def test_a_check_that_passed_does_not_stand_for_a_different_call(start: Any) -> None:
+    """Calls that look alike are checked once; these differ in what a check looks at."""
+    with start("trn2") as chip:
+        rows = full(t(chip, 128, 8), 1)
+        nisa.tensor_copy(dst=t(chip), src=rows[32:36], engine=E.scalar)
+        with pytest.raises(ConstraintError, match="from 33"):
+            nisa.tensor_copy(dst=t(chip), src=rows[33:37], engine=E.scalar)
+        with pytest.raises(ConstraintError, match="GpSimdE cannot access PSUM"):
+            nisa.tensor_copy(dst=p(chip), src=rows[32:36], engine=E.gpsimd)
+        with pytest.raises(ShapeError, match="elements per partition"):
+            nisa.tensor_copy(dst=t(chip), src=rows[32:36, :7], engine=E.scalar)
+        with pytest.raises(UninitializedReadError, match="reads 32 of 32 elements"):
+            nisa.tensor_copy(dst=t(chip), src=t(chip), engine=E.scalar)
+    with start("trn1") as chip, pytest.raises(ConstraintError, match="ScalarE of NeuronCore-v2"):
+        nisa.tensor_copy(dst=t(chip), src=full(t(chip), 1), engine=E.scalar)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"dst": 1, "sr": 2}, "src"),
+        ({"dst": 1}, "src"),
+        ({"dst": 1, "src": 2, "engin": 3}, "engin"),
+    ],
+)
+def test_arguments_that_do_not_fit(chip: Any, arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        nisa.tensor_copy(**arguments)
+    with pytest.raises(TypeError, match="multiple values"):
+        nisa.tensor_copy(t(chip), dst=t(chip), src=t(chip))
+
+
+def test_outside_a_kernel() -> None:
+    with pytest.raises(ConstraintError, match=r"^nisa\.memset: only works inside a kernel"):
+        nisa.memset(dst=None, value=0)
