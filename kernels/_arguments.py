@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nkiconv.simulate import ConstraintError, DtypeError, ShapeError
-from nkiconv.simulate.arrays import as_numpy
+from nkiconv.simulate.arrays import as_numpy, is_torch
 
 Array: TypeAlias = npt.NDArray[Any]
 ArrayLike: TypeAlias = Any
@@ -44,15 +44,15 @@ def array(op: str, name: str, value: Any) -> Array:
     ConstraintError
         It is a tensor that requires a gradient, or is not on the CPU.
     """
-    if _is_torch(value):
+    if is_torch(value):
         _check_torch(op, name, value)
     elif not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise DtypeError(
             f"{op}: {name} is of type {type(value).__name__}; it must be a NumPy array or a CPU "
             "torch tensor (this package's arguments)"
         )
-    if not _is_torch(value) or _torch_dtype(value) in DTYPES:
-        values = as_numpy(value.detach() if _is_torch(value) else value)
+    if not is_torch(value) or _torch_dtype(value) in DTYPES:
+        values = as_numpy(value.detach() if is_torch(value) else value)
         if values.dtype in DTYPES.values():
             return values
     got = getattr(value, "dtype", None)
@@ -89,9 +89,12 @@ def integer(op: str, name: str, value: object, *, least: int) -> int:
     ------
     ConstraintError
     """
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # what has no __index__ raises
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
         raise ConstraintError(f"{op}: {name} is {value!r}; it must be an integer ({TORCH})")
-    number = operator.index(value)
     if number < least:
         raise ConstraintError(f"{op}: {name} is {number}; it must be at least {least} ({TORCH})")
     return number
@@ -185,11 +188,6 @@ def choice(op: str, name: str, value: object, allowed: tuple[str | None, ...], s
     if not (value is None or isinstance(value, str)) or value not in allowed:
         known = ", ".join("None" if a is None else f'"{a}"' for a in allowed)
         raise ConstraintError(f"{op}: {name} is {value!r}; it must be one of {known} ({source})")
-
-
-def _is_torch(value: object) -> bool:
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _torch_dtype(value: Any) -> str:

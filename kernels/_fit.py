@@ -113,7 +113,8 @@ class Cut:
     def sbuf_bytes(self) -> int:
         """SBUF bytes per partition for everything."""
         g = self.geometry
-        y_bytes = self.tiles_per_block * self.tile[0] * self.tile[1] * g.itemsize * _COPIES
+        block_rows = min(self.tiles_per_block * self.tile[0], self.strip[0])
+        y_bytes = block_rows * self.tile[1] * g.itemsize * _COPIES
         bias_bytes = 4 * ceil_div(self.c_out_block, nl.tile_size.pmax) * _COPIES  # float32
         stores = y_bytes * (2 if self.has_residual else 1)
         return self.weight_bytes + self.x_bytes + stores + bias_bytes
@@ -155,7 +156,7 @@ def best_cut(geometry: Geometry, sbuf_bytes: int, *, has_residual: bool = False)
     Raises
     ------
     CapacityError
-        Not even a single output and tap at a time fit.
+        Not even the smallest parts fit.
     """
     g = geometry
     fits: list[Cut] = []
@@ -164,8 +165,8 @@ def best_cut(geometry: Geometry, sbuf_bytes: int, *, has_residual: bool = False)
     fits += _largest(g, sbuf_bytes, has_residual, False, g.C_out)
     if not fits:
         raise CapacityError(
-            f"conv2d: a single output of {g.C_in} to {g.C_out} channels does not fit {sbuf_bytes} "
-            "B of SBUF per partition (nl.tile_size.sbuf_fmax_bytes)"
+            f"conv2d: the smallest parts of a convolution of {g.C_in} to {g.C_out} channels do not "
+            f"fit {sbuf_bytes} B of SBUF per partition (nl.tile_size.sbuf_fmax_bytes)"
         )
     return min(fits, key=lambda cut: cut.read_bytes)
 
@@ -173,9 +174,12 @@ def best_cut(geometry: Geometry, sbuf_bytes: int, *, has_residual: bool = False)
 def _largest(
     g: Geometry, limit: int, has_residual: bool, weights_resident: bool, c_out_block: int
 ) -> Iterator[Cut]:
-    """Yield the largest strip that fits, once with x resident and once with x streamed."""
+    """Yield the widest, then highest strip that fits: one with x resident, one with x streamed.
+
+    Wide strips first, since long rows load fastest.
+    """
     for x_resident in (True, False):
-        for strip_cols in _halves(g.cols.outputs if x_resident else _tile_cols(g, g.cols.outputs)):
+        for strip_cols in _halves(g.cols.outputs if x_resident else _tile_cols(g.cols.outputs)):
             tile = _tile(g, strip_cols)
             cuts = (
                 Cut(
@@ -198,16 +202,14 @@ def _largest(
                 break
 
 
-def _tile_cols(g: Geometry, strip_cols: int) -> int:
+def _tile_cols(strip_cols: int) -> int:
     """Return the output columns of a PSUM bank."""
-    if g.cols.stride > _STEP_MAX:
-        return 1
     return even_tiles(strip_cols, nl.tile_size.psum_bank_fmax)[0].size
 
 
 def _tile(g: Geometry, strip_cols: int) -> tuple[int, int]:
     """Return the outputs (rows, columns) of a PSUM bank."""
-    cols = _tile_cols(g, strip_cols)
+    cols = _tile_cols(strip_cols)
     pitch = span_size(g.cols, strip_cols, g.cols.taps, 1)
     rows = 1 if g.rows.stride * pitch > _STEP_MAX else nl.tile_size.psum_bank_fmax // cols
     return min(rows, g.rows.outputs), cols

@@ -18,9 +18,8 @@ from nkiconv.kernels._activations import ACTIVATIONS
 from nkiconv.kernels._arguments import TORCH, Array, ArrayLike, IntOrPair, Padding
 from nkiconv.kernels._plan import Axis, Geometry
 from nkiconv.kernels._weights import PackedWeights, pack_weights
-from nkiconv.simulate import ConstraintError, DtypeError, ShapeError, use_target
+from nkiconv.simulate import ConstraintError, DtypeError, ShapeError, resolve_target, use_target
 from nkiconv.simulate.arrays import like
-from nkiconv.simulate.hardware import resolve_target
 
 ALGORITHMS = ("auto", "direct", "naive")
 _LATER = ("im2col", "pointwise", "depthwise")  # names that stand for kernels still to come
@@ -100,16 +99,14 @@ def conv2d(
     if arrays.residual is not None:
         _check_residual(arrays, geometry, algorithm)
 
-    contiguous = np.ascontiguousarray(arrays.x)
     with use_target(target):
         if algorithm == "naive":
             taps = arrays.w.unpack() if isinstance(arrays.w, PackedWeights) else arrays.w
-            taps = np.ascontiguousarray(taps)
-            y = conv2d_naive.run(contiguous, taps, arrays.bias, geometry, activation)
+            y = conv2d_naive.run(arrays.x, taps, arrays.bias, geometry, activation)
         else:
             packed = arrays.w if isinstance(arrays.w, PackedWeights) else pack_weights(w, groups)
             y = conv2d_direct.run(
-                contiguous, packed.array, arrays.bias, arrays.residual, geometry, activation
+                arrays.x, packed.array, arrays.bias, arrays.residual, geometry, activation
             )
     return like(y, x)
 

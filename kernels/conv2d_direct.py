@@ -152,7 +152,7 @@ def plan_conv2d(
     Raises
     ------
     CapacityError
-        Not even a single output and tap at a time fit.
+        Not even the smallest parts fit; needs less SBUF than any target has.
     """
     g = geometry
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
@@ -485,7 +485,7 @@ def run(
     geometry: Geometry,
     activation: str | None,
 ) -> Array:
-    """Plan and run the kernel on checked, contiguous arrays; `w` is packed, `bias` (C_out, 1)."""
+    """Plan and run the kernel on checked arrays; `w` is packed, `bias` (C_out, 1)."""
     plan = plan_conv2d(
         geometry,
         activation=activation,

@@ -216,7 +216,7 @@ def conv2d_naive(
 def run(
     x: Array, w: Array, bias: Array | None, geometry: Geometry, activation: str | None
 ) -> Array:
-    """Plan and run the kernel on checked, contiguous arrays; `bias` is (C_out, 1)."""
+    """Plan and run the kernel on checked arrays; `bias` is (C_out, 1)."""
     plan = plan_naive(geometry, activation=activation)
     y: Array = simulate_kernel(conv2d_naive, x, w, bias, plan)
     return y
