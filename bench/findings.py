@@ -103,12 +103,8 @@ def measure(size: int, channels: int, dtype: str) -> Findings:
         seen=run("naive"),
         inputs=inputs,
         num_output_tiles=len(naive_plan.output_tiles) * len(naive_plan.c_out_tiles),
-        times_w=len(naive_plan.output_tiles),
     )
-    # where direct streams its weights, their second reading is counted as if it were x: against it
-    direct = _Run(
-        seen=run("direct"), inputs=inputs, num_output_tiles=direct_plan.num_output_tiles, times_w=1
-    )
+    direct = _Run(seen=run("direct"), inputs=inputs, num_output_tiles=direct_plan.num_output_tiles)
     return Findings(
         size=size,
         channels=channels,
@@ -130,15 +126,11 @@ def _geometry(case: Case, itemsize: int) -> Geometry:
 
 @dataclass(frozen=True)
 class _Run:
-    """One kernel's profile, with what is needed to count in it.
-
-    `times_w` is how often the kernel's plan reads weights and bias.
-    """
+    """One kernel's profile, with what is needed to count in it."""
 
     seen: Profile
     inputs: Inputs
     num_output_tiles: int
-    times_w: int
 
     def count(self, *opcodes: str) -> int:
         """Executed instructions of these kinds."""
@@ -158,12 +150,12 @@ class _Run:
     @property
     def x_bytes_read(self) -> int:
         """Bytes read of x."""
-        return self.seen.hbm_read_bytes - self.times_w * self.parameter_bytes
+        return self.seen.hbm_read_bytes_by_tensor["x_hbm"]
 
     @property
     def num_stores(self) -> int:
         """DMA transfers to HBM."""
-        return sum(event.engine == "DMA store" for event in self.seen.events)
+        return self.seen.lane_instructions["DMA store"]
 
     @property
     def columns(self) -> float:

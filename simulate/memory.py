@@ -44,6 +44,8 @@ class Storage:
         Extent; HBM has one partition.
     buffer
         Existing bytes (a kernel's input), else fresh poisoned ones.
+    read_only
+        The caller's array may not be written to.
     """
 
     __slots__ = (
@@ -62,6 +64,7 @@ class Storage:
         "name",
         "number",
         "partitions",
+        "read_only",
         "shape",
         "space",
         "uniform",
@@ -77,6 +80,7 @@ class Storage:
         line: str,
         *,
         buffer: Array | None = None,
+        read_only: bool = False,
     ) -> None:
         item = ELEMENT_TYPES[dtype].itemsize
         self.number = number
@@ -86,6 +90,7 @@ class Storage:
         self.name = name
         self.line = line
         self.is_input = buffer is not None
+        self.read_only = read_only
         self.partitions = 1 if space == "hbm" else shape[0]
         elems = 1
         for size in shape if space == "hbm" else shape[1:]:

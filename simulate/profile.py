@@ -149,8 +149,10 @@ class Profile:
         Columns that matmuls streamed through TensorE.
     hbm_read_bytes, hbm_write_bytes, dma_transfers
         What DMA moved, and in how many transfers.
-    instructions
-        Executed instructions by opcode.
+    hbm_read_bytes_by_tensor
+        `hbm_read_bytes` by tensor: the name of the kernel's parameter, or of the allocation.
+    instructions, lane_instructions
+        Executed instructions by opcode, and by engine or DMA ring.
     static_instructions
         Instructions that a compiler sees: the bodies of on-chip loops count once.
     sbuf_peak_bytes
@@ -173,8 +175,10 @@ class Profile:
     moving_columns: int
     hbm_read_bytes: int
     hbm_write_bytes: int
+    hbm_read_bytes_by_tensor: dict[str, int]
     dma_transfers: int
     instructions: dict[str, int]
+    lane_instructions: dict[str, int]
     static_instructions: int
     sbuf_peak_bytes: int
     psum_peak_banks: int
@@ -301,11 +305,16 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
     )
     programs = [launch.program for launch in launches]
     opcodes: Counter[str] = Counter()
+    lanes: Counter[str] = Counter()
     macs_by_type: Counter[str] = Counter()
+    read_by_tensor: Counter[str] = Counter()
     for program in programs:
         macs_by_type.update(program.macs_by_type)
-        for _, words in program.trace.raw():
-            opcodes[program.trace.name(words[0])] += 1
+        read_by_tensor.update(program.hbm_read_bytes_by_tensor)
+        counts = Counter((words[0], words[1]) for _, words in program.trace.raw())
+        for (opcode, lane), count in counts.items():
+            opcodes[program.trace.name(opcode)] += count
+            lanes[Lane(lane).label] += count
     read = sum(program.hbm_read_bytes for program in programs)
     written = sum(program.hbm_write_bytes for program in programs)
     return Profile(
@@ -321,8 +330,10 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
         moving_columns=sum(program.moving_columns for program in programs),
         hbm_read_bytes=read,
         hbm_write_bytes=written,
+        hbm_read_bytes_by_tensor=dict(read_by_tensor),
         dma_transfers=sum(program.dma_transfers for program in programs),
         instructions=dict(opcodes.most_common()),
+        lane_instructions=dict(lanes.most_common()),
         static_instructions=sum(len(program.trace) for program in programs),
         sbuf_peak_bytes=max(launch.placement.sbuf_peak_bytes for launch in launches),
         psum_peak_banks=max(launch.placement.psum_peak_banks for launch in launches),

@@ -42,6 +42,8 @@ class Program:
         Instructions and allocations, in program order.
     hbm_read_bytes, hbm_write_bytes, dma_transfers, macs, moving_columns
         Counters that instructions add to.
+    hbm_read_bytes_by_tensor
+        `hbm_read_bytes` by name of the tensor: of the kernel's parameter, or as allocated.
     macs_by_type
         Multiply-accumulates by dtype of the moving operand.
     scalar_registers
@@ -55,6 +57,7 @@ class Program:
         self.storages: list[Storage] = []
         self.hbm_read_bytes = 0
         self.hbm_write_bytes = 0
+        self.hbm_read_bytes_by_tensor: Counter[str] = Counter()
         self.dma_transfers = 0
         self.macs = 0
         self.moving_columns = 0
@@ -87,12 +90,21 @@ class Program:
         self.storages.append(storage)
         return NkiTensor(shape, dtype, storage, region, name)
 
-    def wrap_input(self, values: Array, dtype: str, name: str) -> NkiTensor:
+    def wrap_input(
+        self, values: Array, dtype: str, name: str, *, read_only: bool = False
+    ) -> NkiTensor:
         """Make a kernel argument out of a host array (C order), without a copy."""
         flat = values.reshape(-1).view("u1")
         shape = values.shape or (1,)
         storage = Storage(
-            len(self.storages), "hbm", shape, dtype, name, "kernel argument", buffer=flat
+            len(self.storages),
+            "hbm",
+            shape,
+            dtype,
+            name,
+            "kernel argument",
+            buffer=flat,
+            read_only=read_only,
         )
         self.storages.append(storage)
         return NkiTensor(shape, dtype, storage, MemoryRegion.shared_hbm, name)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,11 @@ from nkiconv.simulate.arrays import as_numpy, is_array, like
 from nkiconv.simulate.dtypes import Array, from_numpy
 from nkiconv.simulate.errors import (
     ConstraintError,
-    HazardError,
     UninitializedReadError,
 )
 from nkiconv.simulate.placement import place
 from nkiconv.simulate.profile import report_launch
-from nkiconv.simulate.program import Program, active, is_simulator, running
+from nkiconv.simulate.program import Program, active, running
 from nkiconv.simulate.subset import check_kernel
 from nkiconv.simulate.tensor import NkiTensor
 
@@ -28,8 +26,8 @@ from nkiconv.simulate.tensor import NkiTensor
 class Kernel:
     """A function decorated with ``@nki.jit``.
 
-    Called with host arrays, it runs on the simulator; called from inside another kernel, it is
-    refused, as the compiler refuses it.
+    Called with host arrays, it runs on the simulator; called from inside another kernel, it is a
+    part of that one.
 
     Attributes
     ----------
@@ -45,12 +43,9 @@ class Kernel:
         return f"<nki.jit kernel {self.func.__qualname__}>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the kernel on host arrays."""
+        """Run the kernel on host arrays, or as a part of the running kernel."""
         if active() is not None:
-            raise ConstraintError(
-                f"{self!r} is called inside a kernel; only the outermost function may be decorated "
-                "with @nki.jit (vendor migration guide, sub-kernels)"
-            )
+            return self.func(*args, **kwargs)
         return run_kernel(self, args, kwargs)
 
     def __getitem__(self, grid: int | tuple[int, ...]) -> Kernel:
@@ -107,43 +102,36 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         if original.size == 0:
             raise ConstraintError(f"{op}: the array has no elements, shape {original.shape}")
         dense = np.ascontiguousarray(original)
-        tensor = program.wrap_input(dense, kind.name, label)
+        tensor = program.wrap_input(dense, kind.name, label, read_only=not original.flags.writeable)
         inputs.append((value, original, tensor))
         return tensor
 
-    bound_args = [bind(value, f"argument {i}") for i, value in enumerate(args)]
+    labels = _parameter_names(kernel.func, len(args))
+    bound_args = [bind(value, label) for value, label in zip(args, labels, strict=True)]
     bound_kwargs = {key: bind(value, key) for key, value in kwargs.items()}
     # Infinity and NaN come and go on the device without remark, and so they do here.
     with running(program), np.errstate(all="ignore"):
-        try:
-            result = kernel.func(*bound_args, **bound_kwargs)
-        except ValueError as error:
-            if "destination is read-only" not in str(error):
-                raise
-            # NumPy's refusal to write into a caller's array, which is used without a copy.
-            place_of = [f for f in extract_tb(error.__traceback__) if not is_simulator(f.filename)]
-            raise HazardError(
-                f"{Path(place_of[-1].filename).name}:{place_of[-1].lineno}: {name} writes to an "
-                "argument whose array is read-only on the caller's side"
-            ) from error
+        result = kernel.func(*bound_args, **bound_kwargs)
     placement = place(program.storages, program.hardware, name)
     for _, original, tensor in inputs:
-        _write_back(name, original, tensor)
+        _write_back(original, tensor)
     report_launch(program, placement)
     first = inputs[0][0] if inputs else None
     return _to_host(name, result, first)
 
 
-def _write_back(name: str, original: Array, tensor: NkiTensor) -> None:
+def _parameter_names(func: Callable[..., Any], count: int) -> list[str]:
+    """Return names for the first `count` positional arguments: those of the parameters."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [n for n, p in inspect.signature(func).parameters.items() if p.kind in kinds]
+    return names[:count] + [f"argument {i}" for i in range(len(names), count)]
+
+
+def _write_back(original: Array, tensor: NkiTensor) -> None:
     """Let the caller see what the kernel wrote to an argument, as on the device."""
-    if tensor._storage.written:
-        if not original.flags.writeable:
-            raise HazardError(
-                f"{name}: the kernel writes to {tensor!r}, but the caller's array is read-only"
-            )
-        if not np.shares_memory(original, tensor._storage.buffer):
-            values = tensor._array.reshape(original.shape)
-            np.copyto(original, values.view(original.dtype))  # bool is kept in bytes
+    if tensor._storage.written and not np.shares_memory(original, tensor._storage.buffer):
+        values = tensor._array.reshape(original.shape)
+        np.copyto(original, values.view(original.dtype))  # bool is kept in bytes
 
 
 def _to_host(name: str, result: Any, first: Any) -> Any:
@@ -194,7 +182,8 @@ def simulate_kernel(kernel: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     if embedded.status().which == "vendor":
         import nki
 
-        return nki.simulate(kernel)(*args, **kwargs)
+        dense = [np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a for a in args]
+        return nki.simulate(kernel)(*dense, **kwargs)
     return jit(kernel)(*args, **kwargs)
 
 

@@ -308,7 +308,7 @@ class Sheet:
             self._check_rule(call, rule)
         if self.prepare is not None:
             self.prepare(call)
-        self._check_reads(tensors)
+        self._check_access(tensors)
         self._store(call, self.body(**self._fetch(call, tensors)))
         return self._record(call, tensors, cost)
 
@@ -436,10 +436,16 @@ class Sheet:
                     f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})"
                 )
 
-    def _check_reads(self, tensors: list[Used]) -> None:
+    def _check_access(self, tensors: list[Used]) -> None:
         for name, operand, tensor in tensors:
-            if operand.role is Role.READ:
-                storage = tensor._storage
+            storage = tensor._storage
+            if operand.role is Role.WRITE:
+                if storage.read_only:
+                    raise HazardError(
+                        f"nisa.{self.name}: {name} writes to {storage.describe()}, but the "
+                        "caller's array is read-only"
+                    )
+            else:
                 if storage.uniform:
                     continue
                 low, _ = storage.writers(tensor, tensor._kind)

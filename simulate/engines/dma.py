@@ -104,7 +104,9 @@ def _count(call: Call) -> None:
     src, dst = call["src"], call["dst"]
     program.dma_transfers += 1
     if src._storage.space == "hbm":
-        program.hbm_read_bytes += src.size * src._element.itemsize
+        read = src.size * src._element.itemsize
+        program.hbm_read_bytes += read
+        program.hbm_read_bytes_by_tensor[src.name or src._storage.describe()] += read
     if dst._storage.space == "hbm":
         program.hbm_write_bytes += dst.size * dst._element.itemsize
 

@@ -96,6 +96,14 @@ class ProfileLike(Protocol):
         """Number of DMA transfers."""
 
     @property
+    def hbm_read_bytes_by_tensor(self) -> Mapping[str, int]:
+        """`hbm_read_bytes` by tensor."""
+
+    @property
+    def lane_instructions(self) -> Mapping[str, int]:
+        """Executed instructions per engine or DMA ring."""
+
+    @property
     def instructions(self) -> Mapping[str, int]:
         """Executed instructions per opcode."""
 

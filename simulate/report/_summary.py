@@ -42,8 +42,12 @@ def profile_dict(p: ProfileLike) -> dict[str, object]:
         "macs": int(p.macs),
         "hbm_read_bytes": int(p.hbm_read_bytes),
         "hbm_write_bytes": int(p.hbm_write_bytes),
+        "hbm_read_bytes_by_tensor": {
+            str(name): int(read) for name, read in p.hbm_read_bytes_by_tensor.items()
+        },
         "dma_transfers": int(p.dma_transfers),
         "instructions": {str(opcode): int(count) for opcode, count in p.instructions.items()},
+        "lane_instructions": {str(lane): int(n) for lane, n in p.lane_instructions.items()},
         "static_instructions": int(p.static_instructions),
         "sbuf_peak_bytes": int(p.sbuf_peak_bytes),
         "psum_peak_banks": int(p.psum_peak_banks),

@@ -52,9 +52,11 @@ FAULTS = {
     "copy instructions per output tile": lambda p: replace(
         p, instructions=p.instructions | {"tensor_copy": 1}
     ),
-    "times each input byte is read": lambda p: replace(p, hbm_read_bytes=p.hbm_read_bytes * 2),
+    "times each input byte is read": lambda p: replace(
+        p, hbm_read_bytes_by_tensor={n: 2 * b for n, b in p.hbm_read_bytes_by_tensor.items()}
+    ),
     "store DMAs per output tile": lambda p: replace(
-        p, events=[*p.events, next(e for e in p.events if e.engine == "DMA store")]
+        p, lane_instructions={lane: n + 1 for lane, n in p.lane_instructions.items()}
     ),
     "transposes": lambda p: replace(p, instructions=p.instructions | {"dma_transpose": 1}),
     "moving columns per matmul": lambda p: replace(p, moving_columns=p.moving_columns - 1),

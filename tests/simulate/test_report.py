@@ -63,6 +63,8 @@ class FakeProfile:
     macs: int = 1_849_688_064
     hbm_read_bytes: int = 3 * 2**20
     hbm_write_bytes: int = 2**19
+    hbm_read_bytes_by_tensor: dict[str, int] = field(default_factory=lambda: {"x_hbm": 2**20})
+    lane_instructions: dict[str, int] = field(default_factory=lambda: {"TensorE": 1})
     dma_transfers: int = 69
     instructions: dict[str, int] = field(
         default_factory=lambda: {"tensor_copy": 7, "nc_matmul": 216, "memset": 7}
