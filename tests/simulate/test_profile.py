@@ -15,7 +15,7 @@ from nkiconv.simulate import NkiconvError, Profile, profile, simulate_kernel, us
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import jit
 from nkiconv.simulate.nki import language as nl
-from nkiconv.simulate.profile import Event, _bound
+from nkiconv.simulate.profile import Event, _bound, _collector
 
 
 @jit
@@ -200,6 +200,7 @@ def test_a_failure_leaves_no_launches_behind(small: Profile) -> None:
 
     with pytest.raises(RuntimeError, match="after the launch"):
         profile(fails)
+    assert _collector.get() is None
     assert profile(product, W, X)[1] == small
 
 

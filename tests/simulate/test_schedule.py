@@ -204,11 +204,12 @@ def test_a_transfer_fills_the_gaps_that_others_leave() -> None:
 def test_a_new_tensor_waits_for_those_whose_bytes_it_gets() -> None:
     tape = Tape()
     tape.add(V, 100, 150, writes=((0,),))
-    tape.add(S, 1000, 1100, reads=((0,),))  # 160 to 1260: the last use of tensor 0
+    tape.add(S, 1000, 1100, reads=((0,),))  # 160 to 1260: the last to be done with tensor 0
+    tape.add(G, 100, 150, reads=((0,),))  # 160 to 310
     tape.add(LOAD, 300, writes=((2, 0, 50),))
     tape.add(V, 100, 150, writes=((2, 50, 100),))  # another engine, another part: waits as well
     tape.predecessors = {2: (0,)}
-    assert tape.times() == [(0, 150), (160, 1260), (1270, 1820), (1270, 1420)]
+    assert tape.times() == [(0, 150), (160, 1260), (160, 310), (1270, 1820), (1270, 1420)]
 
 
 # --- The record ----------------------------------------------------------------------------------
