@@ -98,7 +98,8 @@ def select_trials(
     if not trials:
         among = "quick cases" if quick else "cases"
         raise UserError(
-            f"none of the {among} has {only!r} in its name and runs {algorithm or 'any'}"
+            f"none of the {among} has {only!r} in its name"
+            + (f" and runs {algorithm}" if algorithm else "")
         )
     return trials
 

@@ -27,10 +27,14 @@ def run(arguments: Sequence[str]) -> int:
     except ImportError:
         return _fail("the command line needs extra packages: pip install 'nkiconv[cli]'")
 
+    try:
+        # the first import of the simulator reads NKICONV_SIMULATOR, and may refuse its value
+        from nkiconv.simulate.errors import NkiconvError
+    except ValueError as error:
+        return _fail(str(error))
     from nkiconv.bench.commands import app
     from nkiconv.bench.errors import UserError
     from nkiconv.bench.output import tolerant_streams
-    from nkiconv.simulate.errors import NkiconvError
 
     tolerant_streams()
     command = typer.main.get_command(app)

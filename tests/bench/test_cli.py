@@ -173,3 +173,10 @@ def test_a_reader_that_leaves_early(unbuffered: str) -> None:
     )
     os.close(theirs)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_wrong_choice_of_simulator_is_one_line() -> None:
+    done = process("-m", "nkiconv.bench", "doctor", NKICONV_SIMULATOR="bad")
+    assert done.returncode == 2
+    assert done.stderr.decode().startswith('nkiconv: error: NKICONV_SIMULATOR is "bad"')
+    assert done.stderr.decode().count("\n") == 1

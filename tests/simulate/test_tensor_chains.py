@@ -247,7 +247,8 @@ def check_same(tensor: NkiTensor, array: Array, base: Array) -> None:
 def test_chains_of_views_agree_with_numpy(counted: Counted, data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.sampled_from([1, 2, 3, 4, 6, 8]), min_size=2, max_size=4)))
     region = data.draw(st.sampled_from([SBUF, PSUM, HBM]))
-    tensor, base = counted(shape, "int32", region)
+    dtype = data.draw(st.sampled_from(["int32", "int16", "uint8"]))
+    tensor, base = counted(shape, dtype, region)
     array = base
     on_chip = region is not HBM
     for _ in range(data.draw(st.integers(1, 5))):
