@@ -264,6 +264,12 @@ def test_ap_refuses_a_dtype_that_does_not_fit_the_partition(fresh: Fresh) -> Non
         odd[:, 1:2].ap([[3, 4], [1, 1]], dtype="int16")
 
 
+def test_view_needs_partitions_that_divide_even_if_there_is_one(fresh: Fresh) -> None:
+    odd = fresh((4, 6), "uint8")  # partition 2 begins at byte 12, which alone would do
+    with pytest.raises(ShapeError, match="does not divide into float32 elements"):
+        odd[2:3, 0:4].view("float32")
+
+
 def test_view_of_one_row_inside_wider_rows(counted: Counted) -> None:
     tensor, values = counted((4, 2, 6), "uint8")
     row = tensor[:, 0:1, 0:4].view("float32")  # the stride of 6 B between rows is never taken
