@@ -246,6 +246,9 @@ def _collecting() -> Iterator[list[tuple[Program, Placement]]]:
         yield finished
     finally:
         _collector.reset(token)
+        outer = _collector.get()
+        if outer is not None:  # a profile inside a profile: both see the launches
+            outer.extend(finished)
 
 
 def profile(

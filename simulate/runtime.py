@@ -14,6 +14,7 @@ from nkiconv.simulate.arrays import as_numpy, is_array, like
 from nkiconv.simulate.dtypes import Array, from_numpy
 from nkiconv.simulate.errors import (
     ConstraintError,
+    HazardError,
     UninitializedReadError,
 )
 from nkiconv.simulate.placement import place
@@ -114,10 +115,12 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         result = kernel.func(*bound_args, **bound_kwargs)
     placement = place(program.storages, program.hardware, name)
     for _, original, tensor in inputs:
+        _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
         _write_back(original, tensor)
-    report_launch(program, placement)
     first = inputs[0][0] if inputs else None
-    return _to_host(name, result, first)
+    returned = _to_host(name, result, first)
+    report_launch(program, placement)
+    return returned
 
 
 def _parameter_names(func: Callable[..., Any], count: int) -> list[str]:
@@ -125,6 +128,15 @@ def _parameter_names(func: Callable[..., Any], count: int) -> list[str]:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = [n for n, p in inspect.signature(func).parameters.items() if p.kind in kinds]
     return names[:count] + [f"argument {i}" for i in range(len(names), count)]
+
+
+def _refuse_shared(name: str, tensor: NkiTensor, original: Array, others: list[Array]) -> None:
+    """Refuse writes to an array that the caller handed in a second time."""
+    if tensor._storage.written and any(np.shares_memory(original, other) for other in others):
+        raise HazardError(
+            f"{name}: the kernel writes to {tensor!r}, whose array shares memory with another "
+            "argument; the device has a tensor of its own for each"
+        )
 
 
 def _write_back(original: Array, tensor: NkiTensor) -> None:

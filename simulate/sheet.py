@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 from nkiconv.simulate.dtypes import round_to
@@ -27,11 +26,9 @@ from nkiconv.simulate.errors import (
 )
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import BY_ENGINE
-from nkiconv.simulate.program import Program, current
+from nkiconv.simulate.program import Program, current, is_simulator, kernel_line
 from nkiconv.simulate.tensor import NKIObject, NkiTensor
 from nkiconv.simulate.trace import Lane
-
-_HERE = str(Path(__file__).resolve().parent)
 
 _MOST_ACCEPTED = 20_000
 """Kinds of call that an instruction remembers as checked; a few hundred bytes each."""
@@ -508,7 +505,7 @@ class Sheet:
             storage.last_use = index
             words += (storage.number, operand.role is Role.WRITE, *tensor._region())
         frame = sys._getframe(3)
-        while frame.f_code.co_filename.startswith(_HERE) and frame.f_back is not None:
+        while is_simulator(frame.f_code.co_filename) and frame.f_back is not None:
             frame = frame.f_back
         source = program.line_number(frame.f_code, frame.f_lineno)
         label = call.args["name"]
@@ -540,8 +537,4 @@ def instruction(**sheet: Any) -> Callable[[Callable[..., Any]], Sheet]:
 
 def _located(error: NkiconvError) -> NkiconvError:
     """Add the kernel's own source line to an error."""
-    frame = sys._getframe(2)
-    while frame.f_code.co_filename.startswith(_HERE) and frame.f_back is not None:
-        frame = frame.f_back
-    place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
-    return type(error)(f"{place}: {error}")
+    return type(error)(f"{kernel_line()}: {error}")

@@ -274,3 +274,12 @@ def test_reports_of_a_real_profile(small: Profile, tmp_path: Path) -> None:
     small.save_html(tmp_path / "page.html")
     assert "product" in (tmp_path / "page.html").read_text()
     assert "events" not in repr(small)
+
+
+def test_a_profile_inside_a_profile() -> None:
+    def both(*arrays: Any) -> Any:
+        return profile(product, *arrays)
+
+    (_, inner), outer = profile(both, W, X)
+    assert inner.kernels == outer.kernels == ("product",)
+    assert inner.latency_us == outer.latency_us

@@ -150,6 +150,16 @@ def test_writing_to_a_read_only_array_is_refused(columns: slice) -> None:
     assert not out.any()
 
 
+def test_writing_to_an_array_that_was_passed_twice_is_refused() -> None:
+    x = np.ones((2, 6), np.float32)
+    for source, out in ((x, x), (x[:, 0:3], x[:, 2:5])):
+        with pytest.raises(HazardError, match="shares memory with another argument"):
+            simulate_kernel(overwrite, source, out)
+    simulate_kernel(overwrite, 2 * x[:, ::2], x[:, 1::2])
+    simulate_kernel(overwrite, x[:, 1::2], x[:, ::2])  # side by side, not on top of each other
+    assert (x == 2).all()
+
+
 # --- Refused -------------------------------------------------------------------------------------
 
 
