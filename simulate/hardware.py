@@ -103,6 +103,7 @@ class Hardware:
     dma_engines: int
     dma_bytes_per_ns: float
     dma_descriptor_ns: float
+    dma_shortest_ns: float
     dma_element_ns: float
     dma_transpose_share: float
     dma_issue_ns: float
@@ -240,6 +241,9 @@ def _facts() -> Iterator[Fact]:
         (measured, measured, documented),
     )
     yield from same("dma_descriptor_ns", "ns", 4.8, "trn2 profiles, rows of 256 B and up", measured)
+    yield from same(
+        "dma_shortest_ns", "ns", 10, "trn2 profiles: elements of 32 B, inferred", measured
+    )
     yield from same(
         "dma_element_ns", "ns", 55, "trn2 profiles: elements of 2 to 4 B, inferred", measured
     )

@@ -33,8 +33,8 @@ from nkiconv.simulate.trace import Lane
 _SPLIT_BYTES = 2048
 """Runs longer than this may be shared out between idle DMA engines; the guide advises 2 KiB."""
 
-_SHORT_RUN_BYTES = 32
-"""Below this a descriptor costs as an element-wise one (published trn2 profiles)."""
+_ELEMENT_BYTES = 4
+"""Runs of at most a word cost as strided elements do (published trn2 profiles)."""
 
 _ONLY = {
     "priority": (None, "DMA priorities exist on trn3 only and are not modelled yet"),
@@ -76,11 +76,9 @@ def _transfer_ns(call: Call) -> float:
     if descriptors < hw.dma_engines and run > _SPLIT_BYTES:
         pieces = min(hw.dma_engines // descriptors, ceil(run / _SPLIT_BYTES))
         descriptors, run = descriptors * pieces, max(_SPLIT_BYTES, ceil(run / pieces))
-    each_ns = (
-        hw.dma_element_ns
-        if run < _SHORT_RUN_BYTES
-        else hw.dma_descriptor_ns + run / hw.dma_bytes_per_ns
-    )
+    each_ns = max(hw.dma_shortest_ns, hw.dma_descriptor_ns + run / hw.dma_bytes_per_ns)
+    if run <= _ELEMENT_BYTES:
+        each_ns = hw.dma_element_ns
     engines_ns = ceil(descriptors / hw.dma_engines) * each_ns
     touches_hbm = "hbm" in (src._storage.space, dst._storage.space)
     return max(float(engines_ns), total / hw.hbm_bytes_per_ns if touches_hbm else 0.0)

@@ -127,15 +127,16 @@ COSTS: list[tuple[Any, int, dict[str, Any], str, float]] = [
     (total, 512, {}, "trn1", (512 + 60) / 1.12),
     (total, 512, {"dtype": "bfloat16"}, "trn2", (512 + 60) / 0.96),
     # DMA: 16 engines share the rows, 4.8 ns each and 27.2 B/ns (18.1 on trn1)...
-    (load, 64, {"dtype": "bfloat16"}, "trn2", 128 / 16 * (4.8 + 128 / 27.2)),
+    (load, 128, {"dtype": "bfloat16"}, "trn2", 128 / 16 * (4.8 + 256 / 27.2)),
     (load, 64, {"dtype": "bfloat16"}, "trn1", 128 / 16 * (4.8 + 128 / 18.1)),
     (load, 64, {"rows": 17}, "trn2", 2 * (4.8 + 256 / 27.2)),
     (load, 64, {"dtype": "bfloat16", "to": "float32"}, "trn2", 128 / 16 * (4.8 + 256 / 27.2)),
     (load, 512, {"source": nl.sbuf}, "trn2", 128 / 16 * (4.8 + 2048 / 27.2)),
     (load, 512, {}, "trn2", 128 * 2048 / 375),  # ... within the bandwidth of HBM
     (load, 512, {}, "trn1", 128 / 16 * (4.8 + 2048 / 18.1)),
-    (load, 7, {}, "trn2", 128 / 16 * 55),  # runs below 32 B cost 55 ns each
-    (load, 8, {}, "trn2", 128 / 16 * (4.8 + 32 / 27.2)),
+    (load, 64, {"dtype": "bfloat16"}, "trn2", 128 / 16 * 10),  # no run takes less than 10 ns
+    (load, 7, {}, "trn2", 128 / 16 * 10),
+    (load, 1, {}, "trn2", 128 / 16 * 55),  # and a single word, 55 ns
     (load, 64, {"step": 2}, "trn2", 128 * 64 / 16 * 55),  # a run for each element
     # Long rows are shared out in pieces of 2 KiB and more, while there are idle engines.
     (load, 4096, {"rows": 1}, "trn2", 4.8 + 2048 / 27.2),
@@ -194,8 +195,8 @@ def test_cost_never_falls_when_a_dimension_grows(
         4097,
         9000,
     )
-    if call is load:  # below 32 B, short runs cost more than long ones (test_occupancy)
-        sizes = tuple(n for n in sizes if n >= 16)
+    if call is load:  # a single word costs more than a short run (test_occupancy)
+        sizes = tuple(n for n in sizes if n >= 4)
     costs = []
     with start(target) as chip:
         for n in sizes:
