@@ -2,6 +2,10 @@
 
 A message names the operation, the value that was received, the limit, and where the limit comes
 from.  All classes derive from `NkiconvError`, which is a `ValueError`.
+
+Those that stand for limits of an instruction are an `AssertionError` as well: the vendor's
+simulator documents its own failures as such (NKI CPU simulator, Hardware Constraint Validation),
+and code written for either should be able to catch both.
 """
 
 from __future__ import annotations
@@ -20,14 +24,28 @@ __all__ = [
 
 
 class NkiconvError(ValueError):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Attributes
+    ----------
+    place
+        ``file.py:line`` of the kernel, where the error belongs to one; begins the message.
+    """
+
+    place: str | None = None
+
+    def locate(self, place: str) -> None:
+        """Begin the message with a place, unless it has one."""
+        if self.place is None:
+            self.place = place
+            self.args = (f"{place}: {self}",)
 
 
-class ShapeError(NkiconvError):
+class ShapeError(NkiconvError, AssertionError):
     """Sizes do not fit together, or a result would have no elements."""
 
 
-class DtypeError(NkiconvError):
+class DtypeError(NkiconvError, AssertionError):
     """An element type that the operation does not take."""
 
 
@@ -36,11 +54,7 @@ class CapacityError(NkiconvError):
 
 
 class ConstraintError(NkiconvError, AssertionError):
-    """A rule of the instruction set that the call breaks.
-
-    Also an `AssertionError`: the vendor documents its own constraint failures as such, and code
-    written for either simulator should be able to catch both.
-    """
+    """A rule of the instruction set that the call breaks."""
 
 
 class UninitializedReadError(NkiconvError):

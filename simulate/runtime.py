@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,12 @@ from nkiconv.simulate.dtypes import Array, from_numpy
 from nkiconv.simulate.errors import (
     ConstraintError,
     HazardError,
+    NkiconvError,
     UninitializedReadError,
 )
 from nkiconv.simulate.placement import place
 from nkiconv.simulate.profile import report_launch
-from nkiconv.simulate.program import Program, active, running
+from nkiconv.simulate.program import Program, active, is_simulator, running
 from nkiconv.simulate.subset import check_kernel
 from nkiconv.simulate.tensor import NkiTensor
 
@@ -112,7 +115,12 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     bound_kwargs = {key: bind(value, key) for key, value in kwargs.items()}
     # Infinity and NaN come and go on the device without remark, and so they do here.
     with running(program), np.errstate(all="ignore"):
-        result = kernel.func(*bound_args, **bound_kwargs)
+        try:
+            result = kernel.func(*bound_args, **bound_kwargs)
+        except NkiconvError as error:
+            # Instructions say where they stand themselves; views and allocations do not.
+            error.locate(_place_in_kernel(error))
+            raise
     placement = place(program.storages, program.hardware, name)
     for _, original, tensor in inputs:
         _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
@@ -121,6 +129,12 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     returned = _to_host(name, result, first)
     report_launch(program, placement)
     return returned
+
+
+def _place_in_kernel(error: NkiconvError) -> str:
+    """Return ``file.py:line`` of the innermost frame of an error outside the simulator."""
+    frames = [f for f in extract_tb(error.__traceback__) if not is_simulator(f.filename)]
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
 
 
 def _parameter_names(func: Callable[..., Any], count: int) -> list[str]:

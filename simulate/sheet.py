@@ -263,7 +263,8 @@ class Sheet:
         try:
             return self._execute(call)
         except NkiconvError as error:
-            raise _located(error) from None
+            error.locate(kernel_line())
+            raise
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         bound = self._defaults.copy()
@@ -533,8 +534,3 @@ def instruction(**sheet: Any) -> Callable[[Callable[..., Any]], Sheet]:
         return made
 
     return register
-
-
-def _located(error: NkiconvError) -> NkiconvError:
-    """Add the kernel's own source line to an error."""
-    return type(error)(f"{kernel_line()}: {error}")

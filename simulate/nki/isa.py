@@ -14,7 +14,7 @@ from nkiconv.simulate.enums import (
     oob_mode,
     reduce_cmd,
 )
-from nkiconv.simulate.errors import ConstraintError as NkiValidationError
+from nkiconv.simulate.errors import NkiconvError as NkiValidationError
 from nkiconv.simulate.hardware import hardware as _hardware
 from nkiconv.simulate.sheet import SHEETS as _SHEETS
 from nkiconv.simulate.sheet import NkiInstruction

@@ -15,6 +15,7 @@ from nkiconv.simulate import (
     DtypeError,
     HazardError,
     NkiconvError,
+    OutOfBoundsError,
     UninitializedReadError,
     profile,
     simulate,
@@ -293,3 +294,23 @@ def test_what_the_embedded_nki_lacks() -> None:
     assert "nc_matmul" in available("nki.isa")
     assert "dropout" not in available("nki.isa")
     assert nki.__version__.startswith("0.6.0")
+
+
+@pytest.mark.parametrize("shape", [(256, 8), (8, 0)])
+def test_a_wrong_shape_is_an_assertion_as_with_the_vendor(shape: tuple[int, int]) -> None:
+    def wrong(x_hbm: Any) -> Any:
+        return nl.ndarray(shape, x_hbm.dtype)
+
+    for kind in (AssertionError, ValueError, nisa.NkiValidationError):
+        line = wrong.__code__.co_firstlineno + 1
+        with pytest.raises(kind, match=rf"^test_runtime\.py:{line}: nl\.ndarray"):
+            simulate_kernel(wrong, np.ones((2, 4), np.float32))
+
+
+def test_a_slice_that_leaves_its_tensor_says_where() -> None:
+    def wrong(x_hbm: Any) -> Any:
+        return x_hbm[0:3, :]
+
+    line = wrong.__code__.co_firstlineno + 1
+    with pytest.raises(OutOfBoundsError, match=rf"^test_runtime\.py:{line}: .*slice 0:3"):
+        simulate_kernel(wrong, np.ones((2, 4), np.float32))
