@@ -20,7 +20,7 @@ from nkiconv.simulate.dtypes import ELEMENT_TYPES, Array, ElementType, Float32Ar
 if TYPE_CHECKING:
     from nkiconv.simulate.tensor import NkiTensor
 
-__all__ = ["BY_ENGINE", "BY_MATMUL", "UNWRITTEN", "Storage"]
+__all__ = ["BY_ENGINE", "BY_MATMUL", "UNWRITTEN", "Allocation", "Storage"]
 
 UNWRITTEN, BY_ENGINE, BY_MATMUL = 0, 1, 2
 """Who wrote a byte last."""
@@ -29,8 +29,8 @@ _POISON = 0xFF
 """Fresh bytes: NaN in every float type, -1 or the largest value in integers."""
 
 
-class Storage:
-    """The bytes of one allocation, their writers, and when it is in use.
+class Allocation:
+    """What stays of a tensor when its bytes are gone: extent, name, and when it was in use.
 
     Parameters
     ----------
@@ -40,8 +40,59 @@ class Storage:
         ``"sbuf"``, ``"psum"`` or ``"hbm"``.
     shape, dtype, name, line
         As allocated; for messages.
+
+    Attributes
+    ----------
     partitions, free_bytes
         Extent; HBM has one partition.
+    first_use, last_use
+        Instructions, by index; -1 while there is none.
+    """
+
+    __slots__ = (
+        "dtype",
+        "first_use",
+        "free_bytes",
+        "last_use",
+        "line",
+        "name",
+        "number",
+        "partitions",
+        "shape",
+        "space",
+    )
+
+    def __init__(
+        self, number: int, space: str, shape: tuple[int, ...], dtype: str, name: str, line: str
+    ) -> None:
+        self.number = number
+        self.space = space
+        self.shape = shape
+        self.dtype = dtype
+        self.name = name
+        self.line = line
+        self.partitions = 1 if space == "hbm" else shape[0]
+        elems = 1
+        for size in shape if space == "hbm" else shape[1:]:
+            elems *= size
+        self.free_bytes = elems * ELEMENT_TYPES[dtype].itemsize
+        self.first_use = -1
+        self.last_use = -1
+
+    def describe(self) -> str:
+        """Return name, type and shape, and where it was allocated."""
+        label = f"{self.name} " if self.name else ""
+        sizes = ", ".join(map(str, self.shape))
+        return f"{label}{self.dtype}[{sizes}] in {self.space.upper()} ({self.line})"
+
+
+class Storage:
+    """The bytes of one allocation, and their writers; gone with the last view of them.
+
+    Parameters
+    ----------
+    allocation
+        Extent and type; its figures are copied here, because instructions ask for them.
     buffer
         Existing bytes (a kernel's input), else fresh poisoned ones.
     read_only
@@ -54,48 +105,27 @@ class Storage:
         "_shadow",
         "_shadow_version",
         "_version",
+        "allocation",
         "buffer",
         "dtype",
-        "first_use",
         "free_bytes",
         "is_input",
-        "last_use",
-        "line",
-        "name",
-        "number",
         "partitions",
         "read_only",
-        "shape",
         "space",
         "uniform",
     )
 
     def __init__(
-        self,
-        number: int,
-        space: str,
-        shape: tuple[int, ...],
-        dtype: str,
-        name: str,
-        line: str,
-        *,
-        buffer: Array | None = None,
-        read_only: bool = False,
+        self, allocation: Allocation, *, buffer: Array | None = None, read_only: bool = False
     ) -> None:
-        item = ELEMENT_TYPES[dtype].itemsize
-        self.number = number
-        self.space = space
-        self.shape = shape
-        self.dtype = dtype
-        self.name = name
-        self.line = line
+        self.allocation = allocation
+        self.space = allocation.space
+        self.dtype = allocation.dtype
+        self.partitions = allocation.partitions
+        self.free_bytes = allocation.free_bytes
         self.is_input = buffer is not None
         self.read_only = read_only
-        self.partitions = 1 if space == "hbm" else shape[0]
-        elems = 1
-        for size in shape if space == "hbm" else shape[1:]:
-            elems *= size
-        self.free_bytes = elems * item
         if buffer is None:
             buffer = np.empty(self.partitions * self.free_bytes, dtype=np.uint8)
             buffer.fill(_POISON)
@@ -106,8 +136,6 @@ class Storage:
         self._seen_version = -1
         self._shadow: Float32Array | None = None
         self._shadow_version = -1
-        self.first_use = -1
-        self.last_use = -1
 
     @property
     def written(self) -> bool:
@@ -116,9 +144,7 @@ class Storage:
 
     def describe(self) -> str:
         """Return name, type and shape, and where it was allocated."""
-        label = f"{self.name} " if self.name else ""
-        sizes = ", ".join(map(str, self.shape))
-        return f"{label}{self.dtype}[{sizes}] in {self.space.upper()} ({self.line})"
+        return self.allocation.describe()
 
     # Access through views.
 

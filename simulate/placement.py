@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from nkiconv.simulate.errors import CapacityError
 from nkiconv.simulate.hardware import Hardware
-from nkiconv.simulate.memory import Storage
+from nkiconv.simulate.memory import Allocation
 
 _SHOWN = 12
 """Live tensors named in a message."""
@@ -28,9 +28,9 @@ class Placement:
     Attributes
     ----------
     start
-        First byte (per partition) by storage number.
+        First byte (per partition) by number of the allocation.
     predecessors
-        By storage number: storages that held some of the same bytes before, and are dead now.
+        By number: tensors that held some of the same bytes before, and are dead now.
     sbuf_peak_bytes, psum_peak_banks
         Most that is live at once.
     """
@@ -49,12 +49,12 @@ class _Space:
     capacity: int
     unit: int
     cursor: int = 0
-    live: dict[int, tuple[int, int, Storage]] = field(default_factory=dict)
+    live: dict[int, tuple[int, int, Allocation]] = field(default_factory=dict)
     past: list[tuple[int, int, int]] = field(default_factory=list)
     peak: int = 0
 
-    def size(self, storage: Storage) -> int:
-        return -(-storage.free_bytes // self.unit) * self.unit
+    def size(self, tensor: Allocation) -> int:
+        return -(-tensor.free_bytes // self.unit) * self.unit
 
     def gaps(self) -> list[tuple[int, int]]:
         """Return the free byte ranges, in order."""
@@ -82,10 +82,10 @@ class _Space:
         fitting = [(end - first, first) for first, end in self.gaps() if end - first >= size]
         return min(fitting)[1] if fitting else None
 
-    def add(self, storage: Storage, start: int) -> tuple[int, ...]:
-        """Occupy bytes from `start`; return the dead storages that lay there."""
-        end = start + self.size(storage)
-        self.live[storage.number] = (start, end, storage)
+    def add(self, tensor: Allocation, start: int) -> tuple[int, ...]:
+        """Occupy bytes from `start`; return the dead tensors that lay there."""
+        end = start + self.size(tensor)
+        self.live[tensor.number] = (start, end, tensor)
         self.cursor = end % self.capacity
         earlier, rest = [], []
         for first, last, number in self.past:
@@ -106,7 +106,7 @@ class _Space:
         self.past.append((first, end, number))
 
 
-def place(storages: Sequence[Storage], hw: Hardware, kernel: str) -> Placement:
+def place(allocations: Sequence[Allocation], hw: Hardware, kernel: str) -> Placement:
     """Place all on-chip tensors.
 
     Raises
@@ -121,7 +121,7 @@ def place(storages: Sequence[Storage], hw: Hardware, kernel: str) -> Placement:
         _Space("sbuf", hw.sbuf_usable_bytes, 1),
         _Space("psum", hw.psum_banks * hw.psum_bank_bytes, hw.psum_bank_bytes),
     ):
-        used = [s for s in storages if s.space == space.name and s.first_use >= 0]
+        used = [s for s in allocations if s.space == space.name and s.first_use >= 0]
         _check_peak(space, used, hw, kernel)
         peaks[space.name] = space.peak
         for strategy in (_Space.next_fit, _Space.best_fit):
@@ -139,33 +139,33 @@ def place(storages: Sequence[Storage], hw: Hardware, kernel: str) -> Placement:
 
 def _fill(
     space: _Space,
-    used: Sequence[Storage],
+    used: Sequence[Allocation],
     fit: Callable[[_Space, int], int | None],
     start: dict[int, int],
     predecessors: dict[int, tuple[int, ...]],
 ) -> bool:
-    """Give every storage an address in order of first use; False where one does not fit."""
+    """Give every tensor an address in order of first use; False where one does not fit."""
     ending = sorted(used, key=lambda s: s.last_use)
     dead = 0
-    for storage in sorted(used, key=lambda s: (s.first_use, s.number)):
-        while dead < len(ending) and ending[dead].last_use < storage.first_use:
+    for tensor in sorted(used, key=lambda s: (s.first_use, s.number)):
+        while dead < len(ending) and ending[dead].last_use < tensor.first_use:
             space.release(ending[dead].number)
             dead += 1
-        at = fit(space, space.size(storage))
+        at = fit(space, space.size(tensor))
         if at is None:
             return False
-        start[storage.number] = at
-        predecessors[storage.number] = space.add(storage, at)
+        start[tensor.number] = at
+        predecessors[tensor.number] = space.add(tensor, at)
     return True
 
 
-def _check_peak(space: _Space, used: Sequence[Storage], hw: Hardware, kernel: str) -> None:
+def _check_peak(space: _Space, used: Sequence[Allocation], hw: Hardware, kernel: str) -> None:
     """Find the most bytes that are live at once, and refuse more than there are."""
     changes: list[tuple[int, int, int]] = []
-    for storage in used:
-        size = space.size(storage)
-        changes.append((storage.first_use, 1, size))
-        changes.append((storage.last_use + 1, 0, -size))
+    for tensor in used:
+        size = space.size(tensor)
+        changes.append((tensor.first_use, 1, size))
+        changes.append((tensor.last_use + 1, 0, -size))
     total = worst_at = 0
     for when, _, change in sorted(changes):
         total += change

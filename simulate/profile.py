@@ -285,7 +285,8 @@ def profile(
             "not add up, profile them one by one"
         )
     launches = tuple(
-        Launch(p, where, schedule(p.trace, p.storages, where, p.hardware)) for p, where in finished
+        Launch(p, where, schedule(p.trace, p.allocations, where, p.hardware))
+        for p, where in finished
     )
     return result, summarise(launches, finished[0][0].hardware)
 

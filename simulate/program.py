@@ -1,4 +1,4 @@
-"""One run of one kernel: its storages, its trace, its counters, and which run is active.
+"""One run of one kernel: its tensors, its trace, its counters, and which run is active.
 
 Instructions find the program they belong to through `current`; everything that a kernel allocates
 or executes is recorded here and nowhere else.
@@ -20,7 +20,7 @@ import numpy as np
 from nkiconv.simulate.dtypes import ELEMENT_TYPES, Array
 from nkiconv.simulate.errors import CapacityError, ConstraintError, ShapeError
 from nkiconv.simulate.hardware import HARDWARE, Hardware, current_target
-from nkiconv.simulate.memory import Storage
+from nkiconv.simulate.memory import Allocation, Storage
 from nkiconv.simulate.tensor import SPACE, MemoryRegion, NkiTensor
 from nkiconv.simulate.trace import Trace
 
@@ -38,8 +38,9 @@ class Program:
         Name of the kernel.
     hardware
         Facts of the target that the run is for.
-    trace, storages
-        Instructions and allocations, in program order.
+    trace, allocations
+        Instructions and tensors, in program order.  A tensor's bytes go with its last view, so that
+        memory grows with the number of instructions and not with the bytes that they move.
     hbm_read_bytes, hbm_write_bytes, dma_transfers, macs, moving_columns
         Counters that instructions add to.
     hbm_read_bytes_by_tensor
@@ -54,7 +55,7 @@ class Program:
         self.kernel = kernel
         self.hardware: Hardware = HARDWARE[target or current_target()]
         self.trace = Trace()
-        self.storages: list[Storage] = []
+        self.allocations: list[Allocation] = []
         self.hbm_read_bytes = 0
         self.hbm_write_bytes = 0
         self.hbm_read_bytes_by_tensor: Counter[str] = Counter()
@@ -86,9 +87,9 @@ class Program:
         space = SPACE[region]
         if space != "hbm":
             self._check_extent(shape, dtype, space)
-        storage = Storage(len(self.storages), space, shape, dtype, name, kernel_line())
-        self.storages.append(storage)
-        return NkiTensor(shape, dtype, storage, region, name)
+        made = Allocation(len(self.allocations), space, shape, dtype, name, kernel_line())
+        self.allocations.append(made)
+        return NkiTensor(shape, dtype, Storage(made), region, name)
 
     def wrap_input(
         self, values: Array, dtype: str, name: str, *, read_only: bool = False
@@ -96,17 +97,9 @@ class Program:
         """Make a kernel argument out of a host array (C order), without a copy."""
         flat = values.reshape(-1).view("u1")
         shape = values.shape or (1,)
-        storage = Storage(
-            len(self.storages),
-            "hbm",
-            shape,
-            dtype,
-            name,
-            "kernel argument",
-            buffer=flat,
-            read_only=read_only,
-        )
-        self.storages.append(storage)
+        made = Allocation(len(self.allocations), "hbm", shape, dtype, name, "kernel argument")
+        self.allocations.append(made)
+        storage = Storage(made, buffer=flat, read_only=read_only)
         return NkiTensor(shape, dtype, storage, MemoryRegion.shared_hbm, name)
 
     def _check_extent(self, shape: tuple[int, ...], dtype: str, space: str) -> None:

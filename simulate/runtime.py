@@ -121,7 +121,7 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             # Instructions say where they stand themselves; views and allocations do not.
             error.locate(_place_in_kernel(error))
             raise
-    placement = place(program.storages, program.hardware, name)
+    placement = place(program.allocations, program.hardware, name)
     for _, original, tensor in inputs:
         _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
         _write_back(original, tensor)

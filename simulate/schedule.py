@@ -15,7 +15,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from nkiconv.simulate.hardware import Hardware
-from nkiconv.simulate.memory import Storage
+from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.trace import HEADER, OPERAND, Lane, Trace
 
@@ -123,14 +123,16 @@ def _note(entries: list[tuple[Box, int, int]], box: Box, lane: int, end: int, me
     entries.append((box, lane, end))
 
 
-def schedule(trace: Trace, storages: list[Storage], placement: Placement, hw: Hardware) -> Timeline:
+def schedule(
+    trace: Trace, allocations: list[Allocation], placement: Placement, hw: Hardware
+) -> Timeline:
     """Replay a program on the engines of `hw`."""
     starts, ends = array("q"), array("q")
     free = [0] * _LANES
     busy = [0] * _LANES
     issued = [0] * _LANES
-    lists = [_Lists() for _ in storages]
-    in_hbm = [s.space == "hbm" for s in storages]
+    lists = [_Lists() for _ in allocations]
+    in_hbm = [s.space == "hbm" for s in allocations]
     dma = _SharedServer()
     hop = round(hw.dependency_ns * 1000)
     issue = round(hw.dma_issue_ns * 1000)

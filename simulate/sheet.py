@@ -500,11 +500,11 @@ class Sheet:
         words: list[int] = []
         index = len(trace)
         for _, operand, tensor in tensors:
-            storage = tensor._storage
-            if storage.first_use < 0:
-                storage.first_use = index
-            storage.last_use = index
-            words += (storage.number, operand.role is Role.WRITE, *tensor._region())
+            used = tensor._storage.allocation
+            if used.first_use < 0:
+                used.first_use = index
+            used.last_use = index
+            words += (used.number, operand.role is Role.WRITE, *tensor._region())
         frame = sys._getframe(3)
         while is_simulator(frame.f_code.co_filename) and frame.f_back is not None:
             frame = frame.f_back

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from nkiconv.simulate.dtypes import ELEMENT_TYPES
 from nkiconv.simulate.hardware import TARGET_VARIABLE, use_target
-from nkiconv.simulate.memory import BY_ENGINE, Storage
+from nkiconv.simulate.memory import BY_ENGINE, Allocation, Storage
 from nkiconv.simulate.nki import language as nl
 from nkiconv.simulate.program import Program, running
 from nkiconv.simulate.tensor import SPACE, MemoryRegion, NkiTensor
@@ -91,7 +91,7 @@ def fresh() -> Callable[..., NkiTensor]:
         region: MemoryRegion = MemoryRegion.sbuf,
         number: int = 0,
     ) -> NkiTensor:
-        storage = Storage(number, SPACE[region], shape, dtype, "t", "test.py:1")
+        storage = Storage(Allocation(number, SPACE[region], shape, dtype, "t", "test.py:1"))
         return NkiTensor(shape, dtype, storage, region, "t")
 
     return make

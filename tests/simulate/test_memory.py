@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from nkiconv.simulate.errors import (
 from nkiconv.simulate.memory import BY_ENGINE, BY_MATMUL, UNWRITTEN
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
+from nkiconv.simulate.program import Program, running
 from nkiconv.simulate.tensor import MemoryRegion, NkiTensor
 
 HBM = MemoryRegion.shared_hbm
@@ -257,3 +259,15 @@ def test_a_storage_says_what_it_is(chip: Any) -> None:
     tensor = nl.ndarray((4, 8), nl.float16, buffer=nl.psum, name="sums")
     described = tensor._storage.describe()
     assert described == f"sums float16[4, 8] in PSUM (test_memory.py:{line})"
+
+
+def test_bytes_go_with_the_last_view() -> None:
+    with running(Program("k", "trn1")) as program:
+        tensor = nl.ndarray((128, 64), nl.float32)
+        part = tensor[:, 0:8]
+        data = weakref.ref(tensor._storage.buffer)
+        del tensor
+        assert data() is not None
+        del part
+        assert data() is None
+    assert [made.free_bytes for made in program.allocations] == [256]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nkiconv.simulate import simulate_kernel, use_target
 from nkiconv.simulate.errors import CapacityError
 from nkiconv.simulate.hardware import HARDWARE, TARGETS, Hardware
-from nkiconv.simulate.memory import Storage
+from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
 from nkiconv.simulate.placement import place
@@ -28,11 +28,11 @@ Range = tuple[int, int, int]
 """Bytes per partition, first use, last use."""
 
 
-def storages(ranges: list[Range], space: str = "sbuf") -> list[Storage]:
+def storages(ranges: list[Range], space: str = "sbuf") -> list[Allocation]:
     """Return storages with these live ranges."""
     result = []
     for number, (size, first, last) in enumerate(ranges):
-        made = Storage(number, space, (1, size), "uint8", f"t{number}", f"k.py:{number}")
+        made = Allocation(number, space, (1, size), "uint8", f"t{number}", f"k.py:{number}")
         made.first_use, made.last_use = first, last
         result.append(made)
     return result

@@ -14,7 +14,7 @@ import pytest
 
 from nkiconv.simulate.errors import ConstraintError, HazardError
 from nkiconv.simulate.hardware import HARDWARE
-from nkiconv.simulate.memory import Storage
+from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.schedule import Timeline, schedule
@@ -41,7 +41,7 @@ class Tape:
     def __init__(self) -> None:
         self.trace = Trace()
         self.storages = [
-            Storage(n, "hbm" if n % 2 else "sbuf", (128, 100), "uint8", f"t{n}", "k.py:1")
+            Allocation(n, "hbm" if n % 2 else "sbuf", (128, 100), "uint8", f"t{n}", "k.py:1")
             for n in range(10)
         ]
         self.predecessors: dict[int, tuple[int, ...]] = {}

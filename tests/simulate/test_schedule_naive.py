@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nkiconv.simulate import schedule as module
 from nkiconv.simulate.hardware import HARDWARE
-from nkiconv.simulate.memory import Storage
+from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.schedule import Timeline, _SharedServer, schedule
 from nkiconv.simulate.trace import Lane, Trace
@@ -36,7 +36,7 @@ TINY = replace(
 def run(trace: Trace) -> Timeline:
     """Schedule a trace over up to ten storages, the even ones in SBUF, the odd ones in HBM."""
     storages = [
-        Storage(n, "hbm" if n % 2 else "sbuf", (1, 1), "uint8", "", "k.py:1") for n in range(10)
+        Allocation(n, "hbm" if n % 2 else "sbuf", (1, 1), "uint8", "", "k.py:1") for n in range(10)
     ]
     return schedule(trace, storages, Placement({}, {}, 0, 0), TINY)
 
