@@ -89,6 +89,15 @@ def elementwise_cost(call: Call, per_element: float) -> Cost:
     return Cost(picoseconds(busy + fixed, ghz), picoseconds(busy, ghz) + round(latency_ns * 1000))
 
 
+def reducing_cost(cost: Cost, call: Call) -> Cost:
+    """Return `cost` with the cycles that reading the registers takes."""
+    hw = call.hw
+    more = picoseconds(
+        hw.reduce_extra_cycles, hw.scalar_ghz if call.lane is Lane.SCALAR else hw.vector_ghz
+    )
+    return Cost(cost.occupancy_ps + more, cost.latency_ps + more, cost.table)
+
+
 def copy_rate(call: Call, source: str) -> float:
     """Return VectorE's cycles per element of a one-input instruction.
 

@@ -133,6 +133,19 @@ def memset(dst: Any, value: Any, engine: Any = engine.unknown, name: Any = None)
     return np.full(dst.shape, value, dtype=wide)
 
 
+@instruction(
+    lane=Lane.VECTOR,
+    operands={"dst": Operand(ON_CHIP, Role.WRITE), "data": Operand(ON_CHIP)},
+    rules=(same_elements("dst", "data"),),
+    cost=lambda c: elementwise_cost(c, c.hw.reciprocal_cycles),
+    sources=(isa("reciprocal"),),
+)
+def reciprocal(dst: Any, data: Any, name: Any = None) -> Array:
+    """``dst = 1 / data``, element by element."""
+    result: Array = np.float32(1) / data
+    return result
+
+
 def _whole_numbers(call: Call) -> bool:
     """Whether 32-bit integers are to be combined exactly, on GpSimdE (isa tensor_tensor)."""
     tensors = call.tensors()
