@@ -9,7 +9,8 @@ Sources
 -------
 Vendor documentation, read in the state of Neuron SDK 2.32 (August 2026): *A2*, *A3*, *A4* are the
 NKI architecture guides of Trainium/Inferentia2, Trainium2 and Trainium3; *perf guide*, *DMA guide*
-are the NKI deep dives; *isa* is the page of an instruction.
+are the NKI deep dives; *isa* is the page of an instruction, *isa 2.26* that of SDK 2.26, the last
+whose pages estimated the cost.
 """
 
 from __future__ import annotations
@@ -235,8 +236,8 @@ def _facts() -> Iterator[Fact]:
         "tensor_tensor of two float32 SBUF tiles: trn1 perf guide 2.02, trn2 profiles 1",
         (measured, measured, assumed),
     )
-    yield from same("reciprocal_cycles", "cycles/element", 8, "isa reciprocal", documented)
-    yield from same("scan_cycles", "cycles/element", 2, "isa tensor_tensor_scan", documented)
+    yield from same("reciprocal_cycles", "cycles/element", 8, "isa 2.26 reciprocal", documented)
+    yield from same("scan_cycles", "cycles/element", 2, "isa 2.26 tensor_tensor_scan", documented)
     yield from same(
         "cumulative_cycles",
         "cycles/element",
@@ -248,14 +249,14 @@ def _facts() -> Iterator[Fact]:
         "reduce_extra_cycles",
         "cycles",
         64,
-        "isa tensor_scalar_reduce, activation_reduce",
+        "isa 2.26 tensor_scalar_reduce, activation_reduce",
         documented,
     )
     yield from same(
         "predicated_copy_cycles",
         "cycles/element",
         2,
-        "isa tensor_copy_predicated: 1 where src and predicate lie in different memories",
+        "isa 2.26 tensor_copy_predicated: 1 where src and predicate lie in different memories",
         documented,
     )
     yield from same(
@@ -265,7 +266,7 @@ def _facts() -> Iterator[Fact]:
         "isa select_reduce names no cost; as tensor_copy_predicated",
         assumed,
     )
-    yield from same("bn_aggr_tuple_cycles", "cycles/tuple", 13, "isa bn_aggr", documented)
+    yield from same("bn_aggr_tuple_cycles", "cycles/tuple", 13, "isa 2.26 bn_aggr", documented)
     yield from same("dependency_ns", "ns", 35, "trn2 profiles: 34 to 40 to a waiter", measured)
     yield from same("wide_stride_bytes", "B", 16, "A2: strides of 16 B halve bandwidth", documented)
 

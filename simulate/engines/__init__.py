@@ -10,6 +10,7 @@ from nkiconv.simulate.engines import (
     vector_scan,
     vector_search,
     vector_select,
+    vector_shuffle,
     vector_statistics,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "vector_scan",
     "vector_search",
     "vector_select",
+    "vector_shuffle",
     "vector_statistics",
 ]

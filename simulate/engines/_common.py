@@ -249,3 +249,8 @@ def applied(op: Op, reverse: Any, values: Array, other: Any) -> Array:
     elif not isinstance(other, np.ndarray):
         other = np.float32(other)
     return op.binary(other, values) if reverse else op.binary(values, other)
+
+
+def written(tensor: NkiTensor) -> bool:
+    """Whether every element of a tensor has been written."""
+    return not tensor._storage.count_unwritten(tensor, tensor._kind)

@@ -28,6 +28,7 @@ from nkiconv.simulate.sheet import (
     Role,
     Rule,
     arch,
+    estimate,
     instruction,
     isa,
 )
@@ -186,7 +187,7 @@ def activation(
     ),
     prepare=_registers,
     cost=lambda c: reducing_cost(_activation_cost(c), c),
-    sources=(isa("activation_reduce"), arch("Scalar Engine")),
+    sources=(isa("activation_reduce"), estimate("activation_reduce"), arch("Scalar Engine")),
 )
 def activation_reduce(
     dst: Any,

@@ -42,6 +42,7 @@ from nkiconv.simulate.sheet import (
     Rule,
     arch,
     assumed,
+    estimate,
     free_elems,
     instruction,
     isa,
@@ -138,7 +139,10 @@ def memset(dst: Any, value: Any, engine: Any = engine.unknown, name: Any = None)
     operands={"dst": Operand(ON_CHIP, Role.WRITE), "data": Operand(ON_CHIP)},
     rules=(same_elements("dst", "data"),),
     cost=lambda c: elementwise_cost(c, c.hw.reciprocal_cycles),
-    sources=(isa("reciprocal"),),
+    sources=(
+        isa("reciprocal"),
+        estimate("reciprocal"),
+    ),
 )
 def reciprocal(dst: Any, data: Any, name: Any = None) -> Array:
     """``dst = 1 / data``, element by element."""

@@ -39,6 +39,7 @@ from nkiconv.simulate.sheet import (
     Role,
     Rule,
     assumed,
+    estimate,
     instruction,
     isa,
 )
@@ -85,7 +86,10 @@ def _vector_arithmetic(op: Op) -> bool:
         not_both_in_psum("data0", "data1"),
     ),
     cost=lambda c: elementwise_cost(c, c.hw.scan_cycles),
-    sources=(isa("tensor_tensor_scan"),),
+    sources=(
+        isa("tensor_tensor_scan"),
+        estimate("tensor_tensor_scan"),
+    ),
 )
 def tensor_tensor_scan(
     dst: Any,
@@ -223,7 +227,10 @@ def _operand_matches(call: Call) -> bool:
     only={"reverse0": (False, "not modelled; the page lists it as not supported yet")},
     prepare=use_registers("data"),
     cost=lambda c: reducing_cost(elementwise_cost(c, 1.0), c),
-    sources=(isa("tensor_scalar_reduce"),),
+    sources=(
+        isa("tensor_scalar_reduce"),
+        estimate("tensor_scalar_reduce"),
+    ),
 )
 def tensor_scalar_reduce(
     dst: Any,

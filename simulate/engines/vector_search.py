@@ -17,6 +17,7 @@ from nkiconv.simulate.sheet import (
     Role,
     Rule,
     assumed,
+    estimate,
     free_elems,
     instruction,
     isa,
@@ -75,7 +76,10 @@ def _flat(page: str, dst: str) -> Rule:
     operands={"dst": Operand(ON_CHIP, Role.WRITE), "src": Operand(ON_CHIP)},
     rules=(_searchable("src", isa("max8")), _eight("src", "dst"), _flat("max8", "dst")),
     cost=lambda c: elementwise_cost(c, 1.0),
-    sources=(isa("max8"),),
+    sources=(
+        isa("max8"),
+        estimate("max8"),
+    ),
 )
 def max8(dst: Any, src: Any, name: Any = None) -> Array:
     """``dst`` = the 8 largest of each partition of `src`, in float32, largest first.
@@ -131,6 +135,7 @@ def _find(data: Array, vals: Array, order: range) -> tuple[Array, Array]:
     cost=lambda c: elementwise_cost(c, 1.0),
     sources=(
         isa("nc_find_index8"),
+        estimate("nc_find_index8"),
         "NKI 0.6.0 release notes: duplicates advance, unmatched slots are all ones",
     ),
 )
@@ -175,6 +180,7 @@ def nc_find_index8(dst: Any, data: Any, vals: Any, name: Any = None) -> Array:
     cost=lambda c: elementwise_cost(c, 1.0),
     sources=(
         isa("nc_match_replace8"),
+        estimate("nc_match_replace8"),
         "NKI 0.6.0 release notes: values are taken in reverse",
     ),
 )

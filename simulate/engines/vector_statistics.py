@@ -15,6 +15,7 @@ from nkiconv.simulate.sheet import (
     Operand,
     Role,
     Rule,
+    estimate,
     free_elems,
     instruction,
     isa,
@@ -47,7 +48,10 @@ def _dst_holds(page: str, elems: int) -> Rule:
     },
     rules=(_dst_holds("bn_stats", 2 * _TUPLE),),
     cost=lambda c: elementwise_cost(c, 1.0),
-    sources=(isa("bn_stats"),),
+    sources=(
+        isa("bn_stats"),
+        estimate("bn_stats"),
+    ),
 )
 def bn_stats(dst: Any, data: Any, name: Any = None) -> Array:
     """``dst = (count, mean, count * variance)`` of the elements 0, 2, …, then of 1, 3, ….
@@ -80,7 +84,10 @@ def bn_stats(dst: Any, data: Any, name: Any = None) -> Array:
         _dst_holds("bn_aggr", 2),
     ),
     cost=lambda c: elementwise_cost(c, c.hw.bn_aggr_tuple_cycles / _TUPLE),
-    sources=(isa("bn_aggr"),),
+    sources=(
+        isa("bn_aggr"),
+        estimate("bn_aggr"),
+    ),
 )
 def bn_aggr(dst: Any, data: Any, name: Any = None) -> Array:
     """``dst = (mean, variance)`` of all elements that the tuples of bn_stats describe.
