@@ -9,7 +9,8 @@ Sources
 -------
 Vendor documentation, read in the state of Neuron SDK 2.32 (August 2026): *A2*, *A3*, *A4* are the
 NKI architecture guides of Trainium/Inferentia2, Trainium2 and Trainium3; *perf guide*, *DMA guide*
-are the NKI deep dives; *isa* is the page of an instruction.
+are the NKI deep dives; *isa* is the page of an instruction, *isa 2.26* that of SDK 2.26, the last
+whose pages estimated the cost.
 """
 
 from __future__ import annotations
@@ -76,6 +77,10 @@ class Hardware:
     stationary_max_columns: int
     moving_max_columns: int
     bn_stats_max_elems: int
+    search_min_elems: int
+    search_max_elems: int
+    range_index_max: int
+    quadrant_partitions: int
     free_dims_max: int
     stride_max_elems: int
     count_max_elems: int
@@ -97,6 +102,13 @@ class Hardware:
     gpsimd_issue_cycles: int
     scalar_table_load_ns: float
     float32_pair_cycles: float
+    reciprocal_cycles: float
+    scan_cycles: float
+    cumulative_cycles: float
+    reduce_extra_cycles: int
+    predicated_copy_cycles: float
+    select_reduce_cycles: float
+    bn_aggr_tuple_cycles: float
     dependency_ns: float
     wide_stride_bytes: int
     hbm_bytes_per_ns: float
@@ -158,6 +170,10 @@ def _facts() -> Iterator[Fact]:
         "moving_max_columns", "columns", (512, 512, 4096), "isa nc_matmul: tile size", documented
     )
     yield from same("bn_stats_max_elems", "elements", 512, "isa bn_stats", documented)
+    yield from same("search_min_elems", "elements", 8, "isa max8, nc_find_index8", documented)
+    yield from same("search_max_elems", "elements", 16_384, "isa max8, nc_find_index8", documented)
+    yield from same("range_index_max", "elements", 2**24, "isa range_select", documented)
+    yield from same("quadrant_partitions", "partitions", 32, "isa nc_stream_shuffle", documented)
     yield from same("free_dims_max", "dimensions", 4, "access pattern deep dive", documented)
     yield from same("stride_max_elems", "elements", 32_767, "A2: int16 stride", documented)
     yield from same("count_max_elems", "elements", 65_535, "A2: uint16 size", documented)
@@ -221,6 +237,37 @@ def _facts() -> Iterator[Fact]:
         "tensor_tensor of two float32 SBUF tiles: trn1 perf guide 2.02, trn2 profiles 1",
         (measured, measured, assumed),
     )
+    yield from same("reciprocal_cycles", "cycles/element", 8, "isa 2.26 reciprocal", documented)
+    yield from same("scan_cycles", "cycles/element", 2, "isa 2.26 tensor_tensor_scan", documented)
+    yield from same(
+        "cumulative_cycles",
+        "cycles/element",
+        2,
+        "isa tensor_scalar_cumulative names no cost; as tensor_tensor_scan",
+        assumed,
+    )
+    yield from same(
+        "reduce_extra_cycles",
+        "cycles",
+        64,
+        "isa 2.26 tensor_scalar_reduce, activation_reduce",
+        documented,
+    )
+    yield from same(
+        "predicated_copy_cycles",
+        "cycles/element",
+        2,
+        "isa 2.26 tensor_copy_predicated: 1 where src and predicate lie in different memories",
+        documented,
+    )
+    yield from same(
+        "select_reduce_cycles",
+        "cycles/element",
+        2,
+        "isa select_reduce names no cost; as tensor_copy_predicated",
+        assumed,
+    )
+    yield from same("bn_aggr_tuple_cycles", "cycles/tuple", 13, "isa 2.26 bn_aggr", documented)
     yield from same("dependency_ns", "ns", 35, "trn2 profiles: 34 to 40 to a waiter", measured)
     yield from same("wide_stride_bytes", "B", 16, "A2: strides of 16 B halve bandwidth", documented)
 

@@ -49,6 +49,9 @@ class Program:
         Multiply-accumulates by dtype of the moving operand.
     scalar_registers
         ScalarE's accumulation registers, one for each partition.
+    vector_registers, vector_registers_set
+        VectorE's accumulation registers, one for each partition, and whether an instruction of
+        this program has given them a value.
     """
 
     def __init__(self, kernel: str, target: str | None = None) -> None:
@@ -64,6 +67,8 @@ class Program:
         self.moving_columns = 0
         self.macs_by_type: Counter[str] = Counter()
         self.scalar_registers = np.zeros(self.hardware.partitions, dtype=np.float32)
+        self.vector_registers = np.full(self.hardware.partitions, np.nan, dtype=np.float32)
+        self.vector_registers_set = np.zeros(self.hardware.partitions, dtype=np.bool_)
         self._lines: dict[tuple[CodeType, int], int] = {}
 
     def line_number(self, code: CodeType, line: int) -> int:

@@ -42,6 +42,11 @@ def isa(page: str) -> str:
     return f"nki.isa.{page}, NKI 0.6.0"
 
 
+def estimate(page: str) -> str:
+    """Cite the cost on an instruction's page in SDK 2.26; later pages name none."""
+    return f"nki.isa.{page}, SDK 2.26, estimated instruction cost"
+
+
 def arch(section: str) -> str:
     """Cite a section of the vendor's architecture guides."""
     return f"NeuronCore architecture guides, {section}"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.enums import engine
 from nkiconv.simulate.errors import ConstraintError, DtypeError, ShapeError
 from nkiconv.simulate.ops import Op
@@ -86,6 +89,15 @@ def elementwise_cost(call: Call, per_element: float) -> Cost:
     return Cost(picoseconds(busy + fixed, ghz), picoseconds(busy, ghz) + round(latency_ns * 1000))
 
 
+def reducing_cost(cost: Cost, call: Call) -> Cost:
+    """Return `cost` with the cycles that reading the registers takes."""
+    hw = call.hw
+    more = picoseconds(
+        hw.reduce_extra_cycles, hw.scalar_ghz if call.lane is Lane.SCALAR else hw.vector_ghz
+    )
+    return Cost(cost.occupancy_ps + more, cost.latency_ps + more, cost.table)
+
+
 def copy_rate(call: Call, source: str) -> float:
     """Return VectorE's cycles per element of a one-input instruction.
 
@@ -102,6 +114,16 @@ def copy_rate(call: Call, source: str) -> float:
     if in_sbuf and all(t.dtype == "float32" for t in both):
         return 0.5
     return 1.0
+
+
+def pair_rate(call: Call, first: str, second: str) -> float:
+    """Return cycles per element of two-input instructions (A2 and A3, Vector Engine)."""
+    a, b = call[first], call[second]
+    in_psum = sum(t._storage.space == "psum" for t in (a, b))
+    half = a.dtype in HALF and b.dtype in HALF
+    if call.hw.generation >= 3:
+        return 0.5 if half and in_psum == 0 else 1.0
+    return 1.0 if in_psum == 1 or (half and in_psum == 0) else call.hw.float32_pair_cycles
 
 
 def same_elements(*names: str) -> Rule:
@@ -214,3 +236,21 @@ def along(vector: Any, like: Any) -> Any:
     if getattr(vector, "ndim", 0) < 2:
         return vector
     return vector.reshape(vector.shape[0], *[1] * (like.ndim - 1))
+
+
+def applied(op: Op, reverse: Any, values: Array, other: Any) -> Array:
+    """Return ``values <op> other``, reversed where asked."""
+    if op.unary is not None:
+        return op.unary(values)
+    if op.binary is None:  # pragma: no cover - the sheets' operator rules refuse it first
+        return values
+    if op.bitvec:
+        other = np.asarray(other).astype(values.dtype)
+    elif not isinstance(other, np.ndarray):
+        other = np.float32(other)
+    return op.binary(other, values) if reverse else op.binary(values, other)
+
+
+def written(tensor: NkiTensor) -> bool:
+    """Whether every element of a tensor has been written."""
+    return not tensor._storage.count_unwritten(tensor, tensor._kind)

@@ -13,6 +13,7 @@ from nkiconv.simulate.engines._common import (
     elementwise_cost,
     operator,
     picoseconds,
+    reducing_cost,
     same_elements,
     same_partitions,
 )
@@ -27,6 +28,7 @@ from nkiconv.simulate.sheet import (
     Role,
     Rule,
     arch,
+    estimate,
     instruction,
     isa,
 )
@@ -70,6 +72,28 @@ def _registers(call: Call) -> None:
     call.extra = {"_registers": call.program.scalar_registers[first:end]}
 
 
+_COMMON_RULES = (
+    operator("op", lambda op: op.activation is not None, "an activation function"),
+    Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation")),
+    same_elements("dst", "data"),
+    same_partitions("data", "bias", "scale", "reduce_res"),
+    Rule(
+        "on NeuronCore-v2 bias must be a (partitions, 1) tensor, not a number",
+        _bias_form,
+        isa("activation"),
+        shows=lambda c: f"bias={c['bias']!r} on {c.hw.target}",
+    ),
+    Rule("scale must be float32", _scale_type, isa("activation"), error=DtypeError),
+    Rule("bias cannot be tfloat32", _bias_type, isa("activation"), error=DtypeError),
+    Rule(
+        "reciprocal takes no bias on NeuronCore-v2",
+        lambda c: c.hw.generation > 2 or c["op"] is not OPS["reciprocal"] or c["bias"] is None,
+        "NKI 0.6.0, Engine Selection for Operators",
+    ),
+)
+"""What activation and activation_reduce refuse alike."""
+
+
 @instruction(
     lane=Lane.SCALAR,
     operands={
@@ -80,23 +104,7 @@ def _registers(call: Call) -> None:
         "reduce_res": Operand(ON_CHIP, Role.WRITE, optional=True, per_partition=True),
     },
     rules=(
-        operator("op", lambda op: op.activation is not None, "an activation function"),
-        Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation")),
-        same_elements("dst", "data"),
-        same_partitions("data", "bias", "scale", "reduce_res"),
-        Rule(
-            "on NeuronCore-v2 bias must be a (partitions, 1) tensor, not a number",
-            _bias_form,
-            isa("activation"),
-            shows=lambda c: f"bias={c['bias']!r} on {c.hw.target}",
-        ),
-        Rule("scale must be float32", _scale_type, isa("activation"), error=DtypeError),
-        Rule("bias cannot be tfloat32", _bias_type, isa("activation"), error=DtypeError),
-        Rule(
-            "reciprocal takes no bias on NeuronCore-v2",
-            lambda c: c.hw.generation > 2 or c["op"] is not OPS["reciprocal"] or c["bias"] is None,
-            "NKI 0.6.0, Engine Selection for Operators",
-        ),
+        *_COMMON_RULES,
         Rule(
             "reduce_cmd must be a member of nisa.reduce_cmd other than load_reduce",
             lambda c: (
@@ -151,14 +159,7 @@ def activation(
     ------
     data, dst (P, F)   bias, scale, reduce_res (P, 1); scale float32 or a number
     """
-    values = data
-    if isinstance(scale, np.ndarray) or scale != 1.0:
-        values = values * (along(scale, data) if hasattr(scale, "ndim") else np.float32(scale))
-    if bias is not None:
-        values = values + (along(bias, data) if hasattr(bias, "ndim") else np.float32(bias))
-    if op.valid is not None:
-        _warn_outside(op, values)
-    result: Array = op.activation(values)
+    result = _activated("activation", op, data, scale, bias)
     if reduce_cmd in (type(reduce_cmd).reset, type(reduce_cmd).reset_reduce):
         _registers[...] = 0
     if reduce_cmd in (type(reduce_cmd).reduce, type(reduce_cmd).reset_reduce):
@@ -166,16 +167,77 @@ def activation(
     return result, _registers.reshape(-1, 1).copy()
 
 
-def _warn_outside(op: Op, values: Array) -> None:
+@instruction(
+    lane=Lane.SCALAR,
+    operands={
+        "dst": Operand(ON_CHIP, Role.WRITE),
+        "data": Operand(ON_CHIP),
+        "reduce_res": Operand(ON_CHIP, Role.WRITE, optional=True, per_partition=True),
+        "bias": Operand(ON_CHIP, number=True, optional=True, per_partition=True),
+        "scale": Operand(ON_CHIP, number=True, per_partition=True),
+    },
+    rules=(
+        *_COMMON_RULES,
+        Rule(
+            "reduce_op must be nl.add",
+            lambda c: c["reduce_op"] is OPS["add"],
+            isa("activation_reduce"),
+            shows=lambda c: f"reduce_op={c['reduce_op']!r}",
+        ),
+    ),
+    prepare=_registers,
+    cost=lambda c: reducing_cost(_activation_cost(c), c),
+    sources=(isa("activation_reduce"), estimate("activation_reduce"), arch("Scalar Engine")),
+)
+def activation_reduce(
+    dst: Any,
+    op: Any,
+    data: Any,
+    reduce_op: Any,
+    reduce_res: Any,
+    bias: Any = None,
+    scale: Any = 1.0,
+    name: Any = None,
+    *,
+    _registers: Any = None,
+) -> tuple[Array, Array]:
+    """``dst = op(data * scale + bias)``, and its sum along the free dimensions in `reduce_res`.
+
+    As activation with ``reduce_cmd.reset_reduce``.
+
+    Shapes
+    ------
+    data, dst (P, F)   bias, scale, reduce_res (P, 1); scale float32 or a number
+    """
+    result = _activated("activation_reduce", op, data, scale, bias)
+    _registers[...] = result.reshape(result.shape[0], -1).sum(axis=1, dtype=np.float32)
+    return result, _registers.reshape(-1, 1).copy()
+
+
+def _activated(name: str, op: Op, data: Array, scale: Any, bias: Any) -> Array:
+    """Return ``op(data * scale + bias)``."""
+    values = data
+    if isinstance(scale, np.ndarray) or scale != 1.0:
+        values = values * (along(scale, data) if hasattr(scale, "ndim") else np.float32(scale))
+    if bias is not None:
+        values = values + (along(bias, data) if hasattr(bias, "ndim") else np.float32(bias))
+    if op.valid is not None:
+        _warn_outside(name, op, values)
+    if op.activation is None:  # pragma: no cover - the sheets' operator rules refuse it first
+        return values
+    return op.activation(values)
+
+
+def _warn_outside(name: str, op: Op, values: Array) -> None:
     if op.valid is None:  # pragma: no cover - the caller asks only for limited functions
         return
     low, high = op.valid
     magnitude = np.abs(values) if op is OPS["reciprocal"] else values
     if not np.all((magnitude >= low) & (magnitude <= high)):
         warnings.warn(
-            f"nisa.activation: nl.{op.name} receives values outside [{low:g}, {high:g}]; ScalarE "
+            f"nisa.{name}: nl.{op.name} receives values outside [{low:g}, {high:g}]; ScalarE "
             "gives invalid results there, the simulator the mathematical ones (NKI 0.6.0, "
             "Supported Activation Functions)",
             ActivationRangeWarning,
-            stacklevel=5,
+            stacklevel=6,
         )

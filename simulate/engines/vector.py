@@ -12,11 +12,11 @@ import numpy as np
 
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
-    HALF,
     INTEGERS,
     INTEGERS_32,
     NO_GPSIMD_IN_PSUM,
     along,
+    applied,
     bit_patterns,
     chosen_lane,
     copy_rate,
@@ -25,6 +25,7 @@ from nkiconv.simulate.engines._common import (
     not_both_in_psum,
     on_generation,
     operator,
+    pair_rate,
     same_elements,
     same_partitions,
 )
@@ -41,6 +42,7 @@ from nkiconv.simulate.sheet import (
     Rule,
     arch,
     assumed,
+    estimate,
     free_elems,
     instruction,
     isa,
@@ -132,6 +134,22 @@ def memset(dst: Any, value: Any, engine: Any = engine.unknown, name: Any = None)
     return np.full(dst.shape, value, dtype=wide)
 
 
+@instruction(
+    lane=Lane.VECTOR,
+    operands={"dst": Operand(ON_CHIP, Role.WRITE), "data": Operand(ON_CHIP)},
+    rules=(same_elements("dst", "data"),),
+    cost=lambda c: elementwise_cost(c, c.hw.reciprocal_cycles),
+    sources=(
+        isa("reciprocal"),
+        estimate("reciprocal"),
+    ),
+)
+def reciprocal(dst: Any, data: Any, name: Any = None) -> Array:
+    """``dst = 1 / data``, element by element."""
+    result: Array = np.float32(1) / data
+    return result
+
+
 def _whole_numbers(call: Call) -> bool:
     """Whether 32-bit integers are to be combined exactly, on GpSimdE (isa tensor_tensor)."""
     tensors = call.tensors()
@@ -151,16 +169,6 @@ def _pair_lane(call: Call) -> Lane:
 def _pair_fetch(call: Call) -> Fetch:
     exact = call.lane is Lane.GPSIMD and _whole_numbers(call)
     return Fetch.RAW if exact or call["op"].bitvec else Fetch.FLOAT32
-
-
-def _pair_rate(call: Call, first: str, second: str) -> float:
-    """Return cycles per element of two-input instructions (A2 and A3, Vector Engine)."""
-    a, b = call[first], call[second]
-    in_psum = sum(t._storage.space == "psum" for t in (a, b))
-    half = a.dtype in HALF and b.dtype in HALF
-    if call.hw.generation >= 3:
-        return 0.5 if half and in_psum == 0 else 1.0
-    return 1.0 if in_psum == 1 or (half and in_psum == 0) else call.hw.float32_pair_cycles
 
 
 @instruction(
@@ -189,7 +197,7 @@ def _pair_rate(call: Call, first: str, second: str) -> float:
             isa("tensor_tensor"),
         ),
     ),
-    cost=lambda c: elementwise_cost(c, _pair_rate(c, "data1", "data2")),
+    cost=lambda c: elementwise_cost(c, pair_rate(c, "data1", "data2")),
     sources=(isa("tensor_tensor"), arch("Vector Engine")),
 )
 def tensor_tensor(
@@ -201,19 +209,6 @@ def tensor_tensor(
     """
     result: Array = op.binary(data1, data2.reshape(data1.shape))
     return result
-
-
-def _applied(op: Op, reverse: Any, values: Array, other: Any) -> Array:
-    """Return ``values <op> other``, reversed where asked."""
-    if op.unary is not None:
-        return op.unary(values)
-    if op.binary is None:  # pragma: no cover - the sheets' operator rules refuse it first
-        return values
-    if op.bitvec:
-        other = np.asarray(other).astype(values.dtype)
-    elif not isinstance(other, np.ndarray):
-        other = np.float32(other)
-    return op.binary(other, values) if reverse else op.binary(values, other)
 
 
 def _scalar_lane(call: Call) -> Lane:
@@ -337,8 +332,8 @@ def tensor_scalar(
     ------
     data, dst (P, F)   operand0, operand1 numbers or (P, 1) float32
     """
-    result = _applied(op0, reverse0, data, along(operand0, data))
-    return result if op1 is None else _applied(op1, reverse1, result, along(operand1, data))
+    result = applied(op0, reverse0, data, along(operand0, data))
+    return result if op1 is None else applied(op1, reverse1, result, along(operand1, data))
 
 
 @instruction(
@@ -363,7 +358,7 @@ def tensor_scalar(
         same_partitions("data", "operand0"),
         not_both_in_psum("data", "operand1"),
     ),
-    cost=lambda c: elementwise_cost(c, _pair_rate(c, "data", "operand1")),
+    cost=lambda c: elementwise_cost(c, pair_rate(c, "data", "operand1")),
     sources=(isa("scalar_tensor_tensor"), arch("Vector Engine")),
 )
 def scalar_tensor_tensor(
@@ -383,8 +378,8 @@ def scalar_tensor_tensor(
     ------
     data, operand1, dst (P, F)   operand0 number or (P, 1)
     """
-    first = _applied(op0, reverse0, data, along(operand0, data))
-    return _applied(op1, reverse1, first, operand1.reshape(data.shape))
+    first = applied(op0, reverse0, data, along(operand0, data))
+    return applied(op1, reverse1, first, operand1.reshape(data.shape))
 
 
 def _axes(call: Call) -> tuple[int, ...]:

@@ -33,8 +33,10 @@ def embedded(module: str) -> Any:
 
 def as_recorded(value: object) -> str:
     """Write a default as the record does: ``engine.unknown``, ``sbuf``, ``()``, ``1.0``."""
-    if isinstance(value, MemoryRegion):
+    if isinstance(value, (MemoryRegion, Op)):
         return value.name
+    if value is Ellipsis:
+        return "..."
     return str(value) if isinstance(value, Enum) else repr(value)
 
 
@@ -82,8 +84,11 @@ def test_what_is_embedded() -> None:
     assert available("nki") == ["jit", "simulate"]
     assert set(available("nki.isa")) == {"get_nc_version", *SHEETS}
     assert sorted(SHEETS) == [
-        "activation", "dma_copy", "dma_transpose", "memset", "nc_matmul", "nc_transpose",
-        "scalar_tensor_tensor", "tensor_copy", "tensor_reduce", "tensor_scalar", "tensor_tensor",
+        "activation", "activation_reduce", "bn_aggr", "bn_stats", "dma_copy", "dma_transpose",
+        "max8", "memset", "nc_find_index8", "nc_match_replace8", "nc_matmul", "nc_stream_shuffle",
+        "nc_transpose", "range_select", "reciprocal", "scalar_tensor_tensor", "select_reduce",
+        "tensor_copy", "tensor_copy_predicated", "tensor_reduce", "tensor_scalar",
+        "tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor", "tensor_tensor_scan",
     ]  # fmt: skip
     plain = [name for module, name in functions() if module == "nki.language"]
     assert sorted(plain) == [
@@ -186,7 +191,7 @@ def test_nc_version(target: str, version: str) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("nki.isa", "bn_stats"), ("nki.language", "softmax"), ("nki.language", "prelu")],
+    [("nki.isa", "rand2"), ("nki.language", "softmax"), ("nki.language", "prelu")],
 )
 def test_name_that_is_not_embedded(module: str, name: str) -> None:
     with pytest.raises(AttributeError) as missing:

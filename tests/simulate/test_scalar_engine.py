@@ -241,6 +241,27 @@ def test_registers_belong_to_one_launch(start: Any) -> None:
             np.testing.assert_array_equal(sums._array, [[4]] * 4)
 
 
+def test_activation_reduce_starts_from_zero_and_leaves_its_sum(chip: Any, rng: Any) -> None:
+    """As activation with reset_reduce: what the registers held before is gone."""
+    x, scale = rng.integers(-9, 9, (32, 3, 4)), rng.integers(-4, 5, (32, 1)) / 4
+    held, sums, later = chip.put(x, "bfloat16"), chip.new((32, 1)), chip.new((32, 1))
+    vectors = {"scale": chip.put(scale), "bias": chip.put(np.full((32, 1), 0.5))}
+    expected = np.maximum(x * scale[..., None] + 0.5, 0)
+    for _ in range(2):
+        dst = chip.new((32, 3, 4), "int8")
+        nisa.activation_reduce(dst, nl.relu, held, nl.add, sums, **vectors)
+        np.testing.assert_array_equal(dst._array, np.rint(expected))
+        np.testing.assert_array_equal(sums._array[:, 0], expected.sum((1, 2)))  # not rounded
+    nisa.activation_reduce(dst, nl.copy, held, nl.add, None)
+    nisa.activation(dst=held, op=nl.copy, data=held, reduce_res=later)
+    np.testing.assert_array_equal(later._array[:, 0], x.sum((1, 2)))
+    np.testing.assert_array_equal(sums._array[:, 0], expected.sum((1, 2)))
+    words = r"nisa\.activation_reduce: nl\.log receives"
+    with pytest.warns(ActivationRangeWarning, match=words) as caught:
+        nisa.activation_reduce(dst, nl.log, chip.put(-np.ones((32, 12))), nl.add, sums)
+    assert caught[0].filename == __file__
+
+
 # Ranges.
 
 

@@ -66,9 +66,43 @@ VALID: dict[str, Changes] = {
         | {"op1": nl.add, "operand1": t(c)}
     ),
     "tensor_reduce": lambda c: {"dst": t(c, 4, 1), "op": nl.add, "data": t(c), "axis": 1},
+    "reciprocal": lambda c: {"dst": t(c), "data": t(c)},
+    "activation_reduce": lambda c: (
+        {"dst": t(c), "op": nl.copy, "data": t(c), "reduce_op": nl.add, "reduce_res": t(c, 4, 1)}
+    ),
+    "tensor_tensor_scan": lambda c: (
+        {"dst": t(c), "data0": t(c), "data1": t(c), "initial": 0, "op0": nl.add, "op1": nl.add}
+    ),
+    "tensor_scalar_cumulative": lambda c: (
+        {"dst": t(c), "src": t(c), "op0": nl.add, "op1": nl.add, "imm0": 1.0}
+    ),
+    "tensor_scalar_reduce": lambda c: (
+        {"dst": t(c), "data": t(c), "op0": nl.add, "operand0": 1.0, "reduce_op": nl.add}
+    ),
+    "tensor_copy_predicated": lambda c: (
+        {"dst": t(c), "src": t(c), "predicate": t(c, dtype="uint8")}
+    ),
+    "select_reduce": lambda c: (
+        {"dst": t(c), "predicate": t(c, dtype="uint8"), "on_true": t(c), "on_false": 0.0}
+    ),
+    "range_select": lambda c: (
+        {"dst": t(c), "on_true_tile": t(c), "comp_op0": nl.greater_equal, "comp_op1": nl.less}
+        | {"bound0": t(c, 4, 1), "bound1": t(c, 4, 1)}
+    ),
+    "nc_stream_shuffle": lambda c: {"dst": t(c), "src": t(c), "shuffle_mask": list(range(32))},
+    "bn_stats": lambda c: {"dst": t(c, 4, 6), "data": t(c)},
+    "bn_aggr": lambda c: {"dst": t(c, 4, 2), "data": t(c, 4, 6)},
+    "max8": lambda c: {"dst": t(c), "src": t(c, 4, 20)},
+    "nc_find_index8": lambda c: {"dst": t(c, dtype="uint32"), "data": t(c, 4, 20), "vals": t(c)},
+    "nc_match_replace8": lambda c: (
+        {"dst": t(c, 4, 20), "data": t(c, 4, 20), "vals": t(c), "imm": 0.0}
+    ),
     "dma_copy": lambda c: {"dst": t(c), "src": h(c)},
     "dma_transpose": lambda c: {"dst": t(c, 8, 4), "src": h(c)},
 }  # fmt: skip
+
+FIRST_GENERATION = {"range_select": 3}
+"""NeuronCore version from which an instruction exists, where it is not 2."""
 
 # instruction: (beginning of the rule's sentence, changes[, target, where it is not trn1]).
 FAILING: dict[str, list[tuple[Any, ...]]] = {
@@ -171,6 +205,117 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
             "negate": True,
         }),
     ],
+    "reciprocal": [("dst, data must have the same", lambda c: {"data": t(c, 4, 7)})],
+    "activation_reduce": [
+        ("op must be", lambda c: {"op": nl.maximum}),
+        ("op is obligatory", lambda c: {"op": None}),
+        ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
+        ("bias, scale, reduce_res must", lambda c: {"reduce_res": t(c, 3, 1)}),
+        ("on NeuronCore-v2 bias", lambda c: {"bias": 1.0}),
+        ("scale must be float32", lambda c: {"scale": t(c, 4, 1, dtype="bfloat16")}),
+        ("bias cannot be tfloat32", lambda c: {"bias": t(c, 4, 1, dtype="tfloat32")}),
+        ("reciprocal takes no bias", lambda c: {"op": nl.reciprocal, "bias": t(c, 4, 1)}),
+        ("reduce_op must be", lambda c: {"reduce_op": nl.maximum}, "trn3"),
+    ],
+    "tensor_tensor_scan": [
+        ("op0 must be binary", lambda c: {"op0": nl.abs}),
+        ("op1 must be binary", lambda c: {"op1": nl.bitwise_or}),
+        ("op0 and op1 are obligatory", lambda c: {"op1": None}),
+        ("the operator does not exist", lambda c: {"op0": nl.abs_max}, "trn2"),
+        ("dst, data0, data1 must", lambda c: {"data1": t(c, 4, 7)}),
+        ("initial must have one", lambda c: {"initial": t(c, 3, 1)}),
+        ("data0 and data1 cannot both", lambda c: {"data0": p(c), "data1": p(c)}),
+    ],
+    "tensor_scalar_cumulative": [
+        ("op0 must be binary", lambda c: {"op0": nl.abs}),
+        ("op0 is obligatory", lambda c: {"op0": None}),
+        ("the operator does not exist", lambda c: {"op0": nl.abs_min}, "trn2"),
+        ("op1 must be one of nl.add, nl.sub", lambda c: {"op1": nl.power}),
+        ("reduce_cmd must be one of reset_reduce", lambda c: {"reduce_cmd": nisa.reduce_cmd.idle}),
+        ("imm1 is needed with", lambda c: {"imm1": 1.0}),
+        ("dst, src must have the same", lambda c: {"src": t(c, 4, 7)}),
+        ("imm0, imm1 must have one", lambda c: {"imm0": t(c, 3, 1)}),
+        ("reduce_cmd.reduce goes on", lambda c: ADDING),
+    ],
+    "tensor_scalar_reduce": [
+        ("op0 must be arithmetic", lambda c: {"op0": nl.rsqrt, "operand0": None}),
+        ("op0 is obligatory", lambda c: {"op0": None}),
+        ("the operator does not exist", lambda c: {"op0": nl.square, "operand0": 0}, "trn2"),
+        ("a binary op0 needs", lambda c: {"operand0": None}),
+        ("reduce_op must be one of nl.add", lambda c: {"reduce_op": nl.subtract}),
+        ("reduce_cmd must be one of", lambda c: {"reduce_cmd": nisa.reduce_cmd.reset}),
+        ("reduce_init is needed with", lambda c: {"reduce_cmd": nisa.reduce_cmd.load_reduce}),
+        ("reduce_res_negate without", lambda c: {"reduce_res_negate": True}),
+        ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
+        ("operand0, reduce_res, reduce_init", lambda c: {"reduce_res": t(c, 3, 1)}),
+        ("reduce_cmd.reduce goes on", lambda c: ADDING),
+    ],
+    "tensor_copy_predicated": [
+        ("src and predicate must have dst's", lambda c: {"src": t(c, 4, 7)}),
+        ("src must have dst's dtype", lambda c: {"src": t(c, dtype="bfloat16")}),
+        ("src must be representable", lambda c: {"dst": t(c, dtype="int8"), "src": 128}),
+        ("src and predicate cannot both", lambda c: {
+            "src": p(c), "predicate": p(c, dtype="uint8"),
+        }),
+        ("dst must have been written", lambda c: {"predicate": full(t(c, dtype="uint8"), 0)}),
+    ],
+    "select_reduce": [
+        ("dst, predicate, on_true must", lambda c: {"on_true": t(c, 4, 7)}),
+        ("on_false, reduce_res must", lambda c: {"on_false": t(c, 3, 1)}),
+        ("on_true and predicate cannot both", lambda c: {
+            "on_true": p(c), "predicate": p(c, dtype="uint8"),
+        }),
+        ("reduce_op must be one of nl.maximum", lambda c: {"reduce_op": nl.minimum}),
+        ("reduce_cmd must be one of idle", lambda c: {"reduce_cmd": nisa.reduce_cmd.load_reduce}),
+        ("reduce_res needs", lambda c: {"reduce_res": t(c, 4, 1)}),
+        ("reduce_cmd.reduce goes on", lambda c: ADDING),
+    ],
+    "range_select": [
+        ("range_select needs NeuronCore-v3", lambda c: {}),
+        ("dst, on_true_tile must", lambda c: {"on_true_tile": t(c, 4, 7)}, "trn2"),
+        ("bound0, bound1, reduce_res must", lambda c: {"bound1": t(c, 3, 1)}, "trn2"),
+        ("comp_op0 must be one of", lambda c: {"comp_op0": nl.not_equal}, "trn2"),
+        ("comp_op1 must be one of", lambda c: {"comp_op1": None}, "trn2"),
+        ("reduce_op must be one of", lambda c: {"reduce_op": nl.add}, "trn2"),
+        ("reduce_cmd must be one of", lambda c: {"reduce_cmd": nisa.reduce_cmd.idle}, "trn2"),
+        ("on_false_value must be", lambda c: {"on_false_value": float("-inf")}, "trn2"),
+        ("range_start must be an integer", lambda c: {"range_start": 1.0}, "trn2"),
+        ("range_start plus", lambda c: {"range_start": 2**24 - 6}, "trn2"),
+        ("reduce_cmd.reduce goes on", lambda c: ADDING, "trn2"),
+    ],
+    "nc_stream_shuffle": [
+        ("dst must have the dtype", lambda c: {"src": t(c, dtype="int32")}),
+        ("dst must have as many", lambda c: {"src": t(c, 4, 7)}),
+        ("the larger of src and dst", lambda c: {"dst": t(c, 64, 8), "src": t(c, 96, 8)[32:64]}),
+        ("shuffle_mask must be a list", lambda c: {"shuffle_mask": [0] * 31 + [32]}),
+        ("shuffle_mask must select", lambda c: {"shuffle_mask": [4] * 32}),
+        ("partitions that the mask leaves", lambda c: {"shuffle_mask": [0, 255] * 16}),
+    ],
+    "bn_stats": [("dst must have the partitions", lambda c: {"dst": t(c, 4, 5)})],
+    "bn_aggr": [
+        ("data must hold whole", lambda c: {"data": t(c, 4, 7)}),
+        ("dst must have the partitions", lambda c: {"dst": t(c, 3, 2)}),
+    ],
+    "max8": [
+        ("src must have at most", lambda c: {"src": t(c, 4, 7)}),
+        ("dst must have the partitions", lambda c: {"dst": t(c, 4, 9)}),
+        ("dst must have two", lambda c: {"dst": t(c, 4, 2, 4)}),
+    ],
+    "nc_find_index8": [
+        ("data must have at most", lambda c: {"data": t(c, 4, 2, 2, 8)}),
+        ("dst and vals must have", lambda c: {"vals": t(c, 4, 7)}),
+        ("dst must have two", lambda c: {"dst": t(c, 4, 2, 4, dtype="uint16")}),
+        ("vals must have at most", lambda c: {"vals": t(c, 4, 2, 2, 2)}),
+    ],
+    "nc_match_replace8": [
+        ("dst, data must have the same", lambda c: {"dst": t(c, 4, 21)}),
+        ("data must have at most", lambda c: {"dst": t(c, 4, 16385), "data": t(c, 4, 16385)}),
+        ("vals and dst_idx must have", lambda c: {"dst_idx": t(c, 3, 8, dtype="uint32")}),
+        ("dst_idx must have two", lambda c: {"dst_idx": t(c, 4, 2, 4, dtype="uint32")}),
+        ("vals must have at most", lambda c: {"vals": t(c, 4, 2, 2, 2)}),
+        ("imm must be a number", lambda c: {"imm": t(c, 4, 1)}),
+        ("dst_idx needs NeuronCore-v3", lambda c: {"dst_idx": t(c, dtype="uint32")}),
+    ],
     "dma_copy": [("dst and src must have", lambda c: {"src": h(c, 4, 7)})],
     "dma_transpose": [
         ("axes must be", lambda c: {"axes": (0, 1)}),
@@ -194,6 +339,7 @@ UNMODELLED = {
     "dge_mode": nisa.dge_mode.swdge,
     "oob_mode": nisa.oob_mode.skip,
     "engine": E.sync,
+    "reverse0": True,
 }
 
 
@@ -213,6 +359,8 @@ def rule_of(name: str, beginning: str) -> Rule:
 @pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
 @pytest.mark.parametrize("name", SHEETS)
 def test_unchanged_calls_are_accepted(start: Any, name: str, target: str) -> None:
+    if int(target[3:]) + 1 < FIRST_GENERATION.get(name, 2):
+        return  # the refusal is among the rules
     with start(target) as chip:
         call = VALID[name](chip)
         for operand, limits in SHEETS[name].operands.items():
@@ -315,6 +463,35 @@ LIMITS: dict[str, tuple[str, Changes, str, type[NkiconvError], str]] = {
         "nc_matmul", lambda c: {"moving": t(c, 4, 4097)}, "trn3", ShapeError,
         "moving has 4097 elements per partition, the limit on trn3 is 4096 (",
     ),
+    "513 elements of bn_stats": (
+        "bn_stats", lambda c: {"data": t(c, 4, 513)}, "trn3", ShapeError,
+        "data has 513 elements per partition, the limit on trn3 is 512 (",
+    ),
+    "32-bit integers in a cumulative scan": (
+        "tensor_scalar_cumulative", lambda c: {"src": t(c, dtype="int32")}, "trn1", DtypeError,
+        "src must be one of bfloat16, float16, float32, float8_e4m3, float8_e4m3fn, float8_e5m2, "
+        "int16, int8, uint16, uint8, got int32 (",
+    ),
+    "float32 predicate": (
+        "tensor_copy_predicated", lambda c: {"predicate": t(c)}, "trn1", DtypeError,
+        "predicate must be one of uint16, uint32, uint8, got float32 (",
+    ),
+    "uint32 predicate of select_reduce": (
+        "select_reduce", lambda c: {"predicate": t(c, dtype="uint32")}, "trn1", DtypeError,
+        "predicate must be one of int16, int8, uint16, uint8, got uint32 (",
+    ),
+    "tfloat32 to select from": (
+        "select_reduce", lambda c: {"on_true": t(c, dtype="tfloat32")}, "trn1", DtypeError,
+        "on_true must be one of ",
+    ),
+    "bfloat16 bound": (
+        "range_select", lambda c: {"bound0": t(c, 4, 1, dtype="bfloat16")}, "trn2", DtypeError,
+        "bound0 must be one of float32, got bfloat16 (",
+    ),
+    "int32 indices": (
+        "nc_find_index8", lambda c: {"dst": t(c, dtype="int32")}, "trn1", DtypeError,
+        "dst must be one of uint16, uint32, got int32 (",
+    ),
     "4 partitions from 16": (
         "tensor_copy", lambda c: {"src": t(c, 128, 8)[16:20]}, "trn1", ConstraintError,
         "src covers 4 partitions from 16; an engine can start such an operand at 0 or 32 or 64 "
@@ -404,6 +581,28 @@ ALLOWED: dict[str, tuple[str, Changes, str]] = {
         "nc_matmul", lambda c: {
             "stationary": t(c, dtype="bfloat16"), "moving": t(c, 4, 6, dtype="float8_e4m3fn"),
         }, "trn3",
+    ),
+    "512 elements of bn_stats": ("bn_stats", lambda c: {"data": t(c, 4, 512)}, "trn1"),
+    "16384 elements of max8": ("max8", lambda c: {"src": t(c, 4, 128, 128)}, "trn1"),
+    "8 elements of max8": ("max8", lambda c: {"src": t(c, 4, 8)}, "trn1"),
+    "index 2**24": ("range_select", lambda c: {"range_start": 2**24 - 7}, "trn2"),
+    "least float32": ("range_select", lambda c: {"on_false_value": -3.4028235e38}, "trn2"),
+    "places of matches": (
+        "nc_match_replace8", lambda c: {"dst_idx": t(c, dtype="uint16")}, "trn2",
+    ),
+    "one partition for all": (
+        "nc_stream_shuffle", lambda c: {
+            "dst": t(c, 128, 8)[96:128], "src": t(c, 1, 8), "shuffle_mask": [0] * 32,
+        }, "trn1",
+    ),
+    "a number where selected": ("tensor_copy_predicated", lambda c: {"src": 1.5}, "trn1"),
+    "initial value": (
+        "tensor_scalar_reduce", lambda c: {
+            "reduce_cmd": nisa.reduce_cmd.load_reduce, "reduce_init": t(c, 4, 1),
+        }, "trn1",
+    ),
+    "square and sum": (
+        "tensor_scalar_reduce", lambda c: {"op0": nl.square, "operand0": None}, "trn3",
     ),
     "bfloat16 result": ("nc_matmul", lambda c: {"dst": p(c, 8, 6, dtype="bfloat16")}, "trn3"),
     "result over two banks": ("nc_matmul", lambda c: {"dst": p(c, 8, 1024)[:, 508:514]}, "trn3"),
