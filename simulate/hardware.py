@@ -95,6 +95,7 @@ class Hardware:
     engine_issue_cycles: int
     scalar_table_cycles: int
     gpsimd_issue_cycles: int
+    gpsimd_core_partitions: int
     scalar_table_load_ns: float
     float32_pair_cycles: float
     dependency_ns: float
@@ -212,6 +213,9 @@ def _facts() -> Iterator[Fact]:
         measured,
     )
     yield from same("gpsimd_issue_cycles", "cycles", 150, "isa iota, affine_select", documented)
+    yield from same(
+        "gpsimd_core_partitions", "partitions/core", 16, "isa local_gather: eight cores", documented
+    )
     yield from same("scalar_table_load_ns", "ns", 1283, "published profiles", measured)
     yield from each(
         "float32_pair_cycles",

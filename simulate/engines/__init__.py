@@ -1,7 +1,7 @@
-"""Instruction sheets, one file an engine.  Importing this package registers them all."""
+"""Instruction sheets, one file a chapter.  Importing this package registers them all."""
 
 from __future__ import annotations
 
-from nkiconv.simulate.engines import dma, scalar, tensor, vector
+from nkiconv.simulate.engines import dma, gpsimd_patterns, scalar, tensor, vector
 
-__all__ = ["dma", "scalar", "tensor", "vector"]
+__all__ = ["dma", "gpsimd_patterns", "scalar", "tensor", "vector"]

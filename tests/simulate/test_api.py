@@ -33,7 +33,7 @@ def embedded(module: str) -> Any:
 
 def as_recorded(value: object) -> str:
     """Write a default as the record does: ``engine.unknown``, ``sbuf``, ``()``, ``1.0``."""
-    if isinstance(value, MemoryRegion):
+    if isinstance(value, (MemoryRegion, Op)):
         return value.name
     return str(value) if isinstance(value, Enum) else repr(value)
 
@@ -82,8 +82,9 @@ def test_what_is_embedded() -> None:
     assert available("nki") == ["jit", "simulate"]
     assert set(available("nki.isa")) == {"get_nc_version", *SHEETS}
     assert sorted(SHEETS) == [
-        "activation", "dma_copy", "dma_transpose", "memset", "nc_matmul", "nc_transpose",
-        "scalar_tensor_tensor", "tensor_copy", "tensor_reduce", "tensor_scalar", "tensor_tensor",
+        "activation", "affine_select", "dma_copy", "dma_transpose", "iota", "memset", "nc_matmul",
+        "nc_transpose", "scalar_tensor_tensor", "tensor_copy", "tensor_partition_reduce",
+        "tensor_reduce", "tensor_scalar", "tensor_tensor",
     ]  # fmt: skip
     plain = [name for module, name in functions() if module == "nki.language"]
     assert sorted(plain) == [

@@ -160,10 +160,13 @@ CALLS = (matmul, turn, activate, copy, pair, scale, fused, fill, total, load, lo
 CEILINGS = {matmul: 512, turn: 128, load_turned: 2000}
 
 
+ELSEWHERE = {"affine_select", "iota", "tensor_partition_reduce"}  # in test_gpsimd_costs.py
+
+
 def test_every_instruction_is_in_the_table(chip: Any) -> None:
     for call in CALLS:
         call(chip, 16)
-    assert {step.opcode for step in chip.program.trace.steps()} == SHEETS.keys()
+    assert {step.opcode for step in chip.program.trace.steps()} == SHEETS.keys() - ELSEWHERE
     assert {row[0] for row in COSTS} == set(CALLS)
 
 

@@ -68,6 +68,12 @@ VALID: dict[str, Changes] = {
     "tensor_reduce": lambda c: {"dst": t(c, 4, 1), "op": nl.add, "data": t(c), "axis": 1},
     "dma_copy": lambda c: {"dst": t(c), "src": h(c)},
     "dma_transpose": lambda c: {"dst": t(c, 8, 4), "src": h(c)},
+    "iota": lambda c: {"dst": t(c), "pattern": [[4, 2], [1, 4]]},
+    "affine_select": lambda c: (
+        {"dst": t(c), "pattern": [[-1, 8]], "channel_multiplier": 1, "on_true_tile": t(c)}
+        | {"on_false_value": 0.0}
+    ),
+    "tensor_partition_reduce": lambda c: {"dst": t(c, 1, 8), "op": nl.add, "data": t(c)},
 }  # fmt: skip
 
 # instruction: (beginning of the rule's sentence, changes[, target, where it is not trn1]).
@@ -179,6 +185,36 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
             "dst": t(c, 8, 4, dtype="int8"), "src": h(c, dtype="int8"),
         }),
         ("dst must have the transposed", lambda c: {"dst": t(c, 4, 8)}),
+    ],
+    "iota": [
+        ("pattern must be one to four", lambda c: {"pattern": [[1, 1]] * 4 + [[1, 8]]}),
+        ("offset and channel_multiplier", lambda c: {"offset": 1.0}),
+        ("pattern must have as many", lambda c: {"pattern": [[1, 7]]}),
+        ("the pattern's values must fit", lambda c: {"offset": 2**31 - 7}),
+        ("the pattern's values must be", lambda c: {
+            "dst": t(c, dtype="uint8"), "channel_multiplier": -1,
+        }),
+    ],
+    "affine_select": [
+        ("pattern must be one to four", lambda c: {"pattern": [[1, 0]]}),
+        ("offset and channel_multiplier", lambda c: {"channel_multiplier": 2**31}),
+        ("pattern must have as many", lambda c: {"pattern": [[1, 4], [1, 3]]}),
+        ("the pattern's values must fit", lambda c: {"pattern": [[-(2**31), 8]]}),
+        ("dst, on_true_tile must have", lambda c: {"on_true_tile": t(c, 5, 8)}),
+        ("cmp_op must be", lambda c: {"cmp_op": nl.add}),
+        ("on_false_value must be a float", lambda c: {"on_false_value": 0}),
+        ("on_false_value must be rep", lambda c: {
+            **each(c, "int8", "dst", "on_true_tile"), "on_false_value": 128.0,
+        }),
+    ],
+    "tensor_partition_reduce": [
+        ("op must be", lambda c: {"op": nl.minimum}),
+        ("op is obligatory", lambda c: {"op": None}),
+        ("bitvec operators take", lambda c: {"op": nl.bitwise_or}),
+        ("bitvec operators need", lambda c: {
+            "op": nl.bitwise_or, "dst": t(c, 1, 8, dtype="int8"), "data": t(c, dtype="int32"),
+        }),
+        ("dst must have one partition", lambda c: {"dst": t(c, 2, 8)}),
     ],
 }  # fmt: skip
 
