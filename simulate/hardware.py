@@ -96,6 +96,10 @@ class Hardware:
     scalar_table_cycles: int
     gpsimd_issue_cycles: int
     gpsimd_core_partitions: int
+    gather_index_cycles: int
+    gather_word_bytes: int
+    n_gather_group_elems: int
+    nonzero_elem_cycles: int
     scalar_table_load_ns: float
     float32_pair_cycles: float
     dependency_ns: float
@@ -215,6 +219,16 @@ def _facts() -> Iterator[Fact]:
     yield from same("gpsimd_issue_cycles", "cycles", 150, "isa iota, affine_select", documented)
     yield from same(
         "gpsimd_core_partitions", "partitions/core", 16, "isa local_gather: eight cores", documented
+    )
+    yield from same(
+        "gather_index_cycles", "cycles", 28, "isa local_gather: the 28 of its cost C", documented
+    )
+    yield from same(
+        "gather_word_bytes", "B", 4, "isa local_gather: the 4 of its cost C", documented
+    )
+    yield from same("n_gather_group_elems", "elements", 512, "isa nc_n_gather", documented)
+    yield from same(
+        "nonzero_elem_cycles", "cycles/element", 4, "isa topk, whose search is alike", assumed
     )
     yield from same("scalar_table_load_ns", "ns", 1283, "published profiles", measured)
     yield from each(

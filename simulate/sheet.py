@@ -92,6 +92,8 @@ class Operand:
     per_partition: bool = False
     """Must have the shape ``(partitions, 1)``."""
     fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
+    touches: Callable[[NkiTensor], NkiTensor] | None = None
+    """Which part of the tensor is read or written, where that is not all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +439,8 @@ class Sheet:
                 )
 
     def _check_access(self, tensors: list[Used]) -> None:
-        for name, operand, tensor in tensors:
+        for name, operand, whole in tensors:
+            tensor = whole if operand.touches is None else operand.touches(whole)
             storage = tensor._storage
             if operand.role is Role.WRITE:
                 if storage.read_only:
@@ -459,10 +462,11 @@ class Sheet:
 
     def _fetch(self, call: Call, tensors: list[Used]) -> dict[str, Any]:
         values = call.args.copy()
-        for name, operand, tensor in tensors:
+        for name, operand, whole in tensors:
             if operand.role is Role.WRITE and name not in call.also_read:
                 values[name] = None
                 continue
+            tensor = whole if operand.touches is None else operand.touches(whole)
             fetch = operand.fetch
             if not isinstance(fetch, Fetch):
                 fetch = fetch(call)
@@ -482,6 +486,9 @@ class Sheet:
             tensor = call.args[name]
             if tensor is None or result is None:
                 continue
+            touches = self.operands[name].touches
+            if touches is not None:
+                tensor = touches(tensor)
             kind = tensor._kind
             storage = tensor._storage
             if kind.name != "float32" or result.dtype != kind.numpy:

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from nkiconv.simulate.engines import dma, gpsimd_patterns, scalar, tensor, vector
+from nkiconv.simulate.engines import (
+    dma,
+    gpsimd_gather,
+    gpsimd_patterns,
+    gpsimd_search,
+    scalar,
+    tensor,
+    vector,
+)
 
-__all__ = ["dma", "gpsimd_patterns", "scalar", "tensor", "vector"]
+__all__ = [
+    "dma",
+    "gpsimd_gather",
+    "gpsimd_patterns",
+    "gpsimd_search",
+    "scalar",
+    "tensor",
+    "vector",
+]
