@@ -100,6 +100,7 @@ class Hardware:
     gather_word_bytes: int
     n_gather_group_elems: int
     nonzero_elem_cycles: int
+    exponential_elems_per_cycle: int
     scalar_table_load_ns: float
     float32_pair_cycles: float
     dependency_ns: float
@@ -229,6 +230,13 @@ def _facts() -> Iterator[Fact]:
     yield from same("n_gather_group_elems", "elements", 512, "isa nc_n_gather", documented)
     yield from same(
         "nonzero_elem_cycles", "cycles/element", 4, "isa topk, whose search is alike", assumed
+    )
+    yield from each(
+        "exponential_elems_per_cycle",
+        "elements/cycle",
+        (1, 1, 4),
+        "A4: four times ScalarE's rate, at the same clock; trn1 and trn2 lack the instruction",
+        (assumed, assumed, documented),
     )
     yield from same("scalar_table_load_ns", "ns", 1283, "published profiles", measured)
     yield from each(

@@ -48,6 +48,8 @@ class Program:
         Multiply-accumulates by dtype of the moving operand.
     scalar_registers
         ScalarE's accumulation registers, one for each partition.
+    vector_registers, vector_registers_known
+        VectorE's, and in which partitions an instruction has left them in a documented state.
     """
 
     def __init__(self, kernel: str, target: str | None = None) -> None:
@@ -63,6 +65,8 @@ class Program:
         self.moving_columns = 0
         self.macs_by_type: Counter[str] = Counter()
         self.scalar_registers = np.zeros(self.hardware.partitions, dtype=np.float32)
+        self.vector_registers = np.zeros(self.hardware.partitions, dtype=np.float32)
+        self.vector_registers_known = np.zeros(self.hardware.partitions, dtype=np.bool_)
         self._lines: dict[tuple[CodeType, int], int] = {}
 
     def line_number(self, code: CodeType, line: int) -> int:

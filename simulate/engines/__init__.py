@@ -10,6 +10,7 @@ from nkiconv.simulate.engines import (
     scalar,
     tensor,
     vector,
+    vector_exponential,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "scalar",
     "tensor",
     "vector",
+    "vector_exponential",
 ]

@@ -160,8 +160,8 @@ CALLS = (matmul, turn, activate, copy, pair, scale, fused, fill, total, load, lo
 CEILINGS = {matmul: 512, turn: 128, load_turned: 2000}
 
 
-ELSEWHERE = {  # in test_gpsimd_costs.py
-    "affine_select", "iota", "local_gather", "nc_n_gather", "nonzero_with_count",
+ELSEWHERE = {  # in test_gpsimd_costs.py and test_exponential.py
+    "affine_select", "exponential", "iota", "local_gather", "nc_n_gather", "nonzero_with_count",
     "sequence_bounds", "tensor_partition_reduce",
 }  # fmt: skip
 

@@ -81,9 +81,10 @@ VALID: dict[str, Changes] = {
     ),
     "sequence_bounds": lambda c: {"dst": t(c, 1, 2, 8), "segment_ids": t(c, 1, 8)},
     "nonzero_with_count": lambda c: {"dst": t(c, 4, 9, dtype="int32"), "src": t(c)},
+    "exponential": lambda c: {"dst": t(c), "src": t(c)},
 }  # fmt: skip
 
-SINCE = {"nonzero_with_count": 3}
+SINCE = {"nonzero_with_count": 3, "exponential": 4}
 """First NeuronCore version of instructions that not all have."""
 
 # instruction: (beginning of the rule's sentence, changes[, target, where it is not trn1]).
@@ -256,6 +257,16 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
         ("dst, src must start", lambda c: {"src": t(c, 128, 8)[32:36]}, "trn2"),
         ("index_offset and padding_val", lambda c: {"padding_val": -1.0}, "trn2"),
         ("the greatest index", lambda c: {"index_offset": 2**31 - 7}, "trn3"),
+    ],
+    "exponential": [
+        ("exponential needs trn3", lambda c: {}, "trn2"),
+        ("dst, src must have the same", lambda c: {"src": t(c, 4, 7)}, "trn3"),
+        ("dst and src have at most", lambda c: {"dst": t(c, 4, 2, 2, 2, 1)}, "trn3"),
+        ("max_value, reduce_res, reduce_init must", lambda c: {"max_value": t(c, 3, 1)}, "trn3"),
+        ("reduce_cmd must be", lambda c: {"reduce_cmd": nisa.reduce_cmd.reset}, "trn3"),
+        ("reduce_res needs", lambda c: {"reduce_res": t(c, 4, 1)}, "trn3"),
+        ("reduce_init needs", lambda c: {"reduce_init": 1.0}, "trn3"),
+        ("reduce needs registers", lambda c: ADDING, "trn3"),
     ],
 }  # fmt: skip
 
