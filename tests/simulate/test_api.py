@@ -82,9 +82,10 @@ def test_what_is_embedded() -> None:
     assert available("nki") == ["jit", "simulate"]
     assert set(available("nki.isa")) == {"get_nc_sub_version", "get_nc_version", *SHEETS}
     assert sorted(SHEETS) == [
-        "activation", "affine_select", "dma_copy", "dma_transpose", "exponential", "iota",
-        "local_gather", "memset", "nc_matmul", "nc_n_gather", "nc_transpose", "nonzero_with_count",
-        "scalar_tensor_tensor", "sequence_bounds", "tensor_copy", "tensor_partition_reduce",
+        "activation", "affine_select", "dma_compute", "dma_copy", "dma_transpose", "exponential",
+        "iota", "local_gather", "memset", "nc_matmul", "nc_n_gather", "nc_transpose",
+        "nonzero_with_count", "scalar_tensor_tensor", "sequence_bounds", "tensor_copy",
+        "tensor_partition_reduce",
         "tensor_reduce", "tensor_scalar", "tensor_tensor",
     ]  # fmt: skip
     plain = [name for module, name in functions() if module == "nki.language"]
