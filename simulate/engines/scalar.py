@@ -38,7 +38,8 @@ class ActivationRangeWarning(UserWarning):
     """ScalarE receives values outside the range for which its function is documented."""
 
 
-def _activation_cost(call: Call) -> Cost:
+def activation_cost(call: Call) -> Cost:
+    """Return the cost of streaming through ScalarE, and the table that the function needs."""
     hw = call.hw
     cost = elementwise_cost(call, 1.0)
     op: Op = call["op"]
@@ -65,7 +66,8 @@ def _reduction_complete(call: Call) -> bool:
     return not active or call["reduce_op"] is OPS["add"]
 
 
-def _registers(call: Call) -> None:
+def scalar_registers(call: Call) -> None:
+    """Hand the body the accumulation registers of the partitions that data covers."""
     _, _, first, end = call["data"]._region()
     call.extra = {"_registers": call.program.scalar_registers[first:end]}
 
@@ -128,8 +130,8 @@ def _registers(call: Call) -> None:
             shows=lambda c: f"{c['reduce_cmd']} with reduce_op={c['reduce_op']!r}",
         ),
     ),
-    prepare=_registers,
-    cost=_activation_cost,
+    prepare=scalar_registers,
+    cost=activation_cost,
     sources=(isa("activation"), arch("Scalar Engine")),
 )
 def activation(
@@ -157,7 +159,7 @@ def activation(
     if bias is not None:
         values = values + (along(bias, data) if hasattr(bias, "ndim") else np.float32(bias))
     if op.valid is not None:
-        _warn_outside(op, values)
+        warn_outside("activation", op, values)
     result: Array = op.activation(values)
     if reduce_cmd in (type(reduce_cmd).reset, type(reduce_cmd).reset_reduce):
         _registers[...] = 0
@@ -166,15 +168,16 @@ def activation(
     return result, _registers.reshape(-1, 1).copy()
 
 
-def _warn_outside(op: Op, values: Array) -> None:
+def warn_outside(instruction: str, op: Op, values: Array) -> None:
+    """Warn of values for which ScalarE's function is not documented."""
     if op.valid is None:  # pragma: no cover - the caller asks only for limited functions
         return
     low, high = op.valid
     magnitude = np.abs(values) if op is OPS["reciprocal"] else values
     if not np.all((magnitude >= low) & (magnitude <= high)):
         warnings.warn(
-            f"nisa.activation: nl.{op.name} receives values outside [{low:g}, {high:g}]; ScalarE "
-            "gives invalid results there, the simulator the mathematical ones (NKI 0.6.0, "
+            f"nisa.{instruction}: nl.{op.name} receives values outside [{low:g}, {high:g}]; "
+            "ScalarE gives invalid results there, the simulator the mathematical ones (NKI 0.6.0, "
             "Supported Activation Functions)",
             ActivationRangeWarning,
             stacklevel=5,

@@ -82,8 +82,8 @@ def test_what_is_embedded() -> None:
     assert available("nki") == ["jit", "simulate"]
     assert set(available("nki.isa")) == {"get_nc_sub_version", "get_nc_version", *SHEETS}
     assert sorted(SHEETS) == [
-        "activation", "affine_select", "dma_compute", "dma_copy", "dma_transpose", "exponential",
-        "iota", "local_gather", "memset", "nc_matmul", "nc_n_gather", "nc_transpose",
+        "activate2", "activation", "affine_select", "dma_compute", "dma_copy", "dma_transpose",
+        "exponential", "iota", "local_gather", "memset", "nc_matmul", "nc_n_gather", "nc_transpose",
         "nonzero_with_count", "scalar_tensor_tensor", "sequence_bounds", "tensor_copy",
         "tensor_partition_reduce",
         "tensor_reduce", "tensor_scalar", "tensor_tensor",
@@ -109,8 +109,9 @@ def test_public_names_are_the_vendors(module: str) -> None:
 def test_operators_are_the_vendors() -> None:
     """The embedded ``nl.add`` and others are objects for ``op=``, under the vendor's names."""
     operators = {name for name, value in vars(nl).items() if isinstance(value, Op)}
-    assert operators <= set(vendor_api()["nki.language"]["functions"])
-    assert len(operators) == 41
+    api = vendor_api()["nki.language"]
+    assert operators <= {*api["functions"], *api["values"]}
+    assert len(operators) == 42
     assert all(getattr(nl, name).name == name == repr(getattr(nl, name))[3:] for name in operators)
     with pytest.raises(
         ConstraintError, match=r"^nl\.add\(\.\.\.\) as a function on tiles is part "

@@ -85,9 +85,13 @@ VALID: dict[str, Changes] = {
     "dma_compute": lambda c: (
         {"dst": t(c), "srcs": [full(h(c), 1), full(t(c), 2)], "reduce_op": nl.add}
     ),
+    "activate2": lambda c: (
+        {"dst": t(c), "op": nl.copy, "data": t(c), "imm0": 2.0, "imm1": 1.0}
+        | {"op0": nl.multiply, "op1": nl.add}
+    ),
 }  # fmt: skip
 
-SINCE = {"nonzero_with_count": 3, "exponential": 4}
+SINCE = {"nonzero_with_count": 3, "exponential": 4, "activate2": 4}
 """First NeuronCore version of instructions that not all have."""
 
 # instruction: (beginning of the rule's sentence, changes[, target, where it is not trn1]).
@@ -276,6 +280,20 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
         ("scales must be", lambda c: {"scales": [1.0, 2.0]}),
         ("dst and each of srcs", lambda c: {"srcs": [h(c), h(c, 4, 7)]}),
     ],
+    "activate2": [
+        ("activate2 needs trn3", lambda c: {}, "trn2"),
+        ("op must be an activation", lambda c: {"op": nl.maximum}, "trn3"),
+        ("op is obligatory", lambda c: {"op": None}, "trn3"),
+        ("op0 and op1 must be", lambda c: {"op0": nl.add}, "trn3"),
+        ("nl.bypass takes", lambda c: {"op1": nl.bypass, "reverse1": True}, "trn3"),
+        ("imm0 and imm1 must have", lambda c: {
+            "imm0": t(c, 4, 1), "imm1": t(c, 4, 1, dtype="bfloat16"),
+        }, "trn3"),
+        ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}, "trn3"),
+        ("imm0, imm1, reduce_res must", lambda c: {"imm1": t(c, 3, 1)}, "trn3"),
+        ("reduce_cmd must be", lambda c: {"reduce_cmd": nisa.reduce_cmd.load_reduce}, "trn3"),
+        ("reduce_op must be nl.add", lambda c: {"reduce_op": nl.maximum, **ADDING}, "trn3"),
+    ],
 }  # fmt: skip
 
 ROWS = [(name, *row, "trn1")[:4] for name, rows in FAILING.items() for row in rows]
@@ -295,6 +313,7 @@ UNMODELLED = {
     "dge_mode": nisa.dge_mode.swdge,
     "oob_mode": nisa.oob_mode.skip,
     "unique_indices": False,
+    "relu_param": 0.1,
     "engine": E.sync,
 }
 
