@@ -100,6 +100,12 @@ class Hardware:
     engine_issue_cycles: int
     scalar_table_cycles: int
     gpsimd_issue_cycles: int
+    gpsimd_core_partitions: int
+    gather_index_cycles: int
+    gather_word_bytes: int
+    n_gather_group_elems: int
+    nonzero_elem_cycles: int
+    exponential_elems_per_cycle: int
     scalar_table_load_ns: float
     float32_pair_cycles: float
     reciprocal_cycles: float
@@ -229,6 +235,26 @@ def _facts() -> Iterator[Fact]:
         measured,
     )
     yield from same("gpsimd_issue_cycles", "cycles", 150, "isa iota, affine_select", documented)
+    yield from same(
+        "gpsimd_core_partitions", "partitions/core", 16, "isa local_gather: eight cores", documented
+    )
+    yield from same(
+        "gather_index_cycles", "cycles", 28, "isa local_gather: the 28 of its cost C", documented
+    )
+    yield from same(
+        "gather_word_bytes", "B", 4, "isa local_gather: the 4 of its cost C", documented
+    )
+    yield from same("n_gather_group_elems", "elements", 512, "isa nc_n_gather", documented)
+    yield from same(
+        "nonzero_elem_cycles", "cycles/element", 4, "isa topk, whose search is alike", assumed
+    )
+    yield from each(
+        "exponential_elems_per_cycle",
+        "elements/cycle",
+        (1, 1, 4),
+        "A4: four times ScalarE's rate, at the same clock; trn1 and trn2 lack the instruction",
+        (assumed, assumed, documented),
+    )
     yield from same("scalar_table_load_ns", "ns", 1283, "published profiles", measured)
     yield from each(
         "float32_pair_cycles",

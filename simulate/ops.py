@@ -200,6 +200,7 @@ def _ops() -> tuple[Op, ...]:
         Op("rsqrt", unary=_rsqrt, activation=_rsqrt, valid=(2.0**-87, 2.0**97)),
         Op("reciprocal", unary=_reciprocal, activation=_reciprocal, valid=(2.0**-42, 2.0**42),
            table=1),
+        Op("bypass"),  # of activate2 alone: no operation
         Op("copy", activation=lambda x: x),
         Op("sign", activation=np.sign),
         Op("sigmoid", activation=_sigmoid, table=2),

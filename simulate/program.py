@@ -49,9 +49,9 @@ class Program:
         Multiply-accumulates by dtype of the moving operand.
     scalar_registers
         ScalarE's accumulation registers, one for each partition.
-    vector_registers, vector_registers_set
+    vector_registers, vector_registers_known
         VectorE's accumulation registers, one for each partition, and whether an instruction of
-        this program has given them a value.
+        this program has left a documented value in them.
     """
 
     def __init__(self, kernel: str, target: str | None = None) -> None:
@@ -68,7 +68,7 @@ class Program:
         self.macs_by_type: Counter[str] = Counter()
         self.scalar_registers = np.zeros(self.hardware.partitions, dtype=np.float32)
         self.vector_registers = np.full(self.hardware.partitions, np.nan, dtype=np.float32)
-        self.vector_registers_set = np.zeros(self.hardware.partitions, dtype=np.bool_)
+        self.vector_registers_known = np.zeros(self.hardware.partitions, dtype=np.bool_)
         self._lines: dict[tuple[CodeType, int], int] = {}
 
     def line_number(self, code: CodeType, line: int) -> int:

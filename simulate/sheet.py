@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from nkiconv.simulate.dtypes import round_to
+from nkiconv.simulate.dtypes import Array, round_to
 from nkiconv.simulate.errors import (
     ConstraintError,
     DtypeError,
@@ -94,6 +94,10 @@ class Operand:
     per_partition: bool = False
     """Must have the shape ``(partitions, 1)``."""
     fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
+    touches: Callable[[NkiTensor], NkiTensor] | None = None
+    """Which part of the tensor is read or written, where that is not all of it."""
+    most: int = 0
+    """A list of up to so many tensors stands here; 0 where it is one tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +146,10 @@ class Call:
         """Return the operands that are tensors."""
         args = self.args
         return [
-            (name, operand, args[name])
+            (name, operand, tensor)
             for name, operand in self.sheet.operand_items
-            if isinstance(args[name], NkiTensor)
+            for tensor in (args[name] if operand.most else (args[name],))
+            if isinstance(tensor, NkiTensor)
         ]
 
     def describe(self) -> str:
@@ -332,6 +337,9 @@ class Sheet:
                 if value.offset and storage.space != "hbm":
                     start = value.offset * value._kind.itemsize // storage.free_bytes
                 key += (storage.space, value.dtype, value.shape, value.strides, start)
+            elif operand.most and isinstance(value, (list, tuple)):
+                tensors += [(name, operand, one) for one in value if type(one) is NkiTensor]
+                key.append([])  # without a hash: such calls are rare
             else:
                 key += (type(value), value)
         for name in self._options:
@@ -350,7 +358,10 @@ class Sheet:
             if args[name] != default:
                 raise ConstraintError(f"nisa.{self.name}: {name}={args[name]!r} is refused: {why}")
         for name, operand in self.operand_items:
-            self._check_operand(call, name, operand, args[name])
+            if operand.most:
+                self._check_number(name, operand, args[name])
+            for value in args[name] if operand.most else (args[name],):
+                self._check_operand(call, name, operand, value)
         call.lane = self.lane if isinstance(self.lane, Lane) else self.lane(call)
         if not call.lane.is_dma:
             for name, _, tensor in call.tensors():
@@ -363,6 +374,13 @@ class Sheet:
         if not rule.holds(call):
             shown = rule.shows(call) if rule.shows is not None else call.describe()
             raise rule.error(f"nisa.{self.name}: {rule.sentence}; got {shown} ({rule.source})")
+
+    def _check_number(self, name: str, operand: Operand, values: Any) -> None:
+        if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= operand.most:
+            raise ConstraintError(
+                f"nisa.{self.name}: {name} must be a list of 1 to {operand.most} tensors, got "
+                f"{values!r} ({isa(self.name)})"
+            )
 
     def _check_operand(self, call: Call, name: str, operand: Operand, value: Any) -> None:
         if not isinstance(value, NkiTensor):
@@ -440,7 +458,8 @@ class Sheet:
                 )
 
     def _check_access(self, tensors: list[Used]) -> None:
-        for name, operand, tensor in tensors:
+        for name, operand, whole in tensors:
+            tensor = whole if operand.touches is None else operand.touches(whole)
             storage = tensor._storage
             if operand.role is Role.WRITE:
                 if storage.read_only:
@@ -462,17 +481,24 @@ class Sheet:
 
     def _fetch(self, call: Call, tensors: list[Used]) -> dict[str, Any]:
         values = call.args.copy()
-        for name, operand, tensor in tensors:
+        lists: dict[str, list[Array]] = {}
+        for name, operand, whole in tensors:
             if operand.role is Role.WRITE and name not in call.also_read:
                 values[name] = None
                 continue
+            tensor = whole if operand.touches is None else operand.touches(whole)
             fetch = operand.fetch
             if not isinstance(fetch, Fetch):
                 fetch = fetch(call)
             storage = tensor._storage
-            values[name] = (storage.array if fetch is Fetch.RAW else storage.float32)(
+            elements = (storage.array if fetch is Fetch.RAW else storage.float32)(
                 tensor, tensor._kind
             )
+            if operand.most:
+                lists.setdefault(name, []).append(elements)
+            else:
+                values[name] = elements
+        values.update(lists)
         if call.extra is not None:
             values.update(call.extra)
         return values
@@ -485,6 +511,9 @@ class Sheet:
             tensor = call.args[name]
             if tensor is None or result is None:
                 continue
+            touches = self.operands[name].touches
+            if touches is not None:
+                tensor = touches(tensor)
             kind = tensor._kind
             storage = tensor._storage
             if kind.name != "float32" or result.dtype != kind.numpy:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from nkiconv.simulate.engines import (
     dma,
+    gpsimd_gather,
+    gpsimd_patterns,
+    gpsimd_search,
     scalar,
+    scalar_activate2,
     tensor,
     vector,
+    vector_exponential,
     vector_scan,
     vector_search,
     vector_select,
@@ -16,9 +21,14 @@ from nkiconv.simulate.engines import (
 
 __all__ = [
     "dma",
+    "gpsimd_gather",
+    "gpsimd_patterns",
+    "gpsimd_search",
     "scalar",
+    "scalar_activate2",
     "tensor",
     "vector",
+    "vector_exponential",
     "vector_scan",
     "vector_search",
     "vector_select",

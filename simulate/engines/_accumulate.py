@@ -40,7 +40,7 @@ def use_registers(data: str) -> Callable[[Call], None]:
         lanes = _lanes(call, data)
         call.extra = {"_registers": call.program.vector_registers[lanes]}
         # With idle, "the accumulator state may still be modified" (isa select_reduce, Notes).
-        call.program.vector_registers_set[lanes] = call["reduce_cmd"] is not reduce_cmd.idle
+        call.program.vector_registers_known[lanes] = call["reduce_cmd"] is not reduce_cmd.idle
 
     return prepare
 
@@ -70,7 +70,7 @@ def goes_on_from_known(page: str, data: str) -> Rule:
     """Require that ``reduce`` finds registers that this kernel has set."""
 
     def holds(call: Call) -> bool:
-        known = call.program.vector_registers_set[_lanes(call, data)]
+        known = call.program.vector_registers_known[_lanes(call, data)]
         return call["reduce_cmd"] is not reduce_cmd.reduce or bool(known.all())
 
     return Rule(

@@ -14,6 +14,8 @@ import numpy as np
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.enums import dge_mode, engine, oob_mode
 from nkiconv.simulate.errors import DtypeError, ShapeError
+from nkiconv.simulate.hardware import Hardware
+from nkiconv.simulate.ops import OPS
 from nkiconv.simulate.sheet import (
     OFF_PSUM,
     SBUF,
@@ -65,10 +67,8 @@ def run_elements(tensor: NkiTensor) -> int:
     return elems
 
 
-def _transfer_ns(call: Call) -> float:
+def _transfer_ns(hw: Hardware, src: NkiTensor, dst: NkiTensor) -> float:
     """Return how long the sixteen engines work on a transfer."""
-    hw = call.hw
-    src, dst = call["src"], call["dst"]
     run_elems = min(run_elements(src), run_elements(dst))
     item_bytes = max(src._element.itemsize, dst._element.itemsize)
     total, run = src.size * item_bytes, run_elems * item_bytes
@@ -85,7 +85,7 @@ def _transfer_ns(call: Call) -> float:
 
 
 def _copy_cost(call: Call) -> Cost:
-    busy = round(_transfer_ns(call) * 1000)
+    busy = round(_transfer_ns(call.hw, call["src"], call["dst"]) * 1000)
     return Cost(busy, busy)
 
 
@@ -99,12 +99,13 @@ def _transpose_cost(call: Call) -> Cost:
 
 def _count(call: Call) -> None:
     program = call.program
-    src, dst = call["src"], call["dst"]
     program.dma_transfers += 1
-    if src._storage.space == "hbm":
-        read = src.size * src._element.itemsize
-        program.hbm_read_bytes += read
-        program.hbm_read_bytes_by_tensor[src.name or src._storage.describe()] += read
+    for _, operand, src in call.tensors():
+        if operand.role is Role.READ and src._storage.space == "hbm":
+            read = src.size * src._element.itemsize
+            program.hbm_read_bytes += read
+            program.hbm_read_bytes_by_tensor[src.name or src._storage.describe()] += read
+    dst = call["dst"]
     if dst._storage.space == "hbm":
         program.hbm_write_bytes += dst.size * dst._element.itemsize
 
@@ -220,3 +221,87 @@ def dma_transpose(
 ) -> Array:
     """``dst = src`` with its axes in the order (1, 0), (2, 1, 0) or (3, 1, 2, 0)."""
     return np.ascontiguousarray(np.transpose(src, _AXES[src.ndim]))
+
+
+_MOST_SOURCES = 16
+"""Tensors that dma_compute adds up (isa dma_compute)."""
+
+
+def _compute_ring(call: Call) -> Lane:
+    target = call["dst"]._storage.space
+    if all(src._storage.space == target for src in call["srcs"]):
+        return Lane.DMA_LOCAL
+    return Lane.DMA_LOAD if target == "sbuf" else Lane.DMA_STORE
+
+
+def _no_scaling(call: Call) -> bool:
+    scales = call["scales"]
+    return scales is None or (
+        isinstance(scales, (list, tuple))
+        and len(scales) == len(call["srcs"])
+        and all(type(s) in (int, float) and s == 1 for s in scales)
+    )
+
+
+def _compute_cost(call: Call) -> Cost:
+    each_ns = [_transfer_ns(call.hw, src, call["dst"]) for src in call["srcs"]]
+    busy = round(sum(each_ns) * 1000)
+    return Cost(busy, busy)
+
+
+@instruction(
+    lane=_compute_ring,
+    operands={
+        "dst": Operand(OFF_PSUM, Role.WRITE),
+        "srcs": Operand(OFF_PSUM, most=_MOST_SOURCES),
+    },
+    rules=(
+        Rule(
+            "reduce_op must be nl.add",
+            lambda c: c["reduce_op"] is OPS["add"],
+            isa("dma_compute"),
+            shows=lambda c: f"{c['reduce_op']!r}",
+        ),
+        Rule(
+            "scales must be None, or 1.0 for each of srcs",
+            _no_scaling,
+            isa("dma_compute"),
+            shows=lambda c: f"{c['scales']!r} for {len(c['srcs'])}",
+        ),
+        Rule(
+            "dst and each of srcs must have the same number of elements",
+            lambda c: all(src.size == c["dst"].size for src in c["srcs"]),
+            isa("dma_compute"),
+            error=ShapeError,
+        ),
+    ),
+    only={
+        "unique_indices": (True, "indices are for vector offsets, which are not modelled yet"),
+        "oob_mode": _ONLY["oob_mode"],
+    },
+    count=_count,
+    cost=_compute_cost,
+    sources=(
+        isa("dma_compute"),
+        assumed("as long as copying each source to dst, one after another; no public figure"),
+    ),
+)
+def dma_compute(
+    dst: Any,
+    srcs: Any,
+    reduce_op: Any,
+    scales: Any = None,
+    unique_indices: Any = True,
+    oob_mode: Any = oob_mode.error,
+    name: Any = None,
+) -> Array:
+    """``dst = srcs[0] + srcs[1] + ...`` in float32, element by element in row-major order of each.
+
+    Shapes
+    ------
+    srcs one to 16 tensors, dst one; all with the same number of elements, in HBM or SBUF
+    """
+    total = np.array(srcs[0], dtype=np.float32).reshape(-1)
+    for values in srcs[1:]:
+        total += values.reshape(-1)
+    return total

@@ -40,7 +40,8 @@ class ActivationRangeWarning(UserWarning):
     """ScalarE receives values outside the range for which its function is documented."""
 
 
-def _activation_cost(call: Call) -> Cost:
+def activation_cost(call: Call) -> Cost:
+    """Return the cost of streaming through ScalarE, and the table that the function needs."""
     hw = call.hw
     cost = elementwise_cost(call, 1.0)
     op: Op = call["op"]
@@ -67,7 +68,8 @@ def _reduction_complete(call: Call) -> bool:
     return not active or call["reduce_op"] is OPS["add"]
 
 
-def _registers(call: Call) -> None:
+def scalar_registers(call: Call) -> None:
+    """Hand the body the accumulation registers of the partitions that data covers."""
     _, _, first, end = call["data"]._region()
     call.extra = {"_registers": call.program.scalar_registers[first:end]}
 
@@ -136,8 +138,8 @@ _COMMON_RULES = (
             shows=lambda c: f"{c['reduce_cmd']} with reduce_op={c['reduce_op']!r}",
         ),
     ),
-    prepare=_registers,
-    cost=_activation_cost,
+    prepare=scalar_registers,
+    cost=activation_cost,
     sources=(isa("activation"), arch("Scalar Engine")),
 )
 def activation(
@@ -185,8 +187,8 @@ def activation(
             shows=lambda c: f"reduce_op={c['reduce_op']!r}",
         ),
     ),
-    prepare=_registers,
-    cost=lambda c: reducing_cost(_activation_cost(c), c),
+    prepare=scalar_registers,
+    cost=lambda c: reducing_cost(activation_cost(c), c),
     sources=(isa("activation_reduce"), estimate("activation_reduce"), arch("Scalar Engine")),
 )
 def activation_reduce(
@@ -222,21 +224,22 @@ def _activated(name: str, op: Op, data: Array, scale: Any, bias: Any) -> Array:
     if bias is not None:
         values = values + (along(bias, data) if hasattr(bias, "ndim") else np.float32(bias))
     if op.valid is not None:
-        _warn_outside(name, op, values)
+        warn_outside(name, op, values)
     if op.activation is None:  # pragma: no cover - the sheets' operator rules refuse it first
         return values
     return op.activation(values)
 
 
-def _warn_outside(name: str, op: Op, values: Array) -> None:
+def warn_outside(instruction: str, op: Op, values: Array) -> None:
+    """Warn of values for which ScalarE's function is not documented."""
     if op.valid is None:  # pragma: no cover - the caller asks only for limited functions
         return
     low, high = op.valid
     magnitude = np.abs(values) if op is OPS["reciprocal"] else values
     if not np.all((magnitude >= low) & (magnitude <= high)):
         warnings.warn(
-            f"nisa.{name}: nl.{op.name} receives values outside [{low:g}, {high:g}]; ScalarE "
-            "gives invalid results there, the simulator the mathematical ones (NKI 0.6.0, "
+            f"nisa.{instruction}: nl.{op.name} receives values outside [{low:g}, {high:g}]; "
+            "ScalarE gives invalid results there, the simulator the mathematical ones (NKI 0.6.0, "
             "Supported Activation Functions)",
             ActivationRangeWarning,
             stacklevel=6,

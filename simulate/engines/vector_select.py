@@ -263,7 +263,7 @@ def _exact_indices(call: Call) -> bool:
     },
     rules=(
         Rule(
-            "range_select needs NeuronCore-v3 or newer",
+            "range_select needs trn2 or trn3",
             lambda c: c.hw.generation > 2,
             isa("range_select"),
             shows=lambda c: c.hw.target,

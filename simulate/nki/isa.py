@@ -33,6 +33,7 @@ __all__ = [  # the sheets are added by name
     "dge_mode",
     "dma_engine",
     "engine",
+    "get_nc_sub_version",
     "get_nc_version",
     "gpsimd_engine",
     "matmul_perf_mode",
@@ -50,6 +51,11 @@ __all__ = [  # the sheets are added by name
 def get_nc_version() -> nc_version:
     """Return the NeuronCore version of the target in force."""
     return nc_version(_hardware().generation)
+
+
+def get_nc_sub_version() -> int:
+    """Return the revision within the generation: 0, the first one and the vendor's default."""
+    return 0
 
 
 def __getattr__(name: str) -> Any:  # what the registries add is not visible to a type checker

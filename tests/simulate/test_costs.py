@@ -251,11 +251,17 @@ FLOORS = {
 }
 
 
+ELSEWHERE = {  # in files of their own: test_gpsimd_costs.py, test_exponential.py and others
+    "activate2", "affine_select", "dma_compute", "exponential", "iota", "local_gather",
+    "nc_n_gather", "nonzero_with_count", "sequence_bounds", "tensor_partition_reduce",
+}  # fmt: skip
+
+
 def test_every_instruction_is_in_the_table(start: Any) -> None:
     with start("trn2") as chip:
         for call in CALLS:
             call(chip, 16)
-        assert {step.opcode for step in chip.program.trace.steps()} == SHEETS.keys()
+        assert {step.opcode for step in chip.program.trace.steps()} == SHEETS.keys() - ELSEWHERE
     assert {row[0] for row in COSTS} == set(CALLS)
 
 
