@@ -122,13 +122,14 @@ def _nki() -> list[Line]:
 
 
 def _coverage() -> Line:
-    """How much of the vendor's nki.isa the embedded NKI has, by name."""
+    """How many of the vendor's instructions the embedded NKI has, and which it lacks."""
     from nkiconv.simulate.coverage import available, names_of
     from nkiconv.simulate.embedded import NKI_VERSION
 
     have, known = available("nki.isa"), names_of("nki.isa")["functions"]
     value = f"{len(have)} of {len(known)} functions of nki.isa {NKI_VERSION}"
-    return Line("embedded NKI", "ok", value, ", ".join(have))
+    lacking = [name for name in known if name not in have]
+    return Line("embedded NKI", "ok", value, f"not there yet: {', '.join(lacking)}")
 
 
 def _target() -> Line:

@@ -10,6 +10,7 @@ import pytest
 
 from nkiconv.bench import doctor
 from nkiconv.bench.cli import run
+from nkiconv.simulate import coverage
 
 
 def findings_of(capsys: pytest.CaptureFixture[str], code: int) -> dict[str, dict[str, str]]:
@@ -85,3 +86,13 @@ def test_missing_packages(
         doctor, "_version", lambda name: None if name == "ml_dtypes" else installed(name)
     )
     assert findings_of(capsys, 1)["ml_dtypes"]["status"] == "missing"
+
+
+def test_what_the_embedded_nki_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage, "available", lambda _: ["dma_copy", "nc_matmul"])
+    line = next(line for line in doctor.examine()[0] if line.topic == "embedded NKI")
+    assert line.value.startswith("2 of 52 functions of nki.isa 0.6.0")
+    named = line.hint.removeprefix("not there yet: ").split(", ")
+    assert len(named) == 50
+    assert "tensor_copy" in named
+    assert "nc_matmul" not in named
