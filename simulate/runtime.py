@@ -160,9 +160,10 @@ def _write_back(original: Array, tensor: NkiTensor) -> None:
         np.copyto(original, values.view(original.dtype))  # bool is kept in bytes
 
 
-def _to_host(name: str, result: Any, first: Any) -> Any:
+def _to_host(name: str, result: Any, first: Any, *, alone: bool = True) -> Any:
+    """Return a kernel's result as host arrays, each with memory of its own."""
     if isinstance(result, (tuple, list)):
-        return type(result)(_to_host(name, item, first) for item in result)
+        return type(result)(_to_host(name, item, first, alone=False) for item in result)
     if isinstance(result, dict):
         raise ConstraintError(
             f"{name}: returns a dict; a kernel returns a tensor, or a tuple or list of tensors"
@@ -180,7 +181,9 @@ def _to_host(name: str, result: Any, first: Any) -> Any:
             f"{name}: returns {storage.describe()}, of which {missing} of {result.size} elements "
             "were never written"
         )
-    values = np.array(result._array)
+    values = result._array
+    if storage.is_input or not alone:  # somebody else may hold the same bytes
+        values = np.array(values)
     return like(values.astype(np.bool_) if result.dtype == "bool_" else values, first)
 
 

@@ -317,7 +317,8 @@ class Sheet:
         if self.prepare is not None:
             self.prepare(call)
         self._check_access(tensors)
-        self._store(call, self.body(**self._fetch(call, tensors)))
+        values = self._fetch(call, tensors)
+        self._store(call, values, self.body(**values))
         return self._record(call, tensors, cost)
 
     def _look(self, call: Call) -> tuple[list[Used], tuple[Any, ...] | None]:
@@ -503,7 +504,8 @@ class Sheet:
             values.update(call.extra)
         return values
 
-    def _store(self, call: Call, results: Any) -> None:
+    def _store(self, call: Call, values: dict[str, Any], results: Any) -> None:
+        """Round results and write them; a body may have worked in the output that it was given."""
         outputs = self.outputs
         if len(outputs) == 1:
             results = (results,)
@@ -516,6 +518,9 @@ class Sheet:
                 tensor = touches(tensor)
             kind = tensor._kind
             storage = tensor._storage
+            if result is values[name]:
+                storage.mark(tensor, kind, self.writes_as)
+                continue
             if kind.name != "float32" or result.dtype != kind.numpy:
                 if kind.kind == "int" and result.dtype.kind in "iu":
                     # Integers come from bit patterns or exact sums: what does not fit is cut off.

@@ -99,8 +99,7 @@ def _resolve_accumulate(call: Call) -> None:
             f"with accumulate=False ({isa('nc_matmul')}, Accumulation mode)"
         )
     call.args["accumulate"] = bool(wish)
-    if wish:
-        call.also_read = ("dst",)
+    call.also_read = ("dst",)
 
 
 def _one_bank(call: Call) -> bool:
@@ -140,7 +139,7 @@ def _only_ones_and_zeros(call: Call) -> bool:
 @instruction(
     lane=Lane.TENSOR,
     operands={
-        "dst": Operand(PSUM, Role.WRITE),
+        "dst": Operand(PSUM, Role.WRITE, fetch=Fetch.RAW),
         "stationary": Operand(
             SBUF, dtypes=_INPUTS, max_free_elems=lambda hw: hw.stationary_max_columns
         ),
@@ -225,11 +224,18 @@ def nc_matmul(
     stationary (K, M)   moving (K, N)   dst (M, N); K, M <= 128; free dimensions may be several
     """
     contracted = stationary.shape[0]
-    weights = stationary.reshape(contracted, -1)
-    product: Array = weights.T @ moving.reshape(contracted, -1)
-    if accumulate:
-        product += dst.reshape(product.shape)
-    return product
+    weights = stationary.reshape(contracted, -1).T
+    columns = moving.reshape(contracted, -1)
+    in_place = dst.dtype == np.float32 and (dst.ndim == 2 or dst.flags.c_contiguous)
+    if in_place and not accumulate:
+        np.matmul(weights, columns, out=dst.reshape(len(weights), -1))
+        return dst  # type: ignore[no-any-return]  # the array that was handed in
+    product: Array = weights @ columns
+    if in_place:
+        total = dst.reshape(product.shape)
+        np.add(total, product, out=total)
+        return dst  # type: ignore[no-any-return]  # the array that was handed in
+    return product + dst.reshape(product.shape).astype(np.float32) if accumulate else product
 
 
 def _transpose_lane(call: Call) -> Lane:
