@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -89,11 +90,11 @@ def integer(op: str, name: str, value: object, *, least: int) -> int:
     ------
     ConstraintError
     """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what has no __index__ raises
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, (bool, np.bool_)):
+    number = None
+    if not isinstance(value, (bool, np.bool_)):
+        with suppress(TypeError):
+            number = operator.index(value)  # type: ignore[arg-type]  # what has no __index__ raises
+    if number is None:
         raise ConstraintError(f"{op}: {name} is {value!r}; it must be an integer ({TORCH})")
     if number < least:
         raise ConstraintError(f"{op}: {name} is {number}; it must be at least {least} ({TORCH})")
