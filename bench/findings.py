@@ -27,13 +27,11 @@ from nkiconv.reference import bounds
 from nkiconv.reference.cases import Case, Inputs, make_inputs
 from nkiconv.reference.conv2d import conv2d_float64, magnitude
 from nkiconv.simulate import Profile, current_target, profile
+from nkiconv.simulate.hardware import hardware
 
 __all__ = ["Finding", "Findings", "measure"]
 
 MAX_READ = 1.05
-PSUM_BANK_COLUMNS = 512
-"""Float32 results per partition in a PSUM bank, so the most columns of a matmul."""
-PARTITIONS = 128
 K = 3
 
 
@@ -166,7 +164,7 @@ class _Run:
     def uses(self) -> float:
         """Input elements that matmuls stream, over those that were loaded."""
         C_in = self.inputs["x"].shape[1]
-        channels = C_in / ceil_div(C_in, PARTITIONS)  # of a matmul, on average
+        channels = C_in / ceil_div(C_in, hardware().partitions)  # of a matmul, on average
         loaded_elems = self.x_bytes_read / self.inputs["x"].itemsize
         return float(self.seen.moving_columns * channels / loaded_elems)
 
@@ -224,6 +222,7 @@ def _most_columns(OH: int, OW: int) -> float:
 
     The fewest matmuls per tap that cover the rows; a row longer than a bank is split evenly.
     """
-    if OW > PSUM_BANK_COLUMNS:
-        return OW / ceil_div(OW, PSUM_BANK_COLUMNS)
-    return OH * OW / ceil_div(OH, PSUM_BANK_COLUMNS // OW)
+    most = hardware().psum_bank_bytes // 4  # float32 results per partition
+    if most < OW:
+        return OW / ceil_div(OW, most)
+    return OH * OW / ceil_div(OH, most // OW)

@@ -96,15 +96,16 @@ def conv2d(
     _check_choices(activation, pool, algorithm, target)
     arrays = _check_arrays(x, w, bias, residual, groups)
     geometry = _check_geometry(arrays, stride, padding, dilation, int(groups))
-    if arrays.residual is not None:
-        _check_residual(arrays, geometry, algorithm)
+    _check_residual(arrays, geometry, algorithm)
 
     with use_target(target):
         if algorithm == "naive":
             taps = arrays.w.unpack() if isinstance(arrays.w, PackedWeights) else arrays.w
             y = conv2d_naive.run(arrays.x, taps, arrays.bias, geometry, activation)
         else:
-            packed = arrays.w if isinstance(arrays.w, PackedWeights) else pack_weights(w, groups)
+            packed = (
+                arrays.w if isinstance(arrays.w, PackedWeights) else pack_weights(arrays.w, groups)
+            )
             y = conv2d_direct.run(
                 arrays.x, packed.array, arrays.bias, arrays.residual, geometry, activation
             )
@@ -202,7 +203,7 @@ def _check_geometry(
 
 
 def _check_residual(arrays: _Arrays, geometry: Geometry, algorithm: str) -> None:
-    """Refuse a residual that cannot be added to the result."""
+    """Refuse a residual, if there is one, that cannot be added to the result."""
     if arrays.residual is None:
         return
     g = geometry

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 
 import numpy as np
 
@@ -172,9 +172,18 @@ def is_simulator(filename: str) -> bool:
     return filename.startswith(_HERE)
 
 
-def kernel_line() -> str:
-    """Return ``file.py:line`` of the innermost frame outside the simulator."""
-    frame = sys._getframe(1)
+def kernel_frame(skip: int = 0) -> FrameType:
+    """Return the innermost frame outside the simulator.
+
+    `skip` is how many of the caller's callers are known to be the simulator's.
+    """
+    frame = sys._getframe(1 + skip)
     while is_simulator(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
+    return frame
+
+
+def kernel_line() -> str:
+    """Return ``file.py:line`` of the innermost frame outside the simulator."""
+    frame = kernel_frame()
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

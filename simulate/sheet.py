@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -26,7 +25,7 @@ from nkiconv.simulate.errors import (
 )
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import BY_ENGINE
-from nkiconv.simulate.program import Program, current, is_simulator, kernel_line
+from nkiconv.simulate.program import Program, current, kernel_frame, kernel_line
 from nkiconv.simulate.tensor import NKIObject, NkiTensor
 from nkiconv.simulate.trace import Lane
 
@@ -94,7 +93,7 @@ class Operand:
     per_partition: bool = False
     """Must have the shape ``(partitions, 1)``."""
     fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
-    touches: Callable[[NkiTensor], NkiTensor] | None = None
+    touches: Callable[[NkiTensor, Hardware], NkiTensor] | None = None
     """Which part of the tensor is read or written, where that is not all of it."""
     most: int = 0
     """A list of up to so many tensors stands here; 0 where it is one tensor."""
@@ -123,6 +122,10 @@ class Cost:
     occupancy_ps: int
     latency_ps: int
     table: int = -1
+
+    def longer(self, more_ps: int) -> Cost:
+        """Return the cost of an instruction that takes so much longer."""
+        return Cost(self.occupancy_ps + more_ps, self.latency_ps + more_ps, self.table)
 
 
 @dataclass(slots=True)
@@ -316,7 +319,7 @@ class Sheet:
             self._check_rule(call, rule)
         if self.prepare is not None:
             self.prepare(call)
-        self._check_access(tensors)
+        self._check_access(call, tensors)
         values = self._fetch(call, tensors)
         self._store(call, values, self.body(**values))
         return self._record(call, tensors, cost)
@@ -458,9 +461,9 @@ class Sheet:
                     f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})"
                 )
 
-    def _check_access(self, tensors: list[Used]) -> None:
+    def _check_access(self, call: Call, tensors: list[Used]) -> None:
         for name, operand, whole in tensors:
-            tensor = whole if operand.touches is None else operand.touches(whole)
+            tensor = whole if operand.touches is None else operand.touches(whole, call.hw)
             storage = tensor._storage
             if operand.role is Role.WRITE:
                 if storage.read_only:
@@ -487,7 +490,7 @@ class Sheet:
             if operand.role is Role.WRITE and name not in call.also_read:
                 values[name] = None
                 continue
-            tensor = whole if operand.touches is None else operand.touches(whole)
+            tensor = whole if operand.touches is None else operand.touches(whole, call.hw)
             fetch = operand.fetch
             if not isinstance(fetch, Fetch):
                 fetch = fetch(call)
@@ -515,7 +518,7 @@ class Sheet:
                 continue
             touches = self.operands[name].touches
             if touches is not None:
-                tensor = touches(tensor)
+                tensor = touches(tensor, call.hw)
             kind = tensor._kind
             storage = tensor._storage
             if result is values[name]:
@@ -544,9 +547,7 @@ class Sheet:
                 used.first_use = index
             used.last_use = index
             words += (used.number, operand.role is Role.WRITE, *tensor._region())
-        frame = sys._getframe(3)
-        while is_simulator(frame.f_code.co_filename) and frame.f_back is not None:
-            frame = frame.f_back
+        frame = kernel_frame(3)
         source = program.line_number(frame.f_code, frame.f_lineno)
         label = call.args["name"]
         trace.add(

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nkiconv.simulate.dtypes import Array
+from nkiconv.simulate.dtypes import Array, ElementType
 from nkiconv.simulate.enums import engine
 from nkiconv.simulate.errors import ConstraintError, DtypeError, ShapeError
+from nkiconv.simulate.memory import UNWRITTEN
 from nkiconv.simulate.ops import Op
 from nkiconv.simulate.sheet import (
     Call,
@@ -89,13 +90,18 @@ def elementwise_cost(call: Call, per_element: float) -> Cost:
     return Cost(picoseconds(busy + fixed, ghz), picoseconds(busy, ghz) + round(latency_ns * 1000))
 
 
+def busy_until_done(busy_ps: int, latency_ns: float) -> Cost:
+    """Return the cost of an instruction whose result can be seen a latency after its work."""
+    return Cost(busy_ps, busy_ps + round(latency_ns * 1000))
+
+
 def reducing_cost(cost: Cost, call: Call) -> Cost:
     """Return `cost` with the cycles that reading the registers takes."""
     hw = call.hw
     more = picoseconds(
         hw.reduce_extra_cycles, hw.scalar_ghz if call.lane is Lane.SCALAR else hw.vector_ghz
     )
-    return Cost(cost.occupancy_ps + more, cost.latency_ps + more, cost.table)
+    return cost.longer(more)
 
 
 def copy_rate(call: Call, source: str) -> float:
@@ -226,6 +232,11 @@ def bit_patterns(*op_names: str) -> Rule:
     )
 
 
+def fetch_unless_cast(source: str) -> Callable[[Call], Fetch]:
+    """Fetch bits where dst has the dtype of `source`, float32 where values are cast."""
+    return lambda call: Fetch.RAW if call[source].dtype == call["dst"].dtype else Fetch.FLOAT32
+
+
 def fetch_by_op(name: str) -> Callable[[Call], Fetch]:
     """Fetch bit patterns for bitvec operators, float32 otherwise."""
     return lambda call: Fetch.RAW if call[name].bitvec else Fetch.FLOAT32
@@ -236,6 +247,19 @@ def along(vector: Any, like: Any) -> Any:
     if getattr(vector, "ndim", 0) < 2:
         return vector
     return vector.reshape(vector.shape[0], *[1] * (like.ndim - 1))
+
+
+def broadcast(value: Any, like: Any) -> Any:
+    """Return a number as float32, and a ``(P, 1)`` operand shaped to broadcast along `like`."""
+    return along(value, like) if isinstance(value, np.ndarray) else np.float32(value)
+
+
+def fits_integers(kind: ElementType, *values: float) -> bool:
+    """Whether numbers are representable in a type, if it is one of integers."""
+    if kind.kind != "int":
+        return True
+    limits = np.iinfo(kind.numpy)
+    return all(limits.min <= value <= limits.max and value == int(value) for value in values)
 
 
 def applied(op: Op, reverse: Any, values: Array, other: Any) -> Array:
@@ -252,5 +276,8 @@ def applied(op: Op, reverse: Any, values: Array, other: Any) -> Array:
 
 
 def written(tensor: NkiTensor) -> bool:
-    """Whether every element of a tensor has been written."""
-    return not tensor._storage.count_unwritten(tensor, tensor._kind)
+    """Whether every element of a tensor has been written.
+
+    Rules that look at values ask this first: they run before the check of reads, which refuses.
+    """
+    return tensor._storage.writers(tensor, tensor._kind)[0] != UNWRITTEN

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
+from nkiconv.simulate.engines._common import fetch_unless_cast
 from nkiconv.simulate.enums import dge_mode, engine, oob_mode
 from nkiconv.simulate.errors import DtypeError, ShapeError
 from nkiconv.simulate.hardware import Hardware
@@ -110,15 +111,11 @@ def _count(call: Call) -> None:
         program.hbm_write_bytes += dst.size * dst._element.itemsize
 
 
-def _copy_fetch(call: Call) -> Fetch:
-    return Fetch.RAW if call["src"].dtype == call["dst"].dtype else Fetch.FLOAT32
-
-
 @instruction(
     lane=_ring,
     operands={
         "dst": Operand(OFF_PSUM, Role.WRITE),
-        "src": Operand(OFF_PSUM, fetch=_copy_fetch),
+        "src": Operand(OFF_PSUM, fetch=fetch_unless_cast("src")),
     },
     rules=(
         Rule(

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import elementwise_cost, picoseconds
+from nkiconv.simulate.engines._common import busy_until_done, elementwise_cost, picoseconds, written
 from nkiconv.simulate.errors import DtypeError, OutOfBoundsError, ShapeError
-from nkiconv.simulate.memory import UNWRITTEN
 from nkiconv.simulate.sheet import (
     SBUF,
     Call,
@@ -39,11 +38,6 @@ _MOST_INDICES = 4096
 
 _RUNS = (1, 2, 4, 8, 16, 32)
 """Elements that local_gather may take at each index (isa local_gather)."""
-
-
-def is_written(tensor: NkiTensor) -> bool:
-    """Whether values can be looked at; where not, the check of reads says so afterwards."""
-    return tensor._storage.writers(tensor, tensor._kind)[0] != UNWRITTEN
 
 
 def start_partition(tensor: NkiTensor) -> int:
@@ -77,7 +71,7 @@ def _equal(attribute: Callable[[NkiTensor], int], *names: str) -> Callable[[Call
 
 def _n_gather_inside(call: Call) -> bool:
     indices = call["indices"]
-    return not is_written(indices) or int(indices._array.max()) < free_elems(call["data"])
+    return not written(indices) or int(indices._array.max()) < free_elems(call["data"])
 
 
 def _n_gather_cost(call: Call) -> Cost:
@@ -85,7 +79,7 @@ def _n_gather_cost(call: Call) -> Cost:
     cost = elementwise_cost(call, 1.0)
     groups = ceil(free_elems(call["dst"]) / hw.n_gather_group_elems)
     more = picoseconds((groups - 1) * hw.gpsimd_issue_cycles, hw.gpsimd_ghz)
-    return Cost(cost.occupancy_ps + more, cost.latency_ps + more)
+    return cost.longer(more)
 
 
 @instruction(
@@ -165,7 +159,7 @@ def _greatest(call: Call) -> int:
 
 def _local_gather_inside(call: Call) -> bool:
     last = free_elems(call["src_buffer"]) - call["num_elem_per_idx"]
-    return not is_written(call["index"]) or _greatest(call) <= last
+    return not written(call["index"]) or _greatest(call) <= last
 
 
 def _local_gather_cost(call: Call) -> Cost:
@@ -177,7 +171,7 @@ def _local_gather_cost(call: Call) -> Cost:
     rate /= min(word / call["src_buffer"]._element.itemsize, elems)
     cycles = hw.gpsimd_issue_cycles + _valid(call) * elems / rate
     busy = picoseconds(cycles, hw.gpsimd_ghz)
-    return Cost(busy, busy + round(hw.vector_latency_ns * 1000))
+    return busy_until_done(busy, hw.vector_latency_ns)
 
 
 def _gather_counts(call: Call) -> None:

@@ -15,8 +15,11 @@ import numpy as np
 from nkiconv.simulate.dtypes import ELEMENT_TYPES, Array, round_to
 from nkiconv.simulate.engines._common import (
     bit_patterns,
+    busy_until_done,
     elementwise_cost,
     fetch_by_op,
+    fetch_unless_cast,
+    fits_integers,
     operator,
     picoseconds,
     same_elements,
@@ -27,7 +30,6 @@ from nkiconv.simulate.sheet import (
     SBUF,
     Call,
     Cost,
-    Fetch,
     Operand,
     Role,
     Rule,
@@ -134,12 +136,7 @@ def _affine(pattern: Any, offset: int, channel_multiplier: int, count: int) -> A
 
 
 def _fits_dst(call: Call) -> bool:
-    kind = call["dst"]._element
-    if kind.kind != "int":
-        return True
-    limits = np.iinfo(kind.numpy)
-    low, high = _extremes(call)
-    return bool(limits.min <= low and high <= limits.max)
+    return fits_integers(call["dst"]._element, *_extremes(call))
 
 
 def _iota_counts(call: Call) -> None:
@@ -186,17 +183,8 @@ def _same_dtype(call: Call) -> bool:
     return bool(call["on_true_tile"].dtype == call["dst"].dtype)
 
 
-def _select_fetch(call: Call) -> Fetch:
-    return Fetch.RAW if _same_dtype(call) else Fetch.FLOAT32
-
-
 def _false_fits(call: Call) -> bool:
-    kind = call["dst"]._element
-    if kind.kind != "int":
-        return True
-    limits = np.iinfo(kind.numpy)
-    value = call["on_false_value"]
-    return bool(limits.min <= value <= limits.max) and value.is_integer()
+    return fits_integers(call["dst"]._element, call["on_false_value"])
 
 
 def _select_kind(call: Call) -> None:
@@ -208,7 +196,7 @@ def _select_kind(call: Call) -> None:
     lane=Lane.GPSIMD,
     operands={
         "dst": Operand(SBUF, Role.WRITE),
-        "on_true_tile": Operand(SBUF, fetch=_select_fetch),
+        "on_true_tile": Operand(SBUF, fetch=fetch_unless_cast("on_true_tile")),
     },
     rules=(
         *_pattern_rules("affine_select"),
@@ -268,7 +256,7 @@ def _reduce_cost(call: Call) -> Cost:
     hw = call.hw
     cycles = free_elems(call["data"]) * hw.gpsimd_core_partitions + hw.gpsimd_issue_cycles
     busy = picoseconds(cycles, hw.gpsimd_ghz)
-    return Cost(busy, busy + round(hw.vector_latency_ns * 1000))
+    return busy_until_done(busy, hw.vector_latency_ns)
 
 
 @instruction(

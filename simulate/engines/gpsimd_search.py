@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import elementwise_cost, picoseconds
-from nkiconv.simulate.engines.gpsimd_gather import is_written, same_start
+from nkiconv.simulate.engines._common import busy_until_done, elementwise_cost, picoseconds, written
+from nkiconv.simulate.engines.gpsimd_gather import same_start
 from nkiconv.simulate.engines.gpsimd_patterns import is_int32
 from nkiconv.simulate.errors import ShapeError
+from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.sheet import (
     SBUF,
     Call,
@@ -37,7 +38,7 @@ _IDS = frozenset({"float32", "int32"})
 
 def _are_ids(call: Call) -> bool:
     ids = call["segment_ids"]
-    if not is_written(ids):
+    if not written(ids):
         return True
     values = ids._array
     return bool(np.all((values >= 0) & (values == np.rint(values))))
@@ -96,14 +97,10 @@ def sequence_bounds(dst: Any, segment_ids: Any, name: Any = None) -> Array:
     return bounds.astype(np.float32)
 
 
-_CORE_PARTITIONS = 16
-"""Partitions of a GpSimd core, of which it takes the first (isa nonzero_with_count)."""
-
-
-def _first_of_each_core(tensor: NkiTensor) -> NkiTensor:
-    """Return the part of a tensor in partitions 0, 16, 32, ..."""
-    count = -(-tensor.shape[0] // _CORE_PARTITIONS)
-    strides = (tensor.strides[0] * _CORE_PARTITIONS, *tensor.strides[1:])
+def _first_of_each_core(tensor: NkiTensor, hw: Hardware) -> NkiTensor:
+    """Return the part of a tensor in the first partition of each core (isa nonzero_with_count)."""
+    count = -(-tensor.shape[0] // hw.gpsimd_core_partitions)
+    strides = (tensor.strides[0] * hw.gpsimd_core_partitions, *tensor.strides[1:])
     return tensor._view((count, *tensor.shape[1:]), strides, tensor.offset)
 
 
@@ -112,7 +109,7 @@ def _nonzero_cost(call: Call) -> Cost:
     elems = free_elems(call["src"])
     cycles = hw.gpsimd_issue_cycles + hw.nonzero_elem_cycles * elems + (elems + 1)
     busy = picoseconds(cycles, hw.gpsimd_ghz)
-    return Cost(busy, busy + round(hw.vector_latency_ns * 1000))
+    return busy_until_done(busy, hw.vector_latency_ns)
 
 
 @instruction(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
-    along,
+    broadcast,
     elementwise_cost,
     operator,
     picoseconds,
@@ -47,8 +48,7 @@ def activation_cost(call: Call) -> Cost:
     op: Op = call["op"]
     # Functions other than the trivial ones go through a table and take longer to issue.
     extra = hw.scalar_table_cycles - hw.engine_issue_cycles if op.table else 0
-    more = picoseconds(extra, hw.scalar_ghz)
-    return Cost(cost.occupancy_ps + more, cost.latency_ps + more, op.table)
+    return replace(cost.longer(picoseconds(extra, hw.scalar_ghz)), table=op.table)
 
 
 def _bias_form(call: Call) -> bool:
@@ -220,9 +220,9 @@ def _activated(name: str, op: Op, data: Array, scale: Any, bias: Any) -> Array:
     """Return ``op(data * scale + bias)``."""
     values = data
     if isinstance(scale, np.ndarray) or scale != 1.0:
-        values = values * (along(scale, data) if hasattr(scale, "ndim") else np.float32(scale))
+        values = values * broadcast(scale, data)
     if bias is not None:
-        values = values + (along(bias, data) if hasattr(bias, "ndim") else np.float32(bias))
+        values = values + broadcast(bias, data)
     if op.valid is not None:
         warn_outside(name, op, values)
     if op.activation is None:  # pragma: no cover - the sheets' operator rules refuse it first

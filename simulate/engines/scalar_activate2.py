@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import along, operator, same_elements, same_partitions
+from nkiconv.simulate.engines._common import broadcast, operator, same_elements, same_partitions
 from nkiconv.simulate.engines.scalar import activation_cost, scalar_registers, warn_outside
 from nkiconv.simulate.enums import reduce_cmd
 from nkiconv.simulate.errors import DtypeError
@@ -155,5 +155,5 @@ def _stage(op: Op, values: Array, imm: Any, reverse: bool) -> Array:
     """Return ``values <op> imm``, reversed where asked."""
     if op.binary is None:  # nl.bypass
         return values
-    other = along(imm, values) if hasattr(imm, "ndim") else np.float32(imm)
+    other = broadcast(imm, values)
     return op.binary(other, values) if reverse else op.binary(values, other)

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import chosen_lane, elementwise_cost, picoseconds, wide_stride
+from nkiconv.simulate.engines._common import (
+    busy_until_done,
+    chosen_lane,
+    elementwise_cost,
+    picoseconds,
+    wide_stride,
+)
 from nkiconv.simulate.enums import engine, matmul_perf_mode
 from nkiconv.simulate.errors import (
     DtypeError,
@@ -59,7 +65,7 @@ def _matmul_cost(call: Call) -> Cost:
     else:
         cycles = streamed + hw.matmul_gap_cycles
     busy = picoseconds(cycles, hw.tensor_ghz)
-    return Cost(busy, busy + round(hw.tensor_latency_ns * 1000))
+    return busy_until_done(busy, hw.tensor_latency_ns)
 
 
 def _count_matmul(call: Call) -> None:
@@ -263,7 +269,7 @@ def _transpose_cost(call: Call) -> Cost:
     rows = max(partitions(data), min(hw.matmul_min_cycles, free_elems(data)))
     per_row = hw.float32_matmul_row_cycles if data.dtype == "float32" else 1
     busy = picoseconds(rows * per_row + hw.matmul_gap_cycles, hw.tensor_ghz)
-    return Cost(busy, busy + round(hw.tensor_latency_ns * 1000))
+    return busy_until_done(busy, hw.tensor_latency_ns)
 
 
 def _note_generation(call: Call) -> None:

@@ -22,6 +22,8 @@ from nkiconv.simulate.engines._common import (
     copy_rate,
     elementwise_cost,
     fetch_by_op,
+    fetch_unless_cast,
+    fits_integers,
     not_both_in_psum,
     on_generation,
     operator,
@@ -54,10 +56,6 @@ from nkiconv.simulate.trace import Lane
 _FLOAT32 = frozenset({"float32"})
 
 
-def _copy_fetch(call: Call) -> Fetch:
-    return Fetch.RAW if call["src"].dtype == call["dst"].dtype else Fetch.FLOAT32
-
-
 def _copy_lane(call: Call) -> Lane:
     return chosen_lane(call, (Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD), Lane.VECTOR)
 
@@ -66,7 +64,7 @@ def _copy_lane(call: Call) -> Lane:
     lane=_copy_lane,
     operands={
         "dst": Operand(ON_CHIP, Role.WRITE),
-        "src": Operand(ON_CHIP, fetch=_copy_fetch),
+        "src": Operand(ON_CHIP, fetch=fetch_unless_cast("src")),
     },
     rules=(
         same_elements("dst", "src"),
@@ -93,11 +91,7 @@ def _fill_cost(call: Call) -> Cost:
 
 
 def _fits_type(call: Call) -> bool:
-    kind = call["dst"]._element
-    if kind.kind != "int":
-        return True
-    limits = np.iinfo(kind.numpy)
-    return bool(limits.min <= call["value"] <= limits.max) and call["value"] == int(call["value"])
+    return fits_integers(call["dst"]._element, call["value"])
 
 
 def _also_read_dst(call: Call) -> None:

@@ -14,7 +14,7 @@ from nkiconv.simulate.engines._accumulate import (
     use_registers,
 )
 from nkiconv.simulate.engines._common import (
-    along,
+    broadcast,
     elementwise_cost,
     same_elements,
     same_partitions,
@@ -109,7 +109,7 @@ def exponential(
     ------
     src, dst (P, F)   max_value, reduce_init numbers or (P, 1) float32   reduce_res (P, 1)
     """
-    top = along(max_value, src) if hasattr(max_value, "ndim") else np.float32(max_value)
+    top = broadcast(max_value, src)
     result = np.exp(src - top)
     if reduce_cmd is not type(reduce_cmd).idle:
         sums = result.reshape(len(result), -1).sum(axis=1, dtype=np.float32)
