@@ -35,8 +35,8 @@ class NkiconvError(ValueError):
     place: str | None = None
 
     def locate(self, place: str) -> None:
-        """Begin the message with a place, unless it has one."""
-        if self.place is None:
+        """Begin the message with a place, unless it has one or there is none."""
+        if self.place is None and place:
             self.place = place
             self.args = (f"{place}: {self}",)
 

@@ -127,6 +127,9 @@ class Hardware:
     dma_issue_ns: float
     dma_start_ns: float
     dma_complete_ns: float
+    core_barrier_ns: float
+    loop_iteration_ns: float
+    register_access_ns: float
     launch_before_us: float
     launch_after_us: float
 
@@ -338,6 +341,11 @@ def _facts() -> Iterator[Fact]:
         (measured, measured, assumed),
     )
     yield from same("dma_complete_ns", "ns", 320, "profiles of both generations", measured)
+    yield from same("core_barrier_ns", "ns", 1000, "no public figure; a write and a wait", assumed)
+    yield from same(
+        "loop_iteration_ns", "ns", 1000, "no public figure; all engines meet and branch", assumed
+    )
+    yield from same("register_access_ns", "ns", 1000, "no public figure; as a short DMA", assumed)
     yield from same("launch_before_us", "us", 13.0, "published profiles: 12.5 to 13", measured)
     yield from each(
         "launch_after_us",

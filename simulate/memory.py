@@ -40,6 +40,10 @@ class Allocation:
         ``"sbuf"``, ``"psum"`` or ``"hbm"``.
     shape, dtype, name, line
         As allocated; for messages.
+    core
+        The NeuronCore of a logical one whose memory it lies in; of HBM, whichever came first.
+    address
+        First partition and first byte, where the kernel chose them; else None.
 
     Attributes
     ----------
@@ -50,6 +54,8 @@ class Allocation:
     """
 
     __slots__ = (
+        "address",
+        "core",
         "dtype",
         "first_use",
         "free_bytes",
@@ -63,9 +69,20 @@ class Allocation:
     )
 
     def __init__(
-        self, number: int, space: str, shape: tuple[int, ...], dtype: str, name: str, line: str
+        self,
+        number: int,
+        space: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        name: str,
+        line: str,
+        *,
+        core: int = 0,
+        address: tuple[int, int] | None = None,
     ) -> None:
         self.number = number
+        self.core = core
+        self.address = address
         self.space = space
         self.shape = shape
         self.dtype = dtype
@@ -108,6 +125,7 @@ class Storage:
         "allocation",
         "buffer",
         "dtype",
+        "first_partition",
         "free_bytes",
         "is_input",
         "partitions",
@@ -123,6 +141,7 @@ class Storage:
         self.space = allocation.space
         self.dtype = allocation.dtype
         self.partitions = allocation.partitions
+        self.first_partition = 0 if allocation.address is None else allocation.address[0]
         self.free_bytes = allocation.free_bytes
         self.is_input = buffer is not None
         self.read_only = read_only

@@ -6,14 +6,17 @@ possible and loads can run ahead of computation; that is how far ahead they can 
 
 PSUM tensors occupy whole banks.  A tensor occupies its bytes in all partitions, whatever its
 partition count: two small tensors are never put side by side in different partitions.
+
+A kernel may choose addresses itself.  Such tensors stay where they are, the others are placed
+round them, and two of them must not hold the same bytes while both are live.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from nkiconv.simulate.errors import CapacityError
+from nkiconv.simulate.errors import CapacityError, HazardError
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
 
@@ -52,15 +55,23 @@ class _Space:
     live: dict[int, tuple[int, int, Allocation]] = field(default_factory=dict)
     past: list[tuple[int, int, int]] = field(default_factory=list)
     peak: int = 0
+    kept: tuple[tuple[int, int], ...] = ()
+    """Bytes that tensors with addresses of their own will hold while the next tensor lives."""
 
     def size(self, tensor: Allocation) -> int:
         return -(-tensor.free_bytes // self.unit) * self.unit
+
+    def extent(self, tensor: Allocation) -> tuple[int, int]:
+        """Return the bytes of a tensor whose address the kernel chose."""
+        begin = 0 if tensor.address is None else tensor.address[1]
+        return begin, begin + self.size(tensor)
 
     def gaps(self) -> list[tuple[int, int]]:
         """Return the free byte ranges, in order."""
         result = []
         at = 0
-        for first, end, _ in sorted(self.live.values(), key=lambda entry: entry[0]):
+        held = [(first, end) for first, end, _ in self.live.values()]
+        for first, end in sorted([*held, *self.kept]):
             if first > at:
                 result.append((at, first))
             at = max(at, end)
@@ -113,17 +124,27 @@ def place(allocations: Sequence[Allocation], hw: Hardware, kernel: str) -> Place
     ------
     CapacityError
         More is live at once than the memory holds; the message lists the largest tensors.
+    HazardError
+        Two tensors whose addresses the kernel chose hold the same bytes while both are in use.
     """
     start: dict[int, int] = {}
     predecessors: dict[int, tuple[int, ...]] = {}
-    peaks: dict[str, int] = {}
-    for space in (
-        _Space("sbuf", hw.sbuf_usable_bytes, 1),
-        _Space("psum", hw.psum_banks * hw.psum_bank_bytes, hw.psum_bank_bytes),
-    ):
-        used = [s for s in allocations if s.space == space.name and s.first_use >= 0]
+    peaks = {"sbuf": 0, "psum": 0}
+    spaces = [
+        (core, space)
+        for core in sorted({a.core for a in allocations if a.space != "hbm"})
+        for space in (
+            _Space("sbuf", hw.sbuf_usable_bytes, 1),
+            _Space("psum", hw.psum_banks * hw.psum_bank_bytes, hw.psum_bank_bytes),
+        )
+    ]
+    for core, space in spaces:
+        used = [
+            s for s in allocations if s.space == space.name and s.first_use >= 0 and s.core == core
+        ]
+        _check_fixed(space, used, kernel)
         _check_peak(space, used, hw, kernel)
-        peaks[space.name] = space.peak
+        peaks[space.name] = max(peaks[space.name], space.peak)
         for strategy in (_Space.next_fit, _Space.best_fit):
             attempt = _Space(space.name, space.capacity, space.unit)
             if _fill(attempt, used, strategy, start, predecessors):
@@ -146,12 +167,14 @@ def _fill(
 ) -> bool:
     """Give every tensor an address in order of first use; False where one does not fit."""
     ending = sorted(used, key=lambda s: s.last_use)
+    fixed = [s for s in used if s.address is not None]
     dead = 0
     for tensor in sorted(used, key=lambda s: (s.first_use, s.number)):
         while dead < len(ending) and ending[dead].last_use < tensor.first_use:
             space.release(ending[dead].number)
             dead += 1
-        at = fit(space, space.size(tensor))
+        space.kept = tuple([space.extent(s) for s in fixed if _live_together(s, tensor)])
+        at = fit(space, space.size(tensor)) if tensor.address is None else tensor.address[1]
         if at is None:
             return False
         start[tensor.number] = at
@@ -159,18 +182,63 @@ def _fill(
     return True
 
 
+def _live_together(a: Allocation, b: Allocation) -> bool:
+    return a.first_use <= b.last_use and b.first_use <= a.last_use
+
+
+def _check_fixed(space: _Space, used: Sequence[Allocation], kernel: str) -> None:
+    """Refuse addresses that give two tensors the same bytes while both are in use."""
+    fixed = sorted((s for s in used if s.address is not None), key=lambda s: s.first_use)
+    live: list[Allocation] = []
+    for tensor in fixed:
+        live = [other for other in live if other.last_use >= tensor.first_use]
+        for other in live:
+            if _share_bytes(space, tensor, other):
+                raise HazardError(
+                    f"{kernel}: {tensor.describe()} at address {tensor.address} takes bytes that "
+                    f"{other.describe()} at address {other.address} still needs: the one is first "
+                    f"used before the last use of the other (instructions {tensor.first_use} and "
+                    f"{other.last_use}); use addresses that are free by then"
+                )
+        live.append(tensor)
+
+
+def _share_bytes(space: _Space, a: Allocation, b: Allocation) -> bool:
+    a_begin, a_end = space.extent(a)
+    b_begin, b_end = space.extent(b)
+    a_first, b_first = (0 if t.address is None else t.address[0] for t in (a, b))
+    partitions = a_first < b_first + b.partitions and b_first < a_first + a.partitions
+    return partitions and a_begin < b_end and b_begin < a_end
+
+
+def _union(ranges: Iterable[tuple[int, int]]) -> int:
+    """Return the bytes that ranges cover; some may lie side by side in different partitions."""
+    total = reached = 0
+    for begin, end in sorted(ranges):
+        total += max(0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
 def _check_peak(space: _Space, used: Sequence[Allocation], hw: Hardware, kernel: str) -> None:
     """Find the most bytes that are live at once, and refuse more than there are."""
-    changes: list[tuple[int, int, int]] = []
+    changes: list[tuple[int, int, int, Allocation]] = []
     for tensor in used:
-        size = space.size(tensor)
-        changes.append((tensor.first_use, 1, size))
-        changes.append((tensor.last_use + 1, 0, -size))
-    total = worst_at = 0
-    for when, _, change in sorted(changes):
-        total += change
-        if total > space.peak:
-            space.peak, worst_at = total, when
+        changes.append((tensor.first_use, 1, tensor.number, tensor))
+        changes.append((tensor.last_use + 1, 0, tensor.number, tensor))
+    free_bytes = fixed_bytes = worst_at = 0
+    fixed: dict[int, tuple[int, int]] = {}
+    for when, begins, number, tensor in sorted(changes, key=lambda change: change[:3]):
+        if tensor.address is None:
+            free_bytes += space.size(tensor) if begins else -space.size(tensor)
+        else:
+            if begins:
+                fixed[number] = space.extent(tensor)
+            else:
+                del fixed[number]
+            fixed_bytes = _union(fixed.values())
+        if free_bytes + fixed_bytes > space.peak:
+            space.peak, worst_at = free_bytes + fixed_bytes, when
     if space.peak <= space.capacity:
         return
     live = [s for s in used if s.first_use <= worst_at <= s.last_use]

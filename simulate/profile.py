@@ -19,7 +19,7 @@ from nkiconv.simulate.hardware import Hardware, use_target
 from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.program import Program
 from nkiconv.simulate.schedule import Timeline, schedule
-from nkiconv.simulate.trace import Lane
+from nkiconv.simulate.trace import LANES, Lane
 
 R = TypeVar("R")
 
@@ -37,7 +37,7 @@ class Event:
     Attributes
     ----------
     engine
-        Compute engine, DMA ring, or ``"launch"``.
+        Compute engine, DMA ring, or ``"launch"``; those of a second core are marked.
     opcode
         Instruction.
     start_us, end_us
@@ -89,7 +89,7 @@ class Events(Sequence[Event]):
                 for step in launch.program.trace.steps():
                     events.append(
                         Event(
-                            step.lane.label,
+                            step.lane.label + (f" (core {step.core})" if step.core else ""),
                             step.opcode,
                             begin + launch.timeline.start_ps[step.index] / 1e6,
                             begin + launch.timeline.end_ps[step.index] / 1e6,
@@ -138,11 +138,12 @@ class Profile:
         The resource that held the kernels back: an engine, ``"DMA bandwidth"``, ``"DMA issue"``,
         ``"launch"``, or ``"dependencies"`` where none was busy most of the time.
     engine_busy_us
-        Time at work, of each compute engine and of the DMA engines.
+        Time at work, of each compute engine and of the DMA engines; with two cores, of the busier.
     mfu
-        Multiply-accumulates over what TensorE's documented peak for the dtype does in `latency_us`.
+        Multiply-accumulates over what TensorE's documented peak for the dtype does in `latency_us`,
+        on as many cores as the launch had.
     mbu
-        HBM bytes over what the HBM bandwidth of one core moves in `latency_us`.
+        HBM bytes over what the HBM bandwidth of those cores moves in `latency_us`.
     macs
         Multiply-accumulates of all matmuls, without transposes.
     moving_columns
@@ -285,7 +286,7 @@ def profile(
             "not add up, profile them one by one"
         )
     launches = tuple(
-        Launch(p, where, schedule(p.trace, p.allocations, where, p.hardware))
+        Launch(p, where, schedule(p.trace, p.allocations, where, p.hardware, p.core_count))
         for p, where in finished
     )
     return result, summarise(launches, finished[0][0].hardware)
@@ -298,15 +299,15 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
     body_us = body_ps / 1e6
     latency_us = body_us + launch_us
     busy_us = {
-        lane.label: sum(launch.timeline.busy_ps[lane] for launch in launches) / 1e6
+        lane.label: sum(_busiest(launch.timeline.busy_ps, lane) for launch in launches) / 1e6
         for lane in _ENGINES
     }
-    busy_us["DMA"] = (
-        sum(launch.timeline.busy_ps[lane] for launch in launches for lane in _DMA) / 1e6
-    )
+    busy_us["DMA"] = sum(_busiest(launch.timeline.busy_ps, *_DMA) for launch in launches) / 1e6
     issue_us = (
-        max(sum(launch.timeline.issue_ps[lane] for launch in launches) for lane in _DMA) / 1e6
+        max(sum(_busiest(launch.timeline.issue_ps, lane) for launch in launches) for lane in _DMA)
+        / 1e6
     )
+    cores = max(launch.program.core_count for launch in launches)
     programs = [launch.program for launch in launches]
     opcodes: Counter[str] = Counter()
     lanes: Counter[str] = Counter()
@@ -318,7 +319,7 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
         counts = Counter((words[0], words[1]) for _, words in program.trace.raw())
         for (opcode, lane), count in counts.items():
             opcodes[program.trace.name(opcode)] += count
-            lanes[Lane(lane).label] += count
+            lanes[Lane(lane % LANES).label] += count
     read = sum(program.hbm_read_bytes for program in programs)
     written = sum(program.hbm_write_bytes for program in programs)
     return Profile(
@@ -328,8 +329,10 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
         launch_us=launch_us,
         bound=_bound(busy_us, issue_us, body_us, launch_us),
         engine_busy_us=busy_us,
-        mfu=sum(_peak_us(kind, macs, hw) for kind, macs in macs_by_type.items()) / latency_us,
-        mbu=(read + written) / hw.hbm_bytes_per_ns / 1e3 / latency_us,
+        mfu=sum(_peak_us(kind, macs, hw) for kind, macs in macs_by_type.items())
+        / latency_us
+        / cores,
+        mbu=(read + written) / hw.hbm_bytes_per_ns / 1e3 / latency_us / cores,
         macs=sum(program.macs for program in programs),
         moving_columns=sum(program.moving_columns for program in programs),
         hbm_read_bytes=read,
@@ -338,10 +341,17 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
         dma_transfers=sum(program.dma_transfers for program in programs),
         instructions=dict(opcodes.most_common()),
         lane_instructions=dict(lanes.most_common()),
-        static_instructions=sum(len(program.trace) for program in programs),
+        static_instructions=sum(len(program.trace) - program.repeated for program in programs),
         sbuf_peak_bytes=max(launch.placement.sbuf_peak_bytes for launch in launches),
         psum_peak_banks=max(launch.placement.psum_peak_banks for launch in launches),
         events=Events(launches),
+    )
+
+
+def _busiest(times_ps: tuple[int, ...], *lanes: Lane) -> int:
+    """Return the time of the core that spent most of it on these lanes."""
+    return max(
+        sum(times_ps[first + lane] for lane in lanes) for first in range(0, len(times_ps), LANES)
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import prod
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,15 +24,39 @@ from nkiconv.simulate.errors import CapacityError, ConstraintError, ShapeError
 from nkiconv.simulate.hardware import HARDWARE, Hardware, current_target
 from nkiconv.simulate.memory import Allocation, Storage
 from nkiconv.simulate.tensor import SPACE, MemoryRegion, NkiTensor
-from nkiconv.simulate.trace import Trace
+from nkiconv.simulate.trace import LANES, Trace
 
 _HERE = str(Path(__file__).resolve().parent) + os.sep
 
 _current: ContextVar[Program | None] = ContextVar("nkiconv_program", default=None)
 
 
+class Cores(Protocol):
+    """What the cores of a logical one share; see `cores`."""
+
+    count: int
+
+    def shared(
+        self, core: int, shape: tuple[int, ...], dtype: str, make: Callable[[], Storage]
+    ) -> Storage:
+        """Return the storage of a core's next tensor in shared HBM; the first core makes it."""
+
+    def wait(self, core: int, op: str, key: object, value: Any, line: str) -> list[Any]:
+        """Wait until every core has come to the same place; return what each brought along."""
+
+
+class Race(Protocol):
+    """Notes which core of a logical one touches what in HBM, and refuses what is not ordered."""
+
+    def note(self, op: str, tensor: NkiTensor, core: int, writes: bool) -> None:
+        """Note an access of `core`; raise HazardError where another core's is not ordered."""
+
+    def clear(self, tensor: NkiTensor) -> None:
+        """Forget what was before a barrier on a tensor."""
+
+
 class Program:
-    """Everything that one kernel launch allocates and executes.
+    """Everything that one kernel launch allocates and executes on one NeuronCore.
 
     Attributes
     ----------
@@ -38,9 +64,18 @@ class Program:
         Name of the kernel.
     hardware
         Facts of the target that the run is for.
+    grid
+        The launch grid, ``(2,)`` for both cores of a logical one; empty where none was given.
+    core, cores, race
+        Which core this is, what it shares with the other one, and who has touched what.
+    repeated
+        Instructions of `trace` that an on-chip loop executed again: the program has them once.
+    loops, no_reorder_depth
+        On-chip loops, and ``nl.no_reorder`` blocks, that execution is inside of.
     trace, allocations
-        Instructions and tensors, in program order.  A tensor's bytes go with its last view, so that
-        memory grows with the number of instructions and not with the bytes that they move.
+        Instructions and tensors, in program order, of all cores.  A tensor's bytes go with its
+        last view, so that memory grows with the number of instructions and not with the bytes
+        that they move.
     hbm_read_bytes, hbm_write_bytes, dma_transfers, macs, moving_columns
         Counters that instructions add to.
     hbm_read_bytes_by_tensor
@@ -57,6 +92,14 @@ class Program:
     def __init__(self, kernel: str, target: str | None = None) -> None:
         self.kernel = kernel
         self.hardware: Hardware = HARDWARE[target or current_target()]
+        self.grid: tuple[int, ...] = ()
+        self.core = 0
+        self.lane_base = 0
+        self.cores: Cores | None = None
+        self.race: Race | None = None
+        self.repeated = 0
+        self.loops: list[Any] = []  # of `loops`
+        self.no_reorder_depth = 0
         self.trace = Trace()
         self.allocations: list[Allocation] = []
         self.hbm_read_bytes = 0
@@ -71,6 +114,29 @@ class Program:
         self.vector_registers_known = np.zeros(self.hardware.partitions, dtype=np.bool_)
         self._lines: dict[tuple[CodeType, int], int] = {}
 
+    @property
+    def core_count(self) -> int:
+        """NeuronCores that the launch is for."""
+        return self.grid[0] if self.grid else 1
+
+    def sibling(self, core: int) -> Program:
+        """Return the program of another core of the same launch: one record, other memories."""
+        made = Program(self.kernel, self.hardware.target)
+        made.grid, made.core, made.lane_base = self.grid, core, core * LANES
+        made.trace, made.allocations = self.trace, self.allocations
+        return made
+
+    def join(self, other: Program) -> None:
+        """Add the counters of another core's program to this one's."""
+        self.hbm_read_bytes += other.hbm_read_bytes
+        self.hbm_write_bytes += other.hbm_write_bytes
+        self.hbm_read_bytes_by_tensor += other.hbm_read_bytes_by_tensor
+        self.dma_transfers += other.dma_transfers
+        self.macs += other.macs
+        self.moving_columns += other.moving_columns
+        self.macs_by_type += other.macs_by_type
+        self.repeated += other.repeated
+
     def line_number(self, code: CodeType, line: int) -> int:
         """Return the trace's number for a source line of the kernel."""
         found = self._lines.get((code, line))
@@ -80,21 +146,86 @@ class Program:
         return found
 
     def allocate(
-        self, shape: tuple[int, ...], dtype: str, region: MemoryRegion, name: str
+        self,
+        shape: tuple[int, ...],
+        dtype: str,
+        region: MemoryRegion,
+        name: str,
+        address: tuple[int, int] | None = None,
     ) -> NkiTensor:
         """Allocate a tensor with fresh, poisoned memory.
 
+        `address` is the first partition and the first byte in it; None leaves both to `placement`.
+
         Raises
         ------
-        ShapeError, CapacityError
-            More partitions than the memory has, or more bytes a partition than fit at all.
+        ShapeError, CapacityError, ConstraintError
+            More partitions than the memory has, more bytes a partition than fit, or an address
+            that does not exist or is not aligned.
+        HazardError
+            The cores of a logical one ask for different shared tensors.
         """
         space = SPACE[region]
         if space != "hbm":
             self._check_extent(shape, dtype, space)
-        made = Allocation(len(self.allocations), space, shape, dtype, name, kernel_line())
-        self.allocations.append(made)
-        return NkiTensor(shape, dtype, Storage(made), region, name)
+        if address is not None:
+            address = self._checked_address(shape, dtype, space, address)
+
+        def make() -> Storage:
+            made = Allocation(
+                len(self.allocations),
+                space,
+                shape,
+                dtype,
+                name,
+                kernel_line(),
+                core=self.core,
+                address=address,
+            )
+            self.allocations.append(made)
+            return Storage(made)
+
+        if region is MemoryRegion.shared_hbm and self.cores is not None:
+            storage = self.cores.shared(self.core, shape, dtype, make)
+        else:
+            storage = make()
+        return NkiTensor(shape, dtype, storage, region, name)
+
+    def _checked_address(
+        self, shape: tuple[int, ...], dtype: str, space: str, address: object
+    ) -> tuple[int, int]:
+        hw = self.hardware
+        op = f"nl.ndarray(address={address!r})"
+        if space == "hbm":
+            raise ConstraintError(f"{op}: a tensor in HBM has no address that a kernel can choose")
+        numbers = address if isinstance(address, (tuple, list)) else ()
+        if len(numbers) != 2 or not all(type(n) is int and n >= 0 for n in numbers):
+            raise ConstraintError(
+                f"{op}: must be (first partition, first byte), two integers from 0 on "
+                "(nki.language.ndarray)"
+            )
+        first, begin = numbers
+        unit, source = (
+            (hw.psum_bank_bytes, "a PSUM tensor starts at a bank; migration guide")
+            if space == "psum"
+            else (hw.sbuf_align_bytes, "nl.tile_size.sbuf_min_align")
+        )
+        if begin % unit:
+            raise ConstraintError(f"{op}: byte {begin} is no multiple of {unit} ({source})")
+        if first % hw.quadrant_partitions or first + shape[0] > hw.partitions:
+            raise ConstraintError(
+                f"{op}: {shape[0]} partitions from {first}; they start at a multiple of "
+                f"{hw.quadrant_partitions} and end within {hw.partitions} "
+                "(architecture guides, Accessing SBUF/PSUM tensors)"
+            )
+        limit = hw.sbuf_usable_bytes if space == "sbuf" else hw.psum_banks * hw.psum_bank_bytes
+        end = begin + prod(shape[1:]) * ELEMENT_TYPES[dtype].itemsize
+        if end > limit:
+            raise CapacityError(
+                f"{op}: {dtype}{list(shape)} would end at byte {end} of each partition; "
+                f"{space.upper()} of {hw.target} has {limit}"
+            )
+        return first, begin
 
     def wrap_input(
         self, values: Array, dtype: str, name: str, *, read_only: bool = False

@@ -76,6 +76,10 @@ class VirtualRegister(NKIObject):
             "(nki.isa.VirtualRegister)"
         )
 
+    def __eq__(self, other: object) -> bool:
+        return False if other is None else self._unknown()
+
+    __hash__ = None  # type: ignore[assignment]  # equality is not known, so neither is this
     __bool__ = __int__ = __index__ = __float__ = _unknown
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _unknown
     __floordiv__ = __mod__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = _unknown

@@ -13,6 +13,7 @@ import numpy as np
 
 from nkiconv.simulate import embedded
 from nkiconv.simulate.arrays import as_numpy, is_array, like
+from nkiconv.simulate.cores import CORES, Accesses, LogicalCore
 from nkiconv.simulate.dtypes import Array, from_numpy
 from nkiconv.simulate.errors import (
     ConstraintError,
@@ -24,7 +25,10 @@ from nkiconv.simulate.placement import place
 from nkiconv.simulate.profile import report_launch
 from nkiconv.simulate.program import Program, active, is_simulator, running
 from nkiconv.simulate.subset import check_kernel
-from nkiconv.simulate.tensor import NkiTensor
+from nkiconv.simulate.tensor import NkiTensor, tensors_in
+
+_LOGICAL_CORES_SINCE = 3
+"""Generation of the NeuronCore from which on two make a logical one (LNC)."""
 
 
 class Kernel:
@@ -37,10 +41,13 @@ class Kernel:
     ----------
     func
         The plain function.
+    grid
+        The launch grid: ``(cores,)``, or empty where none was given.
     """
 
-    def __init__(self, func: Callable[..., Any]) -> None:
+    def __init__(self, func: Callable[..., Any], grid: tuple[int, ...] = ()) -> None:
         self.func = func
+        self.grid = grid
         functools.update_wrapper(self, func)
 
     def __repr__(self) -> str:
@@ -53,13 +60,13 @@ class Kernel:
         return run_kernel(self, args, kwargs)
 
     def __getitem__(self, grid: int | tuple[int, ...]) -> Kernel:
-        size = grid if isinstance(grid, int) else int(np.prod(grid))
-        if size != 1:
+        sizes = grid if isinstance(grid, tuple) else (grid,)
+        if len(sizes) != 1 or type(sizes[0]) is not int or not 1 <= sizes[0] <= CORES:
             raise ConstraintError(
-                f"{self!r}[{grid}]: launch grids over several cores are part of NKI 0.6.0 but not "
-                "of the embedded NKI yet; launch with [1] or without brackets"
+                f"{self!r}[{grid!r}]: a launch grid is one number, of the 1 to {CORES} cores in a "
+                "logical one (Using Logical Neuron Cores)"
             )
-        return self
+        return Kernel(self.func, sizes)
 
 
 def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
@@ -95,6 +102,12 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     check_kernel(kernel.func)
     name = getattr(kernel.func, "__name__", "kernel")
     program = Program(name)
+    program.grid = kernel.grid
+    if kernel.grid > (1,) and program.hardware.generation < _LOGICAL_CORES_SINCE:
+        raise ConstraintError(
+            f"{name}[{kernel.grid[0]}]: {program.hardware.target} has no logical cores of two; "
+            "they came with trn2 (Using Logical Neuron Cores)"
+        )
     inputs: list[tuple[Any, Array, NkiTensor]] = []
 
     def bind(value: Any, label: str) -> Any:
@@ -113,14 +126,24 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     labels = _parameter_names(kernel.func, len(args))
     bound_args = [bind(value, label) for value, label in zip(args, labels, strict=True)]
     bound_kwargs = {key: bind(value, key) for key, value in kwargs.items()}
-    # Infinity and NaN come and go on the device without remark, and so they do here.
-    with running(program), np.errstate(all="ignore"):
-        try:
-            result = kernel.func(*bound_args, **bound_kwargs)
-        except NkiconvError as error:
-            # Instructions say where they stand themselves; views and allocations do not.
-            error.locate(_place_in_kernel(error))
-            raise
+
+    def execute(part: Program) -> Any:
+        # Infinity and NaN come and go on the device without remark, and so they do here.
+        with running(part), np.errstate(all="ignore"):
+            try:
+                result = kernel.func(*bound_args, **bound_kwargs)
+                if part.loops:
+                    raise ConstraintError(
+                        f"{name}: an on-chip loop was left by break or return; its iterations end "
+                        "only when its bound is reached (nki.language.fori_loop)"
+                    )
+                return result
+            except NkiconvError as error:
+                # Instructions say where they stand themselves; views and allocations do not.
+                error.locate(_place_in_kernel(error))
+                raise
+
+    result = execute(program) if kernel.grid <= (1,) else _on_cores(name, program, execute)
     placement = place(program.allocations, program.hardware, name)
     for _, original, tensor in inputs:
         _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
@@ -131,9 +154,37 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return returned
 
 
+def _on_cores(name: str, program: Program, execute: Callable[[Program], Any]) -> Any:
+    """Run a kernel on both cores of a logical one, and join their counters in `program`."""
+    meeting = LogicalCore(program.grid[0])
+    parts = [program, *[program.sibling(core) for core in range(1, meeting.count)]]
+    accesses = Accesses()
+    for part in parts:
+        part.cores, part.race = meeting, accesses
+    results = meeting.run(lambda core: execute(parts[core]))
+    for core, result in enumerate(results):
+        for tensor in tensors_in(result):
+            if not meeting.is_shared(tensor._storage):
+                raise ConstraintError(
+                    f"{name}: core {core} returns {tensor!r}; results of a kernel on two cores "
+                    "must be in shared HBM (Using Logical Neuron Cores, Final Notes)"
+                )
+    kept = [[t._storage for t in tensors_in(result)] for result in results]
+    if any(storages != kept[0] for storages in kept):
+        raise HazardError(
+            f"{name}: the cores return different tensors; both must return the same ones "
+            "(Using Logical Neuron Cores, Final Notes)"
+        )
+    for part in parts[1:]:
+        program.join(part)
+    return results[0]
+
+
 def _place_in_kernel(error: NkiconvError) -> str:
     """Return ``file.py:line`` of the innermost frame of an error outside the simulator."""
     frames = [f for f in extract_tb(error.__traceback__) if not is_simulator(f.filename)]
+    if not frames:  # found after the kernel's last line
+        return ""
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
 
 

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.trace import HEADER, OPERAND, Lane, Trace
+from nkiconv.simulate.trace import HEADER, LANES, OPERAND, Lane, Trace
 
-_LANES = len(Lane)
 _FIRST_DMA = int(Lane.DMA_LOAD)
+
+_BARRIER = -1
+"""Stands for the lane of an access that both cores wait for."""
 
 Box = tuple[int, int, int, int]
 """First byte, end byte, first partition, end partition."""
@@ -35,9 +37,10 @@ class Timeline:
     start_ps, end_ps
         By instruction; the end is when the result can be seen by a waiter.
     busy_ps
-        By `Lane`: time that the engine, or the DMA engines for that ring, were at work.
+        By `Lane`, one core after the other: time that the engine, or the DMA engines for that
+        ring, were at work.
     issue_ps
-        By `Lane`: time that a DMA ring spent issuing.
+        In the same order: time that a DMA ring spent issuing.
     body_ps
         End of the last instruction.
     """
@@ -124,29 +127,39 @@ def _note(entries: list[tuple[Box, int, int]], box: Box, lane: int, end: int, me
 
 
 def schedule(
-    trace: Trace, allocations: list[Allocation], placement: Placement, hw: Hardware
+    trace: Trace,
+    allocations: list[Allocation],
+    placement: Placement,
+    hw: Hardware,
+    cores: int = 1,
 ) -> Timeline:
-    """Replay a program on the engines of `hw`."""
+    """Replay a program on the engines of `hw`, each core with engines of its own."""
     starts, ends = array("q"), array("q")
-    free = [0] * _LANES
-    busy = [0] * _LANES
-    issued = [0] * _LANES
+    free = [0] * (LANES * cores)
+    busy = [0] * (LANES * cores)
+    issued = [0] * (LANES * cores)
     lists = [_Lists() for _ in allocations]
     in_hbm = [s.space == "hbm" for s in allocations]
-    dma = _SharedServer()
+    by_dma = [lane % LANES >= _FIRST_DMA for lane in range(LANES * cores)]
+    servers = [_SharedServer() for _ in range(cores)]
+    tables = [-1] * cores
+    latest = [0] * cores
+    own = [range(core * LANES, (core + 1) * LANES) for core in range(cores)]
+    barriers = frozenset(trace.barriers)
+    synchronising = trace.find("core_barrier")
     hop = round(hw.dependency_ns * 1000)
     issue = round(hw.dma_issue_ns * 1000)
     begin_transfer = round(hw.dma_start_ns * 1000)
     complete = round(hw.dma_complete_ns * 1000)
     table_load = round(hw.scalar_table_load_ns * 1000)
-    table = -1
     producers: dict[int, list[int]] = {}
     for consumer, producer in trace.edges:
         producers.setdefault(consumer, []).append(producer)
 
     for index, words in trace.raw():
         lane, occupancy, latency, wanted = words[1], words[4], words[5], words[6]
-        ready = 0
+        core = lane // LANES
+        ready = latest[core] if index in barriers else 0
         for at in range(HEADER, len(words), OPERAND):
             number = words[at]
             box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
@@ -156,25 +169,33 @@ def schedule(
                 known.vacant = max([lists[earlier].latest + hop for earlier in before], default=0)
             ready = max(ready, known.vacant)
             writes = words[at + 1]
+            # What crosses cores is ordered by barriers alone: they write the whole tensor, and
+            # wait for all accesses but each other.
+            apart = cores > 1 and in_hbm[number]
+            meets = words[0] == synchronising
             for other, by, until in known.writes:
+                if apart and (by == _BARRIER if meets else by != _BARRIER and by not in own[core]):
+                    continue
                 # In-order lanes finish their writes in order; only a reader has to wait.
                 if (not writes or by != lane) and until + hop > ready and _overlap(box, other):
                     ready = until + hop
             if writes:
                 for other, by, until in known.reads:
+                    if apart and not meets and by not in own[core]:
+                        continue
                     if by != lane and until + hop > ready and _overlap(box, other):
                         ready = until + hop
         for producer in producers.get(index, ()):
             ready = max(ready, ends[producer] + hop)
 
         start = max(free[lane], ready)
-        if lane >= _FIRST_DMA:
+        if by_dma[lane]:
             free[lane] = start + issue
             issued[lane] += issue
-            end = dma.occupy(start + begin_transfer, occupancy) + complete
+            end = servers[core].occupy(start + begin_transfer, occupancy) + complete
         else:
-            if wanted >= 0 and wanted != table:
-                table = wanted
+            if wanted >= 0 and wanted != tables[core]:
+                tables[core] = wanted
                 occupancy += table_load
                 latency += table_load
             free[lane] = start + occupancy
@@ -182,18 +203,24 @@ def schedule(
         busy[lane] += occupancy
         starts.append(start)
         ends.append(end)
+        latest[core] = max(latest[core], end)
+        if index in barriers:
+            for each in own[core]:
+                free[each] = max(free[each], end)
 
         for at in range(HEADER, len(words), OPERAND):
             number = words[at]
             box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
             known = lists[number]
             # Readers are done with their operands when the engine is free again.
-            merge = lane < _FIRST_DMA or in_hbm[number]
+            merge = not by_dma[lane] or in_hbm[number]
             if words[at + 1]:
-                # Who waits for this write waits for all that it waited for itself.
-                known.writes = [w for w in known.writes if not _covers(box, w[0])]
-                known.reads = [r for r in known.reads if not _covers(box, r[0])]
-                _note(known.writes, box, lane, end, merge)
+                meets = words[0] == synchronising
+                if not meets:
+                    # Who waits for this write waits for all that it waited for itself.
+                    known.writes = [w for w in known.writes if not _covers(box, w[0])]
+                    known.reads = [r for r in known.reads if not _covers(box, r[0])]
+                _note(known.writes, box, _BARRIER if meets else lane, end, merge)
             else:
                 _note(known.reads, box, lane, end, True)
             known.latest = max(known.latest, end)

@@ -141,6 +141,8 @@ class Call:
     """Outputs whose present contents the body needs."""
     extra: dict[str, Any] | None = None
     """Values for the body's own parameters, those with a leading underscore."""
+    also_touch: tuple[Used, ...] = ()
+    """Tensors that the record names beside the operands."""
 
     def __getitem__(self, name: str) -> Any:  # operand or option, whatever the vendor's type is
         return self.args[name]
@@ -337,9 +339,9 @@ class Sheet:
             if type(value) is NkiTensor:
                 tensors.append((name, operand, value))
                 storage = value._storage
-                start = 0
+                start = storage.first_partition
                 if value.offset and storage.space != "hbm":
-                    start = value.offset * value._kind.itemsize // storage.free_bytes
+                    start += value.offset * value._kind.itemsize // storage.free_bytes
                 key += (storage.space, value.dtype, value.shape, value.strides, start)
             elif operand.most and isinstance(value, (list, tuple)):
                 tensors += [(name, operand, one) for one in value if type(one) is NkiTensor]
@@ -431,10 +433,11 @@ class Sheet:
             )
 
     def _check_start(self, name: str, value: NkiTensor) -> None:
-        if value.offset == 0:
+        storage = value._storage
+        if value.offset == 0 and storage.first_partition == 0:
             return
-        row = value._storage.free_bytes // value._element.itemsize
-        start = value.offset // row
+        row = storage.free_bytes // value._element.itemsize
+        start = value.offset // row + storage.first_partition
         if start == 0:
             return
         count = value.shape[0]
@@ -541,7 +544,11 @@ class Sheet:
         trace = program.trace
         words: list[int] = []
         index = len(trace)
-        for _, operand, tensor in tensors:
+        if program.race is not None:
+            for _, operand, tensor in tensors:
+                if tensor._storage.space == "hbm":
+                    program.race.note(self.name, tensor, program.core, operand.role is Role.WRITE)
+        for _, operand, tensor in (*tensors, *call.also_touch):
             used = tensor._storage.allocation
             if used.first_use < 0:
                 used.first_use = index
@@ -549,10 +556,10 @@ class Sheet:
             words += (used.number, operand.role is Role.WRITE, *tensor._region())
         frame = kernel_frame(3)
         source = program.line_number(frame.f_code, frame.f_lineno)
-        label = call.args["name"]
+        label = call.args.get("name")
         trace.add(
             trace.number(self.name),
-            call.lane,
+            call.lane + program.lane_base,
             source,
             trace.number("" if label is None else str(label)),
             cost.occupancy_ps,

@@ -23,9 +23,10 @@ class Lane(IntEnum):
     VECTOR = 1
     SCALAR = 2
     GPSIMD = 3
-    DMA_LOAD = 4
-    DMA_STORE = 5
-    DMA_LOCAL = 6
+    SYNC = 4
+    DMA_LOAD = 5
+    DMA_STORE = 6
+    DMA_LOCAL = 7
 
     @property
     def label(self) -> str:
@@ -43,10 +44,13 @@ _LABELS = {
     Lane.VECTOR: "VectorE",
     Lane.SCALAR: "ScalarE",
     Lane.GPSIMD: "GpSimdE",
+    Lane.SYNC: "SyncE",
     Lane.DMA_LOAD: "DMA load",
     Lane.DMA_STORE: "DMA store",
     Lane.DMA_LOCAL: "DMA local",
 }
+
+LANES = len(Lane)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class Step:
     latency_ps: int
     table: int
     accesses: tuple[Access, ...]
+    core: int = 0
+    """Which NeuronCore of a logical one executed it."""
 
 
 class Trace:
@@ -89,6 +95,8 @@ class Trace:
         self._name_numbers: dict[str, int] = {}
         self.edges: list[tuple[int, int]] = []
         """Explicit orders (consumer, producer) from ``NkiInstruction.depends_on``."""
+        self.barriers: list[int] = []
+        """Instructions that wait for everything before them on their core, and hold up the rest."""
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -105,6 +113,10 @@ class Trace:
             found = self._name_numbers[name] = len(self._names)
             self._names.append(name)
         return found
+
+    def find(self, name: str) -> int:
+        """Return the number of a string, or -1 where no record has it."""
+        return self._name_numbers.get(name, -1)
 
     def name(self, number: int) -> str:
         """Return the string behind a number."""
@@ -123,7 +135,8 @@ class Trace:
     ) -> int:
         """Append an instruction; `operands` holds `OPERAND` integers for each.  Return its index.
 
-        `table` is the number of the activation table that ScalarE needs, or -1.
+        `lane` is that of core 0, `LANES` more for core 1.  `table` is the number of the activation
+        table that ScalarE needs, or -1.
         """
         index = len(self._starts)
         words = self._words
@@ -132,11 +145,11 @@ class Trace:
         words.extend(operands)
         return index
 
-    def raw(self) -> Iterator[tuple[int, list[int]]]:
-        """Yield (index, words) of each instruction, without unpacking."""
+    def raw(self, first: int = 0) -> Iterator[tuple[int, list[int]]]:
+        """Yield (index, words) of each instruction from `first` on, without unpacking."""
         words = self._words
         starts = self._starts
-        for index in range(len(starts)):
+        for index in range(first, len(starts)):
             begin = starts[index]
             yield index, words[begin : begin + HEADER + words[begin + 7]].tolist()
 
@@ -150,11 +163,12 @@ class Trace:
             yield Step(
                 index,
                 self._names[words[0]],
-                Lane(words[1]),
+                Lane(words[1] % LANES),
                 self._names[words[2]],
                 self._names[words[3]],
                 words[4],
                 words[5],
                 words[6],
                 accesses,
+                words[1] // LANES,
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from nkiconv.simulate.engines import (
+    cores,
     dma,
     gpsimd_gather,
     gpsimd_patterns,
     gpsimd_search,
     scalar,
     scalar_activate2,
+    sequencer,
     tensor,
     vector,
     vector_exponential,
@@ -20,12 +22,14 @@ from nkiconv.simulate.engines import (
 )
 
 __all__ = [
+    "cores",
     "dma",
     "gpsimd_gather",
     "gpsimd_patterns",
     "gpsimd_search",
     "scalar",
     "scalar_activate2",
+    "sequencer",
     "tensor",
     "vector",
     "vector_exponential",

@@ -34,6 +34,7 @@ _LANES = {
     engine.vector: Lane.VECTOR,
     engine.scalar: Lane.SCALAR,
     engine.gpsimd: Lane.GPSIMD,
+    engine.sync: Lane.SYNC,
 }
 
 

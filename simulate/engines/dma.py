@@ -68,7 +68,7 @@ def run_elements(tensor: NkiTensor) -> int:
     return elems
 
 
-def _transfer_ns(hw: Hardware, src: NkiTensor, dst: NkiTensor) -> float:
+def transfer_ns(hw: Hardware, src: NkiTensor, dst: NkiTensor) -> float:
     """Return how long the sixteen engines work on a transfer."""
     run_elems = min(run_elements(src), run_elements(dst))
     item_bytes = max(src._element.itemsize, dst._element.itemsize)
@@ -86,7 +86,7 @@ def _transfer_ns(hw: Hardware, src: NkiTensor, dst: NkiTensor) -> float:
 
 
 def _copy_cost(call: Call) -> Cost:
-    busy = round(_transfer_ns(call.hw, call["src"], call["dst"]) * 1000)
+    busy = round(transfer_ns(call.hw, call["src"], call["dst"]) * 1000)
     return Cost(busy, busy)
 
 
@@ -241,7 +241,7 @@ def _no_scaling(call: Call) -> bool:
 
 
 def _compute_cost(call: Call) -> Cost:
-    each_ns = [_transfer_ns(call.hw, src, call["dst"]) for src in call["srcs"]]
+    each_ns = [transfer_ns(call.hw, src, call["dst"]) for src in call["srcs"]]
     busy = round(sum(each_ns) * 1000)
     return Cost(busy, busy)
 

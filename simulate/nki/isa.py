@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nkiconv.simulate import engines as _engines  # noqa: F401 - registers the sheets
+from nkiconv.simulate.engines.sequencer import register_alloc
 from nkiconv.simulate.enums import (
     dge_mode,
     dma_engine,
@@ -16,6 +17,7 @@ from nkiconv.simulate.enums import (
 )
 from nkiconv.simulate.errors import NkiconvError as NkiValidationError
 from nkiconv.simulate.hardware import hardware as _hardware
+from nkiconv.simulate.registers import VirtualRegister
 from nkiconv.simulate.sheet import SHEETS as _SHEETS
 from nkiconv.simulate.sheet import NkiInstruction
 
@@ -30,6 +32,7 @@ globals().update(_SHEETS)
 __all__ = [  # the sheets are added by name
     "NkiInstruction",
     "NkiValidationError",
+    "VirtualRegister",
     "dge_mode",
     "dma_engine",
     "engine",
@@ -40,6 +43,7 @@ __all__ = [  # the sheets are added by name
     "nc_version",
     "oob_mode",
     "reduce_cmd",
+    "register_alloc",
     "scalar_engine",
     "tensor_engine",
     "unknown_engine",

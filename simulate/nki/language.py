@@ -8,6 +8,9 @@ from nkiconv.simulate import program as _program
 from nkiconv.simulate.dtypes import element_type as _element_type
 from nkiconv.simulate.hardware import Hardware as _Hardware
 from nkiconv.simulate.hardware import hardware as _hardware
+from nkiconv.simulate.loops import dynamic_range as dynamic_range
+from nkiconv.simulate.loops import fori_loop as fori_loop
+from nkiconv.simulate.loops import while_loop as while_loop
 from nkiconv.simulate.ops import OPS as _OPS
 from nkiconv.simulate.tensor import DynamicSlice as _DynamicSlice
 from nkiconv.simulate.tensor import MemoryRegion, NKIObject, NkiTensor
@@ -133,10 +136,13 @@ def ndarray(
 ) -> NkiTensor:
     """Allocate a tensor; its contents are undefined until written.
 
+    `address` is the first partition and the first byte of each partition; None leaves the place
+    to the allocator.
+
     Raises
     ------
     ShapeError, DtypeError, CapacityError, ConstraintError
-        A size, type or memory that the NeuronCore does not have, or a manual address.
+        A size, type, memory or address that the NeuronCore does not have.
     """
     from nkiconv.simulate.errors import ConstraintError
 
@@ -146,12 +152,7 @@ def ndarray(
     kind = _element_type(dtype, op=op)
     if not isinstance(buffer, MemoryRegion):
         raise ConstraintError(f"{op}: buffer must be nl.sbuf, nl.psum or nl.hbm, got {buffer!r}")
-    if address is not None:
-        raise ConstraintError(
-            f"{op}: address={address!r}: manual addresses are part of NKI 0.6.0 but not of the "
-            "embedded NKI yet; leave placement to the compiler"
-        )
-    return program.allocate(sizes, kind.name, buffer, name)
+    return program.allocate(sizes, kind.name, buffer, name, address)
 
 
 def zeros(
@@ -183,6 +184,35 @@ def affine_range(start: int, stop: int | None = None, step: int = 1) -> range:
 def sequential_range(start: int, stop: int | None = None, step: int = 1) -> range:
     """Return Python's ``range``; deprecated by the vendor."""
     return static_range(start, stop, step)
+
+
+def program_id(axis: int = 0) -> int:
+    """Return which core of the launch grid this is: 0 or 1, and 0 without a grid."""
+    program = _program.current("nl.program_id")
+    _check_axis("nl.program_id", axis)
+    return program.core
+
+
+def num_programs(axes: int | tuple[int, ...] = 0) -> int:
+    """Return the cores of the launch grid: 1 without one."""
+    program = _program.current("nl.num_programs")
+    for axis in axes if isinstance(axes, (tuple, list)) else (axes,):
+        _check_axis("nl.num_programs", axis)
+    return program.grid[0] if program.grid else 1
+
+
+def program_ndim() -> int:
+    """Return the dimensions of the launch grid: 0 without one."""
+    return len(_program.current("nl.program_ndim").grid)
+
+
+def _check_axis(op: str, axis: object) -> None:
+    from nkiconv.simulate.errors import ConstraintError
+
+    if type(axis) is not int or axis != 0:
+        raise ConstraintError(
+            f"{op}: a launch grid has one axis, 0; got {axis!r} (Using Logical Neuron Cores)"
+        )
 
 
 def is_hbm(buffer: MemoryRegion) -> bool:

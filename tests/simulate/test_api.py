@@ -82,20 +82,27 @@ def test_parameters_and_defaults(module: str, name: str) -> None:
 def test_what_is_embedded() -> None:
     """The list, so that a name that falls out of it is seen."""
     assert available("nki") == ["jit", "simulate"]
-    assert set(available("nki.isa")) == {"get_nc_sub_version", "get_nc_version", *SHEETS}
+    assert set(available("nki.isa")) == {
+        *("get_nc_sub_version", "get_nc_version", "register_alloc"),
+        *SHEETS,
+    }
     assert sorted(SHEETS) == [
         "activate2", "activation", "activation_reduce", "affine_select", "bn_aggr", "bn_stats",
-        "dma_compute", "dma_copy", "dma_transpose", "exponential", "iota", "local_gather", "max8",
+        "core_barrier", "dma_compute", "dma_copy", "dma_transpose", "exponential", "iota",
+        "local_gather", "max8",
         "memset", "nc_find_index8", "nc_match_replace8", "nc_matmul", "nc_n_gather",
         "nc_stream_shuffle", "nc_transpose", "nonzero_with_count", "range_select", "reciprocal",
-        "scalar_tensor_tensor", "select_reduce", "sequence_bounds", "tensor_copy",
+        "register_load", "register_move", "register_store", "scalar_tensor_tensor",
+        "select_reduce", "sendrecv", "sequence_bounds", "tensor_copy",
         "tensor_copy_predicated", "tensor_partition_reduce", "tensor_reduce", "tensor_scalar",
         "tensor_scalar_cumulative", "tensor_scalar_reduce", "tensor_tensor", "tensor_tensor_scan",
     ]  # fmt: skip
     plain = [name for module, name in functions() if module == "nki.language"]
     assert sorted(plain) == [
-        "affine_range", "ds", "is_hbm", "is_on_chip", "is_psum", "is_sbuf", "ndarray",
-        "sequential_range", "static_range", "zeros",
+        "affine_range", "ds", "dynamic_range", "fori_loop", "is_hbm", "is_on_chip", "is_psum",
+        "is_sbuf", "ndarray",
+        "num_programs", "program_id", "program_ndim", "sequential_range", "static_range",
+        "while_loop", "zeros",
     ]  # fmt: skip
 
 

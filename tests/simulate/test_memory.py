@@ -230,8 +230,20 @@ TOO_MUCH: list[tuple[Callable[[], object], type[NkiconvError], str]] = [
     (lambda: nl.ndarray((4, 2), "float64"), DtypeError, "'float64' is not an NKI dtype"),
     (lambda: nl.ndarray((4, 2), nl.float8_e5m2_x4), DtypeError, "belongs to trn3's MX matmul"),
     (lambda: nl.ndarray((4, 2), nl.int8, buffer="sbuf"), ConstraintError, "buffer must be nl.sbuf"),
-    (lambda: nl.ndarray((4, 2), nl.int8, address=(0, 0)), ConstraintError, "manual addresses"),
+    (lambda: placed((0, -1)), ConstraintError, "must be .first partition, first byte., two int"),
+    (lambda: placed((0,)), ConstraintError, "must be .first partition, first byte., two int"),
+    (lambda: placed((0, 1.0)), ConstraintError, "must be .first partition, first byte., two int"),
+    (lambda: placed((16, 0)), ConstraintError, "4 partitions from 16; they start at a multiple of"),
+    (lambda: placed((128, 0)), ConstraintError, "4 partitions from 128; .* end within 128"),
+    (lambda: placed((0, 4), nl.psum), ConstraintError, "byte 4 is no multiple of 2048"),
+    (lambda: placed((0, 16384), nl.psum), CapacityError, "end at byte 16392 .* trn1 has 16384"),
+    (lambda: placed((0, 180224)), CapacityError, "end at byte 180232 .* SBUF of trn1 has 180224"),
+    (lambda: placed((0, 0), nl.shared_hbm), ConstraintError, "HBM has no address that a kernel"),
 ]
+
+
+def placed(address: Any, buffer: Any = nl.sbuf) -> Any:
+    return nl.ndarray((4, 2), nl.float32, buffer=buffer, address=address)
 
 
 @pytest.mark.parametrize(("allocate", "error", "words"), TOO_MUCH)

@@ -13,7 +13,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from nkiconv.simulate import simulate_kernel, use_target
-from nkiconv.simulate.errors import CapacityError
+from nkiconv.simulate.errors import CapacityError, ConstraintError, HazardError
 from nkiconv.simulate.hardware import HARDWARE, TARGETS, Hardware
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.nki import isa as nisa
@@ -40,6 +40,68 @@ def storages(ranges: list[Range], space: str = "sbuf") -> list[Allocation]:
 
 def rounded(size: int, unit: int) -> int:
     return -(-size // unit) * unit
+
+
+# --- Addresses that the kernel chose -------------------------------------------------------------
+
+
+def fixed(*rows: tuple[int, int, int, int, int, int]) -> list[Allocation]:
+    """Return storages: first partition, partitions, first byte, bytes, first use, last use."""
+    result = []
+    for number, (partition, count, begin, size, first, last) in enumerate(rows):
+        address = None if begin < 0 else (partition, begin)
+        made = Allocation(
+            number, "sbuf", (count, size), "uint8", f"t{number}", "k.py:1", address=address
+        )
+        made.first_use, made.last_use = first, last
+        result.append(made)
+    return result
+
+
+def test_chosen_addresses_stand() -> None:
+    placed = place(fixed((0, 4, 4096, 64, 0, 5), (0, 4, 0, 64, 2, 5)), TRN1, "kernel")
+    assert placed.start == {0: 4096, 1: 0}
+
+
+def test_bytes_that_are_still_needed_are_not_given_away() -> None:
+    rows = ((0, 4, 0, 64, 0, 5), (0, 4, 63, 64, 5, 9))
+    with pytest.raises(
+        HazardError, match=r"t1 .* at address \(0, 63\) takes bytes that t0 "
+    ):
+        place(fixed(*rows), TRN1, "kernel")
+    later = place(fixed(rows[0], (0, 4, 63, 64, 6, 9)), TRN1, "kernel")
+    assert later.predecessors[1] == (0,)  # it waits until the first one is done
+    beside = place(fixed(rows[0], (32, 4, 63, 64, 5, 9)), TRN1, "kernel")
+    assert beside.start == {0: 0, 1: 63}  # other partitions
+
+
+def test_the_others_are_placed_round_them() -> None:
+    half = SBUF_BYTES // 2
+    # t1 has no address, and lives before and while t0 does; t2 comes after t0.
+    rows = ((0, 4, 0, half, 3, 5), (0, 4, -1, half, 0, 9), (0, 4, -1, half, 6, 9))
+    placed = place(fixed(*rows), TRN1, "kernel")
+    assert placed.start == {0: 0, 1: half, 2: 0}
+    assert placed.sbuf_peak_bytes == 2 * half
+    with pytest.raises(CapacityError, match="are live in SBUF at once"):
+        place(fixed(*rows, (0, 4, -1, 64, 4, 4)), TRN1, "kernel")
+
+
+def test_side_by_side_counts_once() -> None:
+    rows = ((0, 32, 0, SBUF_BYTES, 0, 5), (32, 32, 0, SBUF_BYTES, 0, 5))
+    assert place(fixed(*rows), TRN1, "kernel").sbuf_peak_bytes == SBUF_BYTES
+
+
+def test_start_partition_counts_from_the_address() -> None:
+    def kernel(x_hbm: Any, first: int) -> Any:
+        tile = nl.ndarray((64, 8), nl.float32, address=(32, 0))
+        nisa.dma_copy(dst=tile, src=x_hbm)
+        nisa.tensor_copy(dst=tile[first : first + 32], src=tile[first : first + 32])
+        return x_hbm
+
+    x = np.ones((64, 8), np.float32)
+    simulate_kernel(kernel, x, 32)
+    with pytest.raises(ConstraintError, match="covers 32 partitions from 48"):
+        simulate_kernel(kernel, x, 16)
 
 
 # --- Random live ranges --------------------------------------------------------------------------

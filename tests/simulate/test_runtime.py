@@ -83,7 +83,7 @@ def test_every_way_to_run_a_kernel() -> None:
     for run in (
         double,
         double[1],
-        double[(1, 1)],
+        double[(1,)],
         simulate(double),
         simulate(double.func),  # a plain function is decorated first
         nki.simulate(double),
@@ -243,8 +243,8 @@ def test_jit_takes_a_function_and_no_options() -> None:
         nki.jit(mode="torch", debug=True)
     with pytest.raises(ConstraintError, match=r"nki.jit: 3 is not a function"):
         nki.jit(3)
-    for grid in (2, (2, 1), (4,)):
-        with pytest.raises(ConstraintError, match="launch grids over several cores"):
+    for grid in (0, 3, (1, 1), (4,), 2.0):
+        with pytest.raises(ConstraintError, match="a launch grid is one number, of the 1 to 2"):
             double[grid]
 
 

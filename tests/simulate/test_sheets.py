@@ -25,6 +25,7 @@ from nkiconv.simulate.hardware import HARDWARE
 from nkiconv.simulate.memory import BY_ENGINE
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
+from nkiconv.simulate.registers import VirtualRegister
 from nkiconv.simulate.sheet import SHEETS, Role, Rule
 
 Changes = Callable[[Any], dict[str, Any]]
@@ -50,11 +51,43 @@ def full(tensor: Any, value: float) -> Any:
     return tensor
 
 
+class Mirror:
+    """The other core of a logical one, which does the same as this one."""
+
+    count = 2
+
+    def wait(self, core: int, op: str, key: object, value: Any, line: str) -> list[Any]:
+        return [value, value]
+
+    def shared(self, core: int, shape: Any, dtype: str, make: Callable[[], Any]) -> Any:
+        return make()
+
+
+def paired(c: Any, **call: Any) -> dict[str, Any]:
+    """Run the call on one core of two."""
+    c.program.grid, c.program.cores = (2,), Mirror()
+    return call
+
+
+def alone(c: Any) -> dict[str, Any]:
+    c.program.grid, c.program.cores = (), None
+    return {}
+
+
+OTHER = {"send_to_rank": 1, "recv_from_rank": 1, "pipe_id": 0}
+GPSIMD_DMA = {"dma_engine": nisa.dma_engine.gpsimd_dma}
+
+
 def each(c: Any, dtype: str, *names: str) -> dict[str, Any]:
     return {name: t(c, dtype=dtype) for name in names}
 
 
 VALID: dict[str, Changes] = {
+    "core_barrier": lambda c: paired(c, data=h(c), cores=(0, 1)),
+    "sendrecv": lambda c: paired(c, src=t(c), dst=t(c), **OTHER),
+    "register_move": lambda c: {"dst": VirtualRegister(), "src": 3},
+    "register_load": lambda c: {"dst": VirtualRegister(), "src": t(c, 1, 1, dtype="int32")},
+    "register_store": lambda c: {"dst": t(c, 1, 1, dtype="int32"), "src": VirtualRegister(3)},
     "nc_matmul": lambda c: {"dst": p(c, 8, 6), "stationary": t(c), "moving": t(c, 4, 6)},
     "nc_transpose": lambda c: {"dst": p(c, 8, 4), "data": t(c)},
     "activation": lambda c: {"dst": t(c), "op": nl.copy, "data": t(c)},
@@ -122,7 +155,14 @@ VALID: dict[str, Changes] = {
     ),
 }  # fmt: skip
 
-SINCE = {"range_select": 3, "nonzero_with_count": 3, "exponential": 4, "activate2": 4}
+SINCE = {
+    "core_barrier": 3,
+    "sendrecv": 3,
+    "range_select": 3,
+    "nonzero_with_count": 3,
+    "exponential": 4,
+    "activate2": 4,
+}
 """First NeuronCore version of instructions that not all have."""
 
 # instruction: (beginning of the rule's sentence, changes[, target, where it is not trn1]).
@@ -303,6 +343,38 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
         ("range_start must be an integer", lambda c: {"range_start": 1.0}, "trn2"),
         ("range_start plus", lambda c: {"range_start": 2**24 - 6}, "trn2"),
         ("reduce_cmd.reduce goes on", lambda c: ADDING, "trn2"),
+    ],
+    "core_barrier": [
+        ("core_barrier needs trn2", lambda c: {}, "trn1"),
+        ("needs a launch on both", alone, "trn2"),
+        ("data must be a tensor", lambda c: {"data": t(c)}, "trn2"),
+        ("cores must be (0, 1)", lambda c: {"cores": (1, 0)}, "trn2"),
+    ],
+    "sendrecv": [
+        ("sendrecv needs trn2", lambda c: {}, "trn1"),
+        ("needs a launch on both", alone, "trn2"),
+        ("src and dst must have the same dtype", lambda c: {"dst": t(c, dtype="int32")}, "trn2"),
+        ("src and dst must have the same shape", lambda c: {"dst": t(c, 4, 2, 4)}, "trn2"),
+        ("send_to_rank and recv_from_rank", lambda c: {"recv_from_rank": 0}, "trn2"),
+        ("pipe_id must be an integer", lambda c: {"pipe_id": "a"}, "trn2"),
+        ("dma_engine must be one of", lambda c: {"dma_engine": "dma"}, "trn2"),
+        (
+            "GpSimdE's own DMA takes",
+            lambda c: GPSIMD_DMA | {"src": t(c, 4, 257), "dst": t(c, 4, 257)},
+            "trn2",
+        ),
+    ],
+    "register_move": [
+        ("dst must be a VirtualRegister", lambda c: {"dst": 3}),
+        ("src must be an integer known", lambda c: {"src": 3.0}),
+    ],
+    "register_load": [
+        ("dst must be a VirtualRegister", lambda c: {"dst": t(c, 1, 1)}),
+        ("src must have one element", lambda c: {"src": t(c, 1, 2, dtype="int32")}),
+    ],
+    "register_store": [
+        ("src must be a VirtualRegister", lambda c: {"src": 3}),
+        ("dst must have one element", lambda c: {"dst": t(c, 2, 1, dtype="int32")}),
     ],
     "nc_stream_shuffle": [
         ("dst must have the dtype", lambda c: {"src": t(c, dtype="int32")}),
