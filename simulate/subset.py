@@ -8,8 +8,8 @@ their cures, and `DETAILS` that no node type tells.
 Evidence, counted in November 2026: the vendor's nki-library of 2026-04-13 (0.1.0+gd4920de) has 59
 kernels; with those of its tests they reach 602 functions and 168 methods of 95 classes in 108
 files.  Comments give counts in these 770, annotations left out.  "Documented" means the NKI 0.6.0
-pages, read November 2026.  The kernels that load without the vendor's NKI pass, but for one rule
-that is meant to be stricter: a third of them read a list or dict of their module, refused here.
+pages, read November 2026.  The kernels that load without the vendor's NKI pass; a third of them
+read a list or dict of a module, which is taken where nothing changes it (`constants`).
 
 Not seen: methods of objects and functions that come in as arguments, and a dictionary key that is
 not written as a literal.  A third of the file is tables, hence its length.
@@ -30,6 +30,7 @@ from enum import Enum
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, NoReturn
 
+from nkiconv.simulate.constants import frozen, is_constant
 from nkiconv.simulate.errors import UnsupportedPythonError
 
 __all__ = ["ALLOWED", "DETAILS", "REFUSED", "Refusal", "check_kernel"]
@@ -226,7 +227,11 @@ def check_kernel(fn: Callable[..., object]) -> None:
     for (ref, name), old in constants.items():
         holder = ref()
         new = getattr(holder, "__globals__", getattr(holder, "__dict__", {})).get(name, old)
-        if new is not old and (type(new) is not type(old) or new != old):
+        if new is not old and (
+            frozen(new) != old
+            if isinstance(new, (list, dict))
+            else type(new) is not type(old) or new != old
+        ):
             raise UnsupportedPythonError(
                 f"kernel {func.__name__}: module constant {name} was {old!r} at the first launch, "
                 f"is {new!r} now. Why refused: {_PURE}. Write instead: an argument."
@@ -316,6 +321,9 @@ class _Reader:
                 self.check_value(None, name, item)
             if holder is not None:
                 self.constants[weakref.ref(holder), name] = value
+        elif isinstance(value, (list, dict)) and self.is_constant(holder, name):
+            self.check_items(name, value)
+            self.constants[weakref.ref(holder), name] = frozen(value)
         elif callable(value) and _is_from(value, _HOST_ROOTS):
             full_name = f"{value.__module__}.{getattr(value, '__name__', type(value).__name__)}"
             if full_name not in _MATH:
@@ -333,6 +341,20 @@ class _Reader:
         else:
             what = f"outer variable {name}, a {type(value).__name__}"
             self.refuse(what, "a tuple or a number, or an argument", _PURE)
+
+    def check_items(self, name: str, value: object) -> None:
+        """Check what a constant list or dict holds, at any depth."""
+        if isinstance(value, (list, tuple, dict)):
+            for item in value.values() if isinstance(value, dict) else value:
+                self.check_items(name, item)
+        else:
+            self.check_value(None, name, value)
+
+    @staticmethod
+    def is_constant(holder: object, name: str) -> bool:
+        """Tell whether a list or dict is a constant of a module."""
+        home = holder.__name__ if isinstance(holder, ModuleType) else None
+        return is_constant(home or str(getattr(holder, "__module__", "")), name)
 
     def check_class(self, cls: type) -> None:
         """Check the methods of a class that the kernel makes objects of."""

@@ -65,9 +65,7 @@ def test_chosen_addresses_stand() -> None:
 
 def test_bytes_that_are_still_needed_are_not_given_away() -> None:
     rows = ((0, 4, 0, 64, 0, 5), (0, 4, 63, 64, 5, 9))
-    with pytest.raises(
-        HazardError, match=r"t1 .* at address \(0, 63\) takes bytes that t0 "
-    ):
+    with pytest.raises(HazardError, match=r"t1 .* at address \(0, 63\) takes bytes that t0 "):
         place(fixed(*rows), TRN1, "kernel")
     later = place(fixed(rows[0], (0, 4, 63, 64, 6, 9)), TRN1, "kernel")
     assert later.predecessors[1] == (0,)  # it waits until the first one is done
