@@ -1,4 +1,4 @@
-"""Whether a module's list or dict is a constant: written once as a literal, and never changed.
+"""Whether a module's list or dict is a constant: assigned once, and never changed.
 
 The compiler caches a kernel by its arguments, so what a kernel reads of its module must stay what
 it was.  A tuple does so by nature; a list or dict does if no code in the file that defines it
@@ -32,7 +32,7 @@ def frozen(value: object) -> object:
 
 
 def is_constant(module_name: str, name: str) -> bool:
-    """Tell whether a module's variable is assigned once, as a literal, and changed nowhere in it.
+    """Tell whether a module's variable is assigned once, and changed nowhere in its file.
 
     A name that the module imports is looked up where it comes from.
     """
@@ -43,8 +43,7 @@ def is_constant(module_name: str, name: str) -> bool:
     origin = _imported_from(module, tree, name)
     if origin is not None:
         return is_constant(*origin)
-    assigned = [value for target, value in _assignments(tree) if target == name]
-    if len(assigned) != 1 or not isinstance(assigned[0], (ast.List, ast.Dict)):
+    if _assigned(tree).count(name) != 1:
         return False
     return not any(_changes(node, name) for node in ast.walk(tree))
 
@@ -69,15 +68,15 @@ def _imported_from(module: ModuleType, tree: ast.Module, name: str) -> tuple[str
     return None
 
 
-def _assignments(tree: ast.Module) -> list[tuple[str, ast.expr | None]]:
-    """Return what the module's own statements assign, name by name."""
-    found: list[tuple[str, ast.expr | None]] = []
+def _assigned(tree: ast.Module) -> list[str]:
+    """Return the names that the module's own statements assign, each as often as they do."""
+    targets: list[ast.expr] = []
     for node in tree.body:
         if isinstance(node, ast.Assign):
-            found += [(t.id, node.value) for t in node.targets if isinstance(t, ast.Name)]
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found.append((node.target.id, node.value))
-    return found
+            targets += node.targets
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            targets.append(node.target)
+    return [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
 
 
 def _is(node: ast.AST, name: str) -> bool:

@@ -43,11 +43,19 @@ class Kernel:
         The plain function.
     grid
         The launch grid: ``(cores,)``, or empty where none was given.
+    edges
+        Instructions by name, ``(consumer, producer)``: the one starts when the other has completed.
     """
 
-    def __init__(self, func: Callable[..., Any], grid: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        grid: tuple[int, ...] = (),
+        edges: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         self.func = func
         self.grid = grid
+        self.edges = edges
         functools.update_wrapper(self, func)
 
     def __repr__(self) -> str:
@@ -66,7 +74,34 @@ class Kernel:
                 f"{self!r}[{grid!r}]: a launch grid is one number, of the 1 to {CORES} cores in a "
                 "logical one (Using Logical Neuron Cores)"
             )
-        return Kernel(self.func, sizes)
+        return Kernel(self.func, sizes, self.edges)
+
+    def with_schedule(self, edges: list[tuple[str, str | list[str]]]) -> Kernel:
+        """Return the same kernel with orders between named instructions.
+
+        Parameters
+        ----------
+        edges
+            Pairs of an instruction's ``name=`` and the one, or ones, that it has to wait for.
+
+        Raises
+        ------
+        ConstraintError
+            An edge is no such pair; at the launch: a name that no instruction has, or several.
+        HazardError
+            At the launch: the first of a pair comes earlier in the program than the second.
+        """
+        pairs: list[tuple[str, str]] = []
+        for edge in edges:
+            fits = isinstance(edge, (tuple, list)) and len(edge) == 2
+            producers = edge[1] if fits and isinstance(edge[1], (tuple, list)) else [edge[-1]]
+            if not fits or not all(isinstance(name, str) for name in (edge[0], *producers)):
+                raise ConstraintError(
+                    f"{self!r}.with_schedule: {edge!r} is not (instruction, instruction or list of "
+                    "instructions), by name (guide to the scheduling APIs)"
+                )
+            pairs += [(edge[0], str(producer)) for producer in producers]
+        return Kernel(self.func, self.grid, (*self.edges, *pairs))
 
 
 def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
@@ -144,6 +179,7 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
                 raise
 
     result = execute(program) if kernel.grid <= (1,) else _on_cores(name, program, execute)
+    _order(program, kernel.edges)
     placement = place(program.allocations, program.hardware, name)
     for _, original, tensor in inputs:
         _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
@@ -152,6 +188,31 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     returned = _to_host(name, result, first)
     report_launch(program, placement)
     return returned
+
+
+def _order(program: Program, edges: tuple[tuple[str, str], ...]) -> None:
+    """Add the orders of `with_schedule` to the record."""
+    if not edges:
+        return
+    found: dict[str, list[int]] = {}
+    for index, words in program.trace.raw():
+        found.setdefault(program.trace.name(words[3]), []).append(index)
+    for pair in edges:
+        for name in pair:
+            if len(found.get(name, ())) != 1:
+                raise ConstraintError(
+                    f"{program.kernel}.with_schedule: {name!r} is the name of "
+                    f"{len(found.get(name, ()))} instructions; an edge needs one (name= of a nisa "
+                    "function; guide to the scheduling APIs)"
+                )
+        consumer, producer = (found[name][0] for name in pair)
+        if producer >= consumer:
+            raise HazardError(
+                f"{program.kernel}.with_schedule: {pair[0]!r} is to wait for {pair[1]!r}, which "
+                "comes later in the program; the embedded NKI keeps the order of the program, so "
+                "write them in that order"
+            )
+        program.trace.edges.append((consumer, producer))
 
 
 def _on_cores(name: str, program: Program, execute: Callable[[Program], Any]) -> Any:

@@ -248,6 +248,46 @@ def test_jit_takes_a_function_and_no_options() -> None:
             double[grid]
 
 
+@nki.jit
+def two_copies(x_hbm: Any) -> Any:
+    """Two instructions on engines of their own, which nothing orders."""
+    y_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)
+    x = nl.ndarray(x_hbm.shape, x_hbm.dtype)
+    y = nl.ndarray(x_hbm.shape, x_hbm.dtype)
+    z = nl.ndarray(x_hbm.shape, x_hbm.dtype)
+    nisa.dma_copy(dst=x, src=x_hbm)
+    nisa.tensor_copy(dst=y, src=x, engine=nisa.engine.vector, name="first")
+    nisa.tensor_copy(dst=z, src=x, engine=nisa.engine.gpsimd, name="second")
+    nisa.dma_copy(dst=y_hbm, src=z)
+    return y_hbm
+
+
+@pytest.mark.parametrize(
+    "edge", [("second", "first"), ("second", ["first"]), ["second", ("first",)]]
+)
+def test_with_schedule_orders_named_instructions(edge: Any) -> None:
+    x = np.ones((2, 3), np.float32)
+    for kernel, ordered in ((two_copies, False), (two_copies.with_schedule([edge]), True)):
+        _, seen = profile(kernel, x)
+        first, second = (e for e in seen.events if e.opcode == "tensor_copy")
+        assert (second.start_us >= first.end_us) is ordered
+
+
+@pytest.mark.parametrize(
+    ("edge", "error", "words"),
+    [
+        (("third", "first"), ConstraintError, "'third' is the name of 0 instructions"),
+        (("second", ""), ConstraintError, "'' is the name of 2 instructions"),
+        (("first", "second"), HazardError, "'first' is to wait for 'second', which comes later"),
+        ("first", ConstraintError, "'first' is not .instruction, instruction or list"),
+        (("second", 1), ConstraintError, "is not .instruction, instruction or list"),
+    ],
+)
+def test_with_schedule_refuses(edge: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        two_copies.with_schedule([edge])(np.ones((2, 3), np.float32))
+
+
 def test_a_kernel_called_in_a_kernel_is_a_part_of_it() -> None:
     def calls(x_hbm: Any) -> Any:
         return double(double(x_hbm))
