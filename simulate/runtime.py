@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from traceback import extract_tb
@@ -21,6 +22,7 @@ from nkiconv.simulate.errors import (
     NkiconvError,
     UninitializedReadError,
 )
+from nkiconv.simulate.launch import check_argument, check_declared, check_environment
 from nkiconv.simulate.placement import place
 from nkiconv.simulate.profile import report_launch
 from nkiconv.simulate.program import Program, active, is_simulator, running
@@ -107,15 +109,29 @@ class Kernel:
 def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
     """Make a kernel of a function.
 
+    ``mode`` has no effect since NKI 0.3.0, and is taken with a warning.
+
     Raises
     ------
     ConstraintError
-        Options are given, which the embedded NKI would have to ignore, or `fn` is no function.
+        Other options are given, or `fn` is no function.
     """
+    if "platform_target" in kwargs:
+        raise ConstraintError(
+            f"nki.jit: platform_target={kwargs['platform_target']!r} is an error since NKI 0.3.0; "
+            "set NEURON_PLATFORM_TARGET_OVERRIDE (NKI 0.3.0 update guide)"
+        )
+    if "mode" in kwargs:
+        warnings.warn(
+            f"nki.jit: mode={kwargs.pop('mode')!r} is deprecated and has no effect; the embedded "
+            "NKI always simulates (NKI 0.3.0 update guide)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
     if kwargs:
         raise ConstraintError(
-            f"nki.jit: options {sorted(kwargs)} are not modelled by the embedded NKI; choose the "
-            "target with NEURON_PLATFORM_TARGET_OVERRIDE"
+            f"nki.jit: options {sorted(kwargs)} are not modelled by the embedded NKI, and would "
+            "have to be ignored"
         )
     if fn is None:
         return jit
@@ -134,6 +150,7 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     NkiconvError
         Whatever the kernel does that the device or the compiler would refuse.
     """
+    check_environment()
     check_kernel(kernel.func)
     name = getattr(kernel.func, "__name__", "kernel")
     program = Program(name)
@@ -146,9 +163,10 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     inputs: list[tuple[Any, Array, NkiTensor]] = []
 
     def bind(value: Any, label: str) -> Any:
-        if not is_array(value):
-            return value
         op = f"{name}({label})"
+        if not is_array(value):
+            check_argument(value, op)
+            return value
         original = as_numpy(value, op=op)
         kind = from_numpy(original.dtype, op=op)
         if original.size == 0:
@@ -161,6 +179,7 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     labels = _parameter_names(kernel.func, len(args))
     bound_args = [bind(value, label) for value, label in zip(args, labels, strict=True)]
     bound_kwargs = {key: bind(value, key) for key, value in kwargs.items()}
+    check_declared(kernel.func, dict(zip(labels, bound_args, strict=True)) | bound_kwargs)
 
     def execute(part: Program) -> Any:
         # Infinity and NaN come and go on the device without remark, and so they do here.

@@ -174,6 +174,8 @@ class NkiInstruction(NKIObject):
     """Handle of an executed instruction."""
 
     __slots__ = ("_index", "_program")
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __init__(self, handle: tuple[Program, int]) -> None:
         self._program, self._index = handle

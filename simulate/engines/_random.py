@@ -116,7 +116,7 @@ def generator_of(program: Program, lane: Lane) -> Generator:
             found = Xorwow(hw.partitions, generators(hw, lane))
         else:
             found = Philox(hw.partitions)
-        found.seed(0)
+        found.seed(program.core)  # two cores of one launch draw differently
         program.random[lane] = found
     return found
 
