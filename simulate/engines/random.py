@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -331,9 +330,9 @@ def rand_get_state(
 def _is_range(call: Call) -> bool:
     if not _readable(call, "min", "max"):
         return True
-    low, high = _values(call, "min"), _values(call, "max")
-    ends = (*low.ravel(), *high.ravel())
-    return all(isfinite(end) for end in ends) and bool(np.all(low < high))
+    low, high = (_values(call, name).astype(np.float64) for name in ("min", "max"))
+    span = high - low  # NaN where an end is
+    return bool(np.all((span > 0) & (span <= np.finfo(np.float32).max)))
 
 
 @instruction(
@@ -347,7 +346,7 @@ def _is_range(call: Call) -> bool:
         _exists("rand2", 4, "trn3"),
         same_partitions("dst", "min", "max"),
         Rule(
-            "min and max must be finite, with min < max",
+            "min and max must be finite, with min < max and a difference that float32 holds",
             _is_range,
             isa("rand2"),
             shows=lambda c: f"min={c['min']!r}, max={c['max']!r}",
@@ -370,6 +369,6 @@ def rand2(dst: Any, min: Any, max: Any, name: Any = None, *, _words: Any = None)
         along(end, uniform) if isinstance(end, np.ndarray) else np.float32(end)
         for end in (min, max)
     )
+    # The largest u takes at least half a step off the difference: no sum rounds beyond max.
     result: Array = low + uniform * (high - low)
-    # The sum may round up to max, and past it where max is no multiple of the last step.
-    return np.minimum(result, high)
+    return result
