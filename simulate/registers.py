@@ -26,8 +26,6 @@ class VirtualRegister(NKIObject):
     """
 
     __slots__ = ("_frozen", "_state")
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
 
     def __init__(self, state: int | None = None, frozen: bool = False) -> None:
         self._state = state

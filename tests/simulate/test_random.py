@@ -193,6 +193,16 @@ def test_every_run_draws_alike(start: Any, target: str) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
+def test_cores_draw_differently(start: Any, target: str) -> None:
+    found = []
+    for core in range(2):
+        with start(target) as chip:
+            chip.program.core = core
+            found.append(bits(chip, (4, 8)))
+    assert (found[0] != found[1]).all()
+
+
 def test_a_seed_must_have_been_written(start: Any) -> None:
     with start("trn1") as chip, pytest.raises(UninitializedReadError, match="src_seeds reads 1 of"):
         nisa.set_rng_seed(chip.new((1, 1), "int32"))
