@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array, round_to
 from nkiconv.simulate.errors import (
     ConstraintError,
@@ -24,6 +25,9 @@ from nkiconv.simulate.errors import (
     UninitializedReadError,
 )
 from nkiconv.simulate.hardware import Hardware
+from nkiconv.simulate.indirect import IndirectTensor
+from nkiconv.simulate.indirect_call import execute as execute_indirect
+from nkiconv.simulate.indirect_call import is_indirect
 from nkiconv.simulate.memory import BY_ENGINE
 from nkiconv.simulate.program import Program, current, kernel_frame, kernel_line
 from nkiconv.simulate.tensor import NKIObject, NkiTensor
@@ -95,8 +99,14 @@ class Operand:
     fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
     touches: Callable[[NkiTensor, Call], NkiTensor] | None = None
     """Which part of the tensor is read or written, where that is not all of it."""
+    offsets: frozenset[str] = frozenset()
+    """Addresses of run time that it may have: ``"scalar"``, ``"vector"``, ``"columns"``."""
     most: int = 0
     """A list of up to so many tensors stands here; 0 where it is one tensor."""
+
+
+_INDEX = Operand(SBUF)
+"""An index tensor, as an operand of the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +220,12 @@ def free_elems(tensor: NkiTensor) -> int:
 
 
 def _overlaps(tensor: NkiTensor) -> bool:
-    """Whether two elements of a view may share a place: a stride within the reach of the rest."""
+    """Whether two elements of a view may share a place: a stride within the reach of the rest.
+
+    Rows that lie wherever their index says are looked at one by one; `indirect_call` has the rest.
+    """
+    if isinstance(tensor, IndirectTensor):
+        tensor = tensor._one()
     reach = 0
     for stride, size in sorted(zip(tensor.strides, tensor.shape, strict=True)):
         if size > 1:
@@ -236,6 +251,8 @@ class Sheet:
         prepare: Callable[[Call], None] | None = None,
         count: Callable[[Call], None] | None = None,
         writes_as: int = BY_ENGINE,
+        columns: Columns | None = None,
+        carries: Callable[[Array], Array] | None = None,
     ) -> None:
         self.name = body.__name__
         self._op = f"nisa.{self.name}"
@@ -247,6 +264,12 @@ class Sheet:
         )
         self.lane = lane
         self.operands = dict(operands)
+        self.columns = columns
+        if columns is not None:
+            for name in ("dst", *columns.inputs):
+                limits = self.operands[name]
+                self.operands[name] = replace(limits, offsets=limits.offsets | {"columns"})
+        self.carries = carries
         self.operand_items = tuple(self.operands.items())
         self.cost = cost
         self.sources = tuple(sources)
@@ -311,6 +334,8 @@ class Sheet:
         tensors, key = self._look(call)
         verdict = None if key is None else self._accepted.get(key)
         if verdict is None:
+            if is_indirect(call):
+                return execute_indirect(self, call, _INDEX)
             self._check(call)
             cost = self.cost(call)
             if key is not None:

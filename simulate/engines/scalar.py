@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     broadcast,
@@ -140,6 +141,7 @@ _COMMON_RULES = (
     ),
     prepare=scalar_registers,
     cost=activation_cost,
+    columns=Columns(("data",)),
     sources=(isa("activation"), arch("Scalar Engine")),
 )
 def activation(
@@ -189,6 +191,7 @@ def activation(
     ),
     prepare=scalar_registers,
     cost=lambda c: reducing_cost(activation_cost(c), c),
+    columns=Columns(("data",)),
     sources=(isa("activation_reduce"), estimate("activation_reduce"), arch("Scalar Engine")),
 )
 def activation_reduce(

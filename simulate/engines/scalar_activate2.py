@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import broadcast, operator, same_elements, same_partitions
 from nkiconv.simulate.engines.scalar import activation_cost, scalar_registers, warn_outside
@@ -113,6 +114,7 @@ def _same_imm_type(call: Call) -> bool:
     only={"relu_param": (0.0, "functions with a parameter are not modelled yet")},
     prepare=scalar_registers,
     cost=activation_cost,
+    columns=Columns(("data",)),
     sources=(isa("activate2"), arch("Scalar Engine")),
 )
 def activate2(

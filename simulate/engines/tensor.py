@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     busy_until_done,
@@ -142,6 +143,17 @@ def _only_ones_and_zeros(call: Call) -> bool:
     return True
 
 
+def _untiled(call: Call) -> bool:
+    turned = call["is_transpose"] and call["moving"].is_indirect()
+    return not turned and tuple(call["tile_position"]) in ((), (0, 0))
+
+
+_UNTILED = (
+    "tile_position must be unset or (0, 0), and moving an ordinary view where is_transpose is set",
+    _untiled,
+)
+
+
 @instruction(
     lane=Lane.TENSOR,
     operands={
@@ -208,6 +220,7 @@ def _only_ones_and_zeros(call: Call) -> bool:
     count=_count_matmul,
     cost=_matmul_cost,
     writes_as=BY_MATMUL,
+    columns=Columns(("stationary", "moving"), also=_UNTILED),
     sources=(isa("nc_matmul"), arch("Tensor Engine, cost model")),
 )
 def nc_matmul(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     INTEGERS,
@@ -63,8 +64,8 @@ def _copy_lane(call: Call) -> Lane:
 @instruction(
     lane=_copy_lane,
     operands={
-        "dst": Operand(ON_CHIP, Role.WRITE),
-        "src": Operand(ON_CHIP, fetch=fetch_unless_cast("src")),
+        "dst": Operand(ON_CHIP, Role.WRITE, offsets=frozenset({"scalar"})),
+        "src": Operand(ON_CHIP, fetch=fetch_unless_cast("src"), offsets=frozenset({"scalar"})),
     },
     rules=(
         same_elements("dst", "src"),
@@ -77,6 +78,7 @@ def _copy_lane(call: Call) -> Lane:
         ),
     ),
     cost=lambda c: elementwise_cost(c, copy_rate(c, "src")),
+    columns=Columns(("src",), not_on=(Lane.GPSIMD,)),
     sources=(isa("tensor_copy"), arch("Vector Engine")),
 )
 def tensor_copy(dst: Any, src: Any, engine: Any = engine.unknown, name: Any = None) -> Array:
@@ -192,6 +194,7 @@ def _pair_fetch(call: Call) -> Fetch:
         ),
     ),
     cost=lambda c: elementwise_cost(c, pair_rate(c, "data1", "data2")),
+    columns=Columns(("data1",)),
     sources=(isa("tensor_tensor"), arch("Vector Engine")),
 )
 def tensor_tensor(
@@ -254,6 +257,12 @@ def _scalar_engine_takes(call: Call) -> bool:
     )
 
 
+_NO_ADDRESSES = (
+    "dst and data cannot both be 32-bit integers, which would be arithmetic on addresses",
+    lambda call: not {call["dst"].dtype, call["data"].dtype} <= INTEGERS_32,
+)
+
+
 @instruction(
     lane=_scalar_lane,
     operands={
@@ -306,6 +315,7 @@ def _scalar_engine_takes(call: Call) -> bool:
         ),
     ),
     cost=lambda c: elementwise_cost(c, copy_rate(c, "data")),
+    columns=Columns(("data",), also=_NO_ADDRESSES),
     sources=(isa("tensor_scalar"), arch("Vector Engine")),
 )
 def tensor_scalar(
@@ -446,6 +456,7 @@ def _resolve_axes(call: Call) -> None:
     ),
     prepare=_resolve_axes,
     cost=lambda c: elementwise_cost(c, 1.0),
+    columns=Columns(("data",)),
     sources=(
         isa("tensor_reduce"),
         assumed("N cycles; published trn2 profiles show no faster mode, the guide names one"),
