@@ -1,4 +1,7 @@
-"""DMA transposes: of a tile as it lies, and of rows that an index gathers."""
+"""DMA transposes: of a tile as it lies, and of rows that an index gathers.
+
+The last dimension of ``src`` has at most 128 elements because ``dst`` has so many partitions.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,6 @@ _ROWS = (1, 2, 4, 8, 16)
 """Sizes of the first dimension that hardware descriptors take (isa dma_transpose)."""
 
 _MULTIPLE = 16
-_MOST_COLUMNS = 128
 _MOST_LANES = 128
 
 
@@ -110,12 +112,6 @@ _GATHER_RULES = (
         lambda c: not _gathers(c) or c["src"]._element.itemsize == 2,
         _INDIRECT,
         error=DtypeError,
-    ),
-    Rule(
-        "a gather transpose takes at most 128 elements in the last dimension of src",
-        lambda c: not _gathers(c) or c["src"].shape[-1] <= _MOST_COLUMNS,
-        _INDIRECT,
-        error=ShapeError,
     ),
     Rule(
         "a gather transpose takes a first dimension of src that is a multiple of 16",
@@ -202,12 +198,6 @@ _GATHER_RULES = (
             lambda c: not _by_hardware(c) or c["src"]._element.itemsize == 2,
             _DIRECT,
             error=DtypeError,
-        ),
-        Rule(
-            "dge_mode.hwdge takes at most 128 elements in the last dimension of src",
-            lambda c: not _by_hardware(c) or c["src"].shape[-1] <= _MOST_COLUMNS,
-            _DIRECT,
-            error=ShapeError,
         ),
         Rule(
             "dge_mode.hwdge takes 16 rows of a src of two dimensions; of more, 1, 2, 4, 8 or 16 "

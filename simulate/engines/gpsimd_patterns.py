@@ -26,6 +26,7 @@ from nkiconv.simulate.engines._common import (
 )
 from nkiconv.simulate.errors import DtypeError, ShapeError
 from nkiconv.simulate.ops import OPS, reduction
+from nkiconv.simulate.registers import VirtualRegister
 from nkiconv.simulate.sheet import (
     SBUF,
     Call,
@@ -71,11 +72,25 @@ def _pattern_size(call: Call) -> bool:
     return bool(elems == free_elems(call["dst"]))
 
 
+def _offset(call: Call) -> int:
+    """Return the offset, which may stand in a register."""
+    offset: int | VirtualRegister = call["offset"]
+    if isinstance(offset, VirtualRegister):
+        return offset._read(f"nisa.{call.sheet.name}")
+    return offset
+
+
+def _numbers(call: Call) -> bool:
+    offset = call["offset"]
+    known = isinstance(offset, VirtualRegister) or is_int32(offset)
+    return known and is_int32(call["channel_multiplier"])
+
+
 def _extremes(call: Call) -> tuple[int, int]:
     """Return the least and the greatest value of the pattern, in unlimited integers."""
     pairs = [*call["pattern"], (call["channel_multiplier"], partitions(call["dst"]))]
     reaches = [step * (num - 1) for step, num in pairs]
-    offset: int = call["offset"]
+    offset = _offset(call)
     return (
         offset + sum(reach for reach in reaches if reach < 0),
         offset + sum(reach for reach in reaches if reach > 0),
@@ -104,9 +119,9 @@ def _pattern_rules(name: str) -> tuple[Rule, ...]:
             error=ShapeError,
         ),
         Rule(
-            "offset and channel_multiplier must be int32 numbers known at compile time",
-            lambda c: is_int32(c["offset"]) and is_int32(c["channel_multiplier"]),
-            isa(name),
+            "offset must be an int32 number or a register, channel_multiplier an int32 number",
+            _numbers,
+            isa(name) + ", and NKI 0.4.0 release notes",
             shows=_shows_pattern,
         ),
         Rule(
@@ -121,6 +136,7 @@ def _pattern_rules(name: str) -> tuple[Rule, ...]:
             _in_32_bits,
             isa(name),
             shows=_shows_pattern,
+            dynamic=True,
         ),
     )
 
@@ -140,7 +156,7 @@ def _fits_dst(call: Call) -> bool:
 
 
 def _iota_counts(call: Call) -> None:
-    call.extra = {"_partitions": partitions(call["dst"])}
+    call.extra = {"_partitions": partitions(call["dst"]), "offset": _offset(call)}
 
 
 @instruction(
@@ -154,6 +170,7 @@ def _iota_counts(call: Call) -> None:
             assumed("the page does not say how a value outside the dtype is cast"),
             shows=_shows_pattern,
             error=DtypeError,
+            dynamic=True,
         ),
     ),
     prepare=_iota_counts,
@@ -171,7 +188,7 @@ def iota(
 ) -> Array:
     """``dst[p, i] = offset + p*channel_multiplier + pattern(i)``, cast to dst's dtype.
 
-    `pattern` is ``[[step, num], ...]``, the slowest dimension first.
+    `pattern` is ``[[step, num], ...]``, the slowest dimension first.  `offset` may be a register.
     """
     return _affine(pattern, offset, channel_multiplier, _partitions)
 
@@ -189,7 +206,8 @@ def _false_fits(call: Call) -> bool:
 
 def _select_kind(call: Call) -> None:
     # Equal dtypes keep the bits of what is selected: then the other value must come in that dtype.
-    call.extra = {"_kind": call["dst"]._element if _same_dtype(call) else ELEMENT_TYPES["float32"]}
+    kind = call["dst"]._element if _same_dtype(call) else ELEMENT_TYPES["float32"]
+    call.extra = {"_kind": kind, "offset": _offset(call)}
 
 
 @instruction(
