@@ -61,8 +61,8 @@ class Columns:
 
 def _start(tensor: NkiTensor) -> int:
     """Return the partition where a tensor begins."""
-    row = tensor._storage.free_bytes // tensor._kind.itemsize
-    return tensor.offset // row
+    storage = tensor._storage
+    return tensor.offset * tensor._kind.itemsize // storage.free_bytes + storage.first_partition
 
 
 def _of(call: Call, name: str) -> ColumnOffsets | None:

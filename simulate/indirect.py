@@ -222,9 +222,7 @@ class IndirectTensor(NkiTensor):
         shape, strides, offset = self.shape, self.strides, self.offset
         if isinstance(self._runtime, VectorOffset):
             shape, strides = shape[1:] or (1,), strides[1:] or (1,)
-        view = NkiTensor._view(self, shape, strides, offset)
-        view.dtype, view._kind = self.dtype, self._kind
-        return view
+        return NkiTensor._view(self, shape, strides, offset)
 
     def _region(self) -> tuple[int, int, int, int]:
         """Return the bytes that the view can reach, as nobody knows better before it runs."""

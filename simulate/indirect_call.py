@@ -67,6 +67,8 @@ class _Resolution:
     scatters: list[_Scatter] = field(default_factory=list)
     masks: list[tuple[str, NkiTensor, Array]] = field(default_factory=list)
     """Operands that are read, and which of their elements are within bounds."""
+    touched: list[tuple[NkiTensor, bool]] = field(default_factory=list)
+    """Where in HBM the call goes, and whether it writes there."""
     nothing: bool = False
     """The whole transfer is out of bounds, and skipped."""
 
@@ -108,12 +110,20 @@ def execute(sheet: Sheet, call: Call, read: Operand) -> NkiInstruction:
         _run(sheet, inner)
         for scatter in done.scatters:
             _write(scatter, f"nisa.{sheet.name}", unique="unique_indices" in call.args)
+    counted = _counted(done)
+    moved = [one for one in used if isinstance(one[2], IndirectTensor)]
     indices = [
         (name, read, tensor._runtime.index)
-        for name, _, tensor in used
+        for name, _, tensor in moved
         if isinstance(tensor, IndirectTensor) and isinstance(tensor._runtime.index, NkiTensor)
     ]
-    return sheet._record(_counted(done), used + indices, cost)
+    counted.also_touch = (*moved, *indices)
+    if call.program.race is not None:
+        for place, writes in done.touched:
+            call.program.race.note(sheet.name, place, call.program.core, writes)
+    return sheet._record(
+        counted, [one for one in used if not isinstance(one[2], IndirectTensor)], cost
+    )
 
 
 def _counted(done: _Resolution) -> Call:
@@ -172,7 +182,10 @@ def _ordinary(done: _Resolution, name: str, value: Any, writes: bool) -> Any:
     runtime = value._runtime
     op = f"nisa.{done.call.sheet.name}"
     if isinstance(runtime, ScalarOffset):
-        return _moved(done, op, name, value, runtime)
+        moved = _moved(done, op, name, value, runtime)
+        if moved._storage.space == "hbm" and not done.nothing:
+            done.touched.append((moved, writes))
+        return moved
     if writes and value._storage.read_only:
         raise HazardError(
             f"{op}: {name} writes to {value._storage.describe()}, but the caller's array is "
@@ -187,6 +200,11 @@ def _ordinary(done: _Resolution, name: str, value: Any, writes: bool) -> Any:
     else:
         place, rows, inside = _rows(done, op, name, value, runtime)
         at = (rows,)
+        one = value._one()
+        done.touched += [
+            (one._view(one.shape, one.strides, one.offset + row), writes)
+            for row in (rows * place.strides[0]).tolist()
+        ]
         if not inside.all():
             taken = (inside,)
     made = _stand_in(value)
@@ -251,9 +269,7 @@ def _moved(
             f"{op}: at index {value} {name} begins {shift} B further on, which is no whole number "
             f"of {base.dtype} elements"
         )
-    moved = NkiTensor._view(base, base.shape, base.strides, base.offset + shift // item)
-    moved.dtype, moved._kind = base.dtype, base._kind
-    return moved
+    return base._view(base.shape, base.strides, base.offset + shift // item)
 
 
 def _cure(done: _Resolution) -> str:
@@ -289,7 +305,6 @@ def _rows(
     count = min(runtime.limit, (whole - end) // step + 1)
     strides = (step // one._kind.itemsize, *view.strides[1:])
     place = NkiTensor._view(view, (count, *view.shape[1:]), strides, view.offset)
-    place.dtype, place._kind = view.dtype, view._kind
     return place, rows, inside
 
 
@@ -301,7 +316,9 @@ def _stand_in(view: NkiTensor) -> NkiTensor:
         skipped = view.offset // (storage.free_bytes // view._kind.itemsize)
     shape = (skipped + view.shape[0], *view.shape[1:])
     known = storage.allocation
-    made = Allocation(-1, storage.space, shape, view.dtype, known.name, known.line)
+    made = Allocation(
+        -1, storage.space, shape, view.dtype, known.name, known.line, address=known.address
+    )
     whole = NkiTensor(shape, view.dtype, Storage(made), view.buffer, view.name)
     return whole[skipped:] if skipped else whole
 
