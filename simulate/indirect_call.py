@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from nkiconv.simulate.sheet import Call, Cost, NkiInstruction, Operand, Sheet
 
 _KINDS = {
-    ScalarOffset: ("scalar", "a scalar offset of run time"),
-    VectorOffset: ("vector", "a vector offset"),
+    ScalarOffset: ("scalar", "a view at an index of run time"),
+    VectorOffset: ("vector", "rows at indices of run time"),
     ColumnOffsets: ("columns", "a view made by NkiTensor.indirect"),
 }
 
@@ -347,7 +347,6 @@ def _mask_destination(done: _Resolution, inner: Call) -> None:
             "array is read-only"
         )
     made = _stand_in(dst)
-    _prefill(made, dst, chosen, chosen)
     done.scatters.append(_Scatter(made, dst, chosen, chosen))
     inner.args["dst"] = made
 
