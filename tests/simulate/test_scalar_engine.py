@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nkiconv.simulate.activations import erfc
 from nkiconv.simulate.engines.scalar import ActivationRangeWarning
 from nkiconv.simulate.errors import UninitializedReadError
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
-from nkiconv.simulate.ops import OPS, erfc
+from nkiconv.simulate.ops import OPS
 
 IDLE, RESET, REDUCE, BOTH = (
     nisa.reduce_cmd.idle,
