@@ -45,7 +45,7 @@ def load(src: Any, dtype: Any = None) -> NkiTensor:
 
 @function
 def store(dst: Any, value: Any) -> None:
-    """Write a tile in SBUF to HBM, by DMA."""
+    """Write a tile in SBUF to HBM, by DMA: as many elements, in row-major order of both."""
     dst, value = tile(dst, "store", "dst"), tile(value, "store", "value")
     if dst._on_chip:
         raise ConstraintError(f"nl.store: dst must be in HBM, got {dst!r} ({page('store')})")
@@ -56,11 +56,6 @@ def store(dst: Any, value: Any) -> None:
         )
     if not value._on_chip:
         raise ConstraintError(f"nl.store: value must be in SBUF, got {value!r} ({page('store')})")
-    if value.shape != dst.shape:
-        raise ShapeError(
-            f"nl.store: value has the shape {value.shape}, dst {dst.shape}; give dst the shape of "
-            f"the tile by slicing or reshaping it ({page('store')})"
-        )
     dma_copy(dst, value)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nkiconv.simulate import program as _program
 from nkiconv.simulate.functions.creation import (
     empty_like,
     full,

@@ -208,6 +208,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     ],
     "activation": [
         ("op must be", lambda c: {"op": nl.maximum}),
+        ("nl.prelu takes its slope", lambda c: {"op": nl.prelu}),
         ("op is obligatory", lambda c: {"op": None}),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
         ("bias, scale, reduce_res must", lambda c: {"bias": t(c, 3, 1)}),
@@ -228,6 +229,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     "memset": [
         ("GpSimdE cannot", lambda c: {"dst": p(c), "engine": E.gpsimd}),
         ("value must be a number", lambda c: {"value": "0"}),
+        ("value must be an integer", lambda c: {"dst": t(c, dtype="uint8"), "value": 2.0}),
         ("value must be representable", lambda c: {"dst": t(c, dtype="uint8"), "value": 256}),
     ],
     "tensor_tensor": [
@@ -282,6 +284,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     "reciprocal": [("dst, data must have the same", lambda c: {"data": t(c, 4, 7)})],
     "activation_reduce": [
         ("op must be", lambda c: {"op": nl.maximum}),
+        ("nl.prelu takes its slope", lambda c: {"op": nl.prelu}),
         ("op is obligatory", lambda c: {"op": None}),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
         ("bias, scale, reduce_res must", lambda c: {"reduce_res": t(c, 3, 1)}),
@@ -517,9 +520,10 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
             "imm0": t(c, 4, 1), "imm1": t(c, 4, 1, dtype="bfloat16"),
         }, "trn3"),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}, "trn3"),
-        ("imm0, imm1, reduce_res must", lambda c: {"imm1": t(c, 3, 1)}, "trn3"),
+        ("imm0, imm1, relu_param, reduce_res must", lambda c: {"imm1": t(c, 3, 1)}, "trn3"),
+        ("relu_param is for nl.prelu", lambda c: {"relu_param": 0.1}, "trn3"),
         ("reduce_cmd must be", lambda c: {"reduce_cmd": nisa.reduce_cmd.load_reduce}, "trn3"),
-        ("reduce_op must be nl.add", lambda c: {"reduce_op": nl.maximum, **ADDING}, "trn3"),
+        ("reduce_op must be nl.add", lambda c: {"reduce_op": nl.multiply, **ADDING}, "trn3"),
     ],
     "rng": [
         ("engine must be", lambda c: {"engine": E.unknown}),
@@ -589,7 +593,6 @@ UNMODELLED = {
     "dge_mode": nisa.dge_mode.swdge,
     "oob_mode": nisa.oob_mode.skip,
     "unique_indices": False,
-    "relu_param": 0.1,
     "engine": E.sync,
     "reverse0": True,
 }
