@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from nkiconv.simulate.engines.scalar import ActivationRangeWarning
 from nkiconv.simulate.errors import ConstraintError
 from nkiconv.simulate.nki import language as nl
 
+torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
 

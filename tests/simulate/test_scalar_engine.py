@@ -26,7 +26,8 @@ IDLE, RESET, REDUCE, BOTH = (
     nisa.reduce_cmd.reset_reduce,
 )
 FLOAT32_PI = float(np.float32(math.pi))
-LIMITED = {  # documented range of the input, for reciprocal of its magnitude; NKI 0.6.0, Supported Activation Functions
+# Documented range of the input, for reciprocal of its magnitude (Supported Activation Functions).
+LIMITED = {
     "rsqrt": (2.0**-87, 2.0**97),
     "reciprocal": (2.0**-42, 2.0**42),
     "log": (2.0**-64, 2.0**64),
