@@ -25,6 +25,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {}
 """What ``nl.name(...)`` does on tiles; `nkiconv.simulate.functions` fills it."""
 
 
+class _VendorSignature:
+    """Gives `inspect.signature` the function on tiles of an operator; the class keeps its own."""
+
+    def __get__(self, op: Op | None, owner: type) -> inspect.Signature:
+        if op is None:
+            raise AttributeError("__signature__")
+        return inspect.signature(op._function())
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Op:
     """One operator.
@@ -66,10 +75,7 @@ class Op:
         """The activation table that ScalarE needs, 0 where it needs none."""
         return 0 if self.scalar is None else self.scalar.table
 
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """The vendor's signature of the function on tiles."""
-        return inspect.signature(self._function())
+    __signature__ = _VendorSignature()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Apply the operator to tiles, as ``nl.add(x, y)``."""
