@@ -125,7 +125,7 @@ def shared_constant(constant: Any) -> NkiTensor:
     op = "nl.shared_constant"
     if isinstance(constant, (str, PathLike)):
         constant = _from_file(op, Path(constant))
-    if isinstance(constant, NkiTensor) or not is_array(constant):
+    if not is_array(constant):
         raise ConstraintError(
             f"{op}: constant must be an array of the host or the path of a .npy file, got "
             f"{constant!r} ({page('shared_constant')})"

@@ -40,7 +40,7 @@ def combine(op: Op, x: Any, y: Any, dtype: Any = None) -> NkiTensor:
         if not column:
             same_shape(name, x, y)
         result = new(name, x.shape, result_dtype(name, dtype, x, y))
-        if column and x.shape != y.shape:
+        if column:
             tensor_scalar(result, x, op, y)
         else:
             tensor_tensor(result, x, y, op)

@@ -19,6 +19,7 @@ from nkiconv.simulate.errors import (
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
 from nkiconv.simulate.placement import place
+from nkiconv.simulate.program import running
 from nkiconv.simulate.schedule import schedule
 
 REGIONS = [nl.sbuf, nl.psum, nl.private_hbm, nl.shared_hbm]
@@ -132,9 +133,12 @@ def test_identities_that_are_refused(chip: Any) -> None:
     for n in (0, 129, 8.0, True):
         with pytest.raises(ShapeError, match=r"nl\.shared_identity_matrix: n=.* from 1 to 128"):
             nl.shared_identity_matrix(n)
-    for dst in (chip.new((8, 9)), chip.new((8, 8), "int8"), chip.new((8, 8), "uint8", nl.psum)):
+    for shape, dtype, buffer in (
+        ((8, 9), "uint8", nl.sbuf), ((4, 16), "uint8", nl.sbuf), ((8, 8), "int8", nl.sbuf),
+        ((8, 8), "uint8", nl.psum), ((8, 8), "uint8", nl.shared_hbm),
+    ):  # fmt: skip
         with pytest.raises(ConstraintError, match=r"dst must be a uint8 tile of shape \(8, 8\)"):
-            nl.shared_identity_matrix(8, dst=dst)
+            nl.shared_identity_matrix(8, dst=chip.new(shape, dtype, buffer))
 
 
 # Order.
@@ -176,11 +180,32 @@ def test_no_reorder_covers_its_block_alone(chip: Any) -> None:
         nl.copy(x)
         with nl.no_reorder():
             nl.copy(x)
-        assert chip.program.no_reorder == 1
+        assert chip.program.no_reorder_depth == 1
         nl.copy(x)
     nl.copy(x)
     assert sorted(chip.program.trace.edges) == [(2, 1), (3, 2)]
-    assert chip.program.no_reorder == 0
+    assert chip.program.no_reorder_depth == 0
+
+
+def test_no_reorder_is_of_its_own_core(chip: Any) -> None:
+    """The record of a launch holds both cores; one does not wait for the other."""
+    other = chip.program.sibling(1)
+    x = chip.put([[1.0]])
+    with nl.no_reorder():
+        nl.copy(x)
+        with running(other):
+            nl.copy(x)
+        nl.copy(x)
+    assert chip.program.trace.edges == [(2, 0)]
+
+
+def test_no_on_chip_loops_in_no_reorder(chip: Any) -> None:
+    def body(i: Any) -> None:
+        nl.zeros((1, 4), nl.float32)
+
+    with nl.no_reorder(), pytest.raises(ConstraintError, match="cannot stand inside nl"):
+        nl.fori_loop(0, 2, body)
+    nl.fori_loop(0, 2, body)
 
 
 # Printing.

@@ -88,8 +88,8 @@ def test_bit_patterns(chip: Any, rng: Any, name: str, dtype: str) -> None:
     x, y = rng.integers(0, 64, (8, 9)), rng.integers(0, 8, (8, 9))
     function, expected = getattr(nl, name), BITWISE[name]
     for other, given in ((y, chip.put(y, dtype)), (1, 1)):
-        result = function(chip.put(x, dtype), given)
-        assert result.dtype == dtype
+        result = function(chip.put(x, dtype), given, dtype=dtype)
+        assert result.dtype == function(chip.put(x, dtype), given).dtype == dtype
         wanted = np.asarray(expected(x, other)).astype(dtype)
         np.testing.assert_array_equal(result._array, wanted)
     with pytest.raises(DtypeError, match=rf"nl\.{name}: dtype='float32' of {dtype}"):
