@@ -117,6 +117,7 @@ class Storage:
     """
 
     __slots__ = (
+        "_answer_version",
         "_map",
         "_seen_version",
         "_shadow",
@@ -152,6 +153,7 @@ class Storage:
         self.uniform: int | None = BY_ENGINE if self.is_input else UNWRITTEN
         self._map: _WriteMap | None = None
         self._version = 0
+        self._answer_version = -1
         self._seen_version = -1
         self._shadow: Float32Array | None = None
         self._shadow_version = -1
@@ -160,6 +162,15 @@ class Storage:
     def written(self) -> bool:
         """Whether any instruction has written here."""
         return self._version > 0
+
+    @property
+    def holds_answer(self) -> bool:
+        """Whether this is still what a comparison (nl.equal and its like) has written."""
+        return self._answer_version == self._version
+
+    def hold_answer(self) -> None:
+        """Note that the elements are the answer of a comparison."""
+        self._answer_version = self._version
 
     def describe(self) -> str:
         """Return name, type and shape, and where it was allocated."""

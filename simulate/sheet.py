@@ -497,9 +497,10 @@ class Sheet:
             storage = tensor._storage
             if operand.role is Role.WRITE:
                 if storage.read_only:
+                    whose = "the caller's array" if storage.is_input else "a constant"
                     raise HazardError(
-                        f"nisa.{self.name}: {name} writes to {storage.describe()}, but the "
-                        "caller's array is read-only"
+                        f"nisa.{self.name}: {name} writes to {storage.describe()}, but {whose} "
+                        "is read-only"
                     )
             else:
                 if storage.uniform:

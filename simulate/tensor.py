@@ -147,6 +147,24 @@ class NkiTensor(NKIObject):
         label = f" {self.name!r}" if self.name else ""
         return f"<NkiTensor{label} {self.dtype}[{sizes}] {self._storage.space.upper()}>"
 
+    def __bool__(self) -> bool:
+        """Return True, as any object: what a tensor holds is not known when a kernel is compiled.
+
+        Raises
+        ------
+        ConstraintError
+            It is the answer of a comparison (``assert nl.equal(a, b)``) and not 1 everywhere: the
+            device would go on as if it were.
+        """
+        if self._storage.holds_answer and (wrong := self.size - int((self._array != 0).sum())):
+            raise ConstraintError(
+                f"{self!r}: as a condition this comparison does not hold for {wrong} of "
+                f"{self.size} elements; on the device a tensor counts as true whatever it holds, "
+                "because a kernel's conditions are decided when it is compiled (NKI language "
+                "guide). Return the tensor and compare on the host"
+            )
+        return True
+
     @property
     def ndim(self) -> int:
         """Number of dimensions."""

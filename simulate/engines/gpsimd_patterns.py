@@ -267,7 +267,7 @@ def affine_select(
     return np.where(holds, on_true_tile.reshape(values.shape), other)
 
 
-_ACROSS = ("add", "maximum", "bitwise_or", "bitwise_and")
+_ACROSS = ("add", "average", "maximum", "bitwise_or", "bitwise_and")
 
 
 def _reduce_cost(call: Call) -> Cost:
@@ -287,7 +287,7 @@ def _reduce_cost(call: Call) -> Cost:
         operator(
             "op",
             lambda op: op.name in _ACROSS,
-            "nl.add, nl.maximum, nl.bitwise_or or nl.bitwise_and",
+            "nl.add, nl.average, nl.maximum, nl.bitwise_or or nl.bitwise_and",
         ),
         Rule("op is obligatory", lambda c: c["op"] is not None, isa("tensor_partition_reduce")),
         bit_patterns("op"),
@@ -317,4 +317,6 @@ def tensor_partition_reduce(dst: Any, op: Any, data: Any, name: Any = None) -> A
     ------
     data (P, F)   dst (1, F)
     """
+    if op is OPS["average"]:
+        return reduction(OPS["add"], data, (0,)) / np.float32(len(data))
     return reduction(op, data, (0,))

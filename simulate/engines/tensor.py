@@ -47,7 +47,8 @@ from nkiconv.simulate.trace import Lane
 
 _WIDE = frozenset({"float32", "tfloat32"})
 _NARROW = frozenset({"bfloat16", "float16", "float8_e4m3", "float8_e5m2"})
-_INPUTS = _WIDE | _NARROW | {"float8_e4m3fn"}
+MATMUL_INPUTS = _WIDE | _NARROW | {"float8_e4m3fn"}
+"""Element types that TensorE multiplies (isa nc_matmul); float8_e4m3fn on trn3 only."""
 
 
 def _matmul_cost(call: Call) -> Cost:
@@ -159,9 +160,11 @@ _UNTILED = (
     operands={
         "dst": Operand(PSUM, Role.WRITE, fetch=Fetch.RAW),
         "stationary": Operand(
-            SBUF, dtypes=_INPUTS, max_free_elems=lambda hw: hw.stationary_max_columns
+            SBUF, dtypes=MATMUL_INPUTS, max_free_elems=lambda hw: hw.stationary_max_columns
         ),
-        "moving": Operand(SBUF, dtypes=_INPUTS, max_free_elems=lambda hw: hw.moving_max_columns),
+        "moving": Operand(
+            SBUF, dtypes=MATMUL_INPUTS, max_free_elems=lambda hw: hw.moving_max_columns
+        ),
     },
     rules=(
         Rule(
@@ -326,7 +329,7 @@ def _note_generation(call: Call) -> None:
         ),
         Rule(
             "TensorE transposes floating-point tiles only",
-            lambda c: c.lane is not Lane.TENSOR or c["data"].dtype in _INPUTS,
+            lambda c: c.lane is not Lane.TENSOR or c["data"].dtype in MATMUL_INPUTS,
             isa("nc_matmul") + ", Data types",
             error=DtypeError,
         ),

@@ -96,6 +96,10 @@ def _fits_type(call: Call) -> bool:
     return fits_integers(call["dst"]._element, call["value"])
 
 
+def _type_of_value(call: Call) -> bool:
+    return call["dst"]._element.kind != "int" or not isinstance(call["value"], float)
+
+
 def _also_read_dst(call: Call) -> None:
     call.also_read = ("dst",)  # only for its shape
 
@@ -110,6 +114,13 @@ def _also_read_dst(call: Call) -> None:
             lambda c: isinstance(c["value"], (int, float)),
             isa("memset"),
             shows=lambda c: f"{c['value']!r}",
+        ),
+        Rule(
+            "value must be an integer where dst has an integer dtype, 2 instead of 2.0",
+            _type_of_value,
+            "NKI 0.3.0 release notes, Breaking Changes, nisa.memset",
+            shows=lambda c: f"{c['value']!r} for {c['dst'].dtype}",
+            error=DtypeError,
         ),
         Rule(
             "value must be representable in dst's integer dtype",

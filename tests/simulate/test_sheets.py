@@ -232,6 +232,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     ],
     "activation": [
         ("op must be", lambda c: {"op": nl.maximum}),
+        ("nl.prelu takes its slope", lambda c: {"op": nl.prelu}),
         ("op is obligatory", lambda c: {"op": None}),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
         ("bias, scale, reduce_res must", lambda c: {"bias": t(c, 3, 1)}),
@@ -252,6 +253,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     "memset": [
         ("GpSimdE cannot", lambda c: {"dst": p(c), "engine": E.gpsimd}),
         ("value must be a number", lambda c: {"value": "0"}),
+        ("value must be an integer", lambda c: {"dst": t(c, dtype="uint8"), "value": 2.0}),
         ("value must be representable", lambda c: {"dst": t(c, dtype="uint8"), "value": 256}),
     ],
     "tensor_tensor": [
@@ -306,6 +308,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     "reciprocal": [("dst, data must have the same", lambda c: {"data": t(c, 4, 7)})],
     "activation_reduce": [
         ("op must be", lambda c: {"op": nl.maximum}),
+        ("nl.prelu takes its slope", lambda c: {"op": nl.prelu}),
         ("op is obligatory", lambda c: {"op": None}),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
         ("bias, scale, reduce_res must", lambda c: {"reduce_res": t(c, 3, 1)}),
@@ -592,9 +595,10 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
             "imm0": t(c, 4, 1), "imm1": t(c, 4, 1, dtype="bfloat16"),
         }, "trn3"),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}, "trn3"),
-        ("imm0, imm1, reduce_res must", lambda c: {"imm1": t(c, 3, 1)}, "trn3"),
+        ("imm0, imm1, relu_param, reduce_res must", lambda c: {"imm1": t(c, 3, 1)}, "trn3"),
+        ("relu_param is for nl.prelu", lambda c: {"relu_param": 0.1}, "trn3"),
         ("reduce_cmd must be", lambda c: {"reduce_cmd": nisa.reduce_cmd.load_reduce}, "trn3"),
-        ("reduce_op must be nl.add", lambda c: {"reduce_op": nl.maximum, **ADDING}, "trn3"),
+        ("reduce_op must be nl.add", lambda c: {"reduce_op": nl.multiply, **ADDING}, "trn3"),
     ],
     "rng": [
         ("engine must be", lambda c: {"engine": E.unknown}),
@@ -660,7 +664,6 @@ UNMODELLED = {
     "tile_position": (0, 0),
     "tile_size": (64, 128),
     "perf_mode": nisa.matmul_perf_mode.double_row,
-    "relu_param": 0.1,
     "reverse0": True,
 }
 
