@@ -127,6 +127,7 @@ def test_operators_are_the_vendors() -> None:
         ):
             getattr(nl, name)(1)
     assert operators - api["functions"].keys() == {"average", "bypass", "prelu"}
+    assert "binary" in inspect.signature(Op).parameters  # the class has its own
 
 
 @pytest.mark.parametrize(("module", "name"), list(enums()))
