@@ -245,7 +245,8 @@ class Program:
         made = Allocation(len(self.allocations), "hbm", shape, dtype, name, "kernel argument")
         self.allocations.append(made)
         storage = Storage(made, buffer=flat, read_only=read_only)
-        return NkiTensor(shape, dtype, storage, MemoryRegion.shared_hbm, name)
+        # Kernels may look: the vendor hands arguments in as nl.hbm (NKI CPU simulator, Execution).
+        return NkiTensor(shape, dtype, storage, MemoryRegion.private_hbm, name)
 
     def _check_extent(self, shape: tuple[int, ...], dtype: str, space: str) -> None:
         hw = self.hardware

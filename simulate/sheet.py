@@ -97,6 +97,10 @@ class Operand:
     per_partition: bool = False
     """Must have the shape ``(partitions, 1)``."""
     fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
+    packed: bool = False
+    """Takes the packed types of MX matmuls as well, where `dtypes` does not say."""
+    any_start: bool = False
+    """May start at any partition: a rule says where."""
     touches: Callable[[NkiTensor, Call], NkiTensor] | None = None
     """Which part of the tensor is read or written, where that is not all of it."""
     offsets: frozenset[str] = frozenset()
@@ -132,6 +136,7 @@ class Cost:
     occupancy_ps: int
     latency_ps: int
     table: int = -1
+    """The activation table that ScalarE needs; for TensorE the cells that work (`schedule`)."""
 
     def longer(self, more_ps: int) -> Cost:
         """Return the cost of an instruction that takes so much longer."""
@@ -397,8 +402,9 @@ class Sheet:
                 self._check_operand(call, name, operand, value)
         call.lane = self.lane if isinstance(self.lane, Lane) else self.lane(call)
         if not call.lane.is_dma:
-            for name, _, tensor in call.tensors():
-                self._check_start(name, tensor)
+            for name, operand, tensor in call.tensors():
+                if not operand.any_start:
+                    self._check_start(name, tensor)
                 self._check_pattern(name, tensor, call.hw)
         for rule in self._static_rules:
             self._check_rule(call, rule)
@@ -439,6 +445,8 @@ class Sheet:
                 f"nisa.{self.name}: {name} must be one of {', '.join(sorted(operand.dtypes))}, "
                 f"got {value.dtype} ({isa(self.name)})"
             )
+        if operand.dtypes is None and value._element.kind == "packed":
+            self._check_packed(call, name, operand, value)
         if operand.role is Role.WRITE and _overlaps(value):
             raise HazardError(
                 f"nisa.{self.name}: {name} repeats elements, so that several results would land "
@@ -457,6 +465,19 @@ class Sheet:
             raise ShapeError(
                 f"nisa.{self.name}: {name} must have one element per partition, got {value!r} "
                 f"({isa(self.name)})"
+            )
+
+    def _check_packed(self, call: Call, name: str, operand: Operand, value: NkiTensor) -> None:
+        if not operand.packed:
+            raise DtypeError(
+                f"nisa.{self.name}: {name} is {value.dtype}, whose elements hold four numbers; "
+                "nc_matmul_mx and quantize_mx compute with them, memset, tensor_copy and dma_copy "
+                f"move them, nothing else takes them ({isa('nc_matmul_mx')})"
+            )
+        if call.hw.generation < 4:
+            raise DtypeError(
+                f"nisa.{self.name}: {name} is {value.dtype}, which needs trn3; the target is "
+                f"{call.hw.target} (nki.language.{value.dtype}, NKI 0.6.0)"
             )
 
     def _check_start(self, name: str, value: NkiTensor) -> None:

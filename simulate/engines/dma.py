@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import fetch_unless_cast
+from nkiconv.simulate.engines._common import PACKED_AS_IT_IS, fetch_unless_cast
 from nkiconv.simulate.engines._dma import (
     VECTOR_GENERATION,
     count,
@@ -49,10 +49,13 @@ def _sequencer(call: Call) -> bool:
 @instruction(
     lane=ring,
     operands={
-        "dst": Operand(OFF_PSUM, Role.WRITE, offsets=_ANY_ADDRESS),
-        "src": Operand(OFF_PSUM, fetch=fetch_unless_cast("src"), offsets=_ANY_ADDRESS),
+        "dst": Operand(OFF_PSUM, Role.WRITE, packed=True, offsets=_ANY_ADDRESS),
+        "src": Operand(
+            OFF_PSUM, fetch=fetch_unless_cast("src"), packed=True, offsets=_ANY_ADDRESS
+        ),
     },
     rules=(
+        PACKED_AS_IT_IS,
         Rule(
             "dst and src must have the same number of elements",
             lambda c: c["dst"].size == c["src"].size,
