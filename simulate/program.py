@@ -245,8 +245,9 @@ class Program:
         made = Allocation(len(self.allocations), "hbm", shape, dtype, name, "kernel argument")
         self.allocations.append(made)
         storage = Storage(made, buffer=flat, read_only=read_only)
-        # Kernels may look: the vendor hands arguments in as nl.hbm (NKI CPU simulator, Execution).
-        return NkiTensor(shape, dtype, storage, MemoryRegion.private_hbm, name)
+        # Kernels may look: as the vendor's simulator hands arguments in (its page, Execution).
+        region = MemoryRegion.shared_hbm if self.core_count > 1 else MemoryRegion.private_hbm
+        return NkiTensor(shape, dtype, storage, region, name)
 
     def _check_extent(self, shape: tuple[int, ...], dtype: str, space: str) -> None:
         hw = self.hardware
