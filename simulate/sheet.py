@@ -127,6 +127,8 @@ class Rule:
     error: type[NkiconvError] = ConstraintError
     dynamic: bool = False
     """Looks at addresses or values, so that one check does not stand for all similar calls."""
+    applies: Callable[[Call], bool] | None = None
+    """Of a dynamic rule: whether calls of these shapes, types and options are looked at at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +283,7 @@ class Sheet:
         self.rules = tuple(rules)
         self._static_rules = tuple(r for r in self.rules if not r.dynamic)
         self._dynamic_rules = tuple(r for r in self.rules if r.dynamic)
-        self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost]] = {}
+        self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost, list[Rule]]] = {}
         self.only = dict(only or {})
         self._only_items = tuple((name, *rest) for name, rest in self.only.items())
         self.prepare = prepare
@@ -343,13 +345,14 @@ class Sheet:
                 return execute_indirect(self, call, _INDEX)
             self._check(call)
             cost = self.cost(call)
+            rules = [r for r in self._dynamic_rules if r.applies is None or r.applies(call)]
             if key is not None:
                 if len(self._accepted) >= _MOST_ACCEPTED:
                     self._accepted.clear()
-                self._accepted[key] = (call.lane, cost)
+                self._accepted[key] = (call.lane, cost, rules)
         else:
-            call.lane, cost = verdict
-        for rule in self._dynamic_rules:
+            call.lane, cost, rules = verdict
+        for rule in rules:
             self._check_rule(call, rule)
         if self.prepare is not None:
             self.prepare(call)

@@ -113,8 +113,6 @@ def lies_at(tensor: NkiTensor, partition: int, room: int) -> bool:
 
 
 def _lies_by_the_tile(call: Call) -> bool:
-    if _unset(call["tile_size"]):
-        return True
     tile = tile_of(call)
     return lies_at(call["dst"], tile.column, tile.columns) and all(
         lies_at(call[name], tile.row, tile.rows) for name in ("stationary", "moving")
@@ -156,6 +154,7 @@ def tile_rules(page: str) -> tuple[Rule, ...]:
             else isa(page),
             shows=_shown_starts,
             dynamic=True,
+            applies=lambda c: not _unset(c["tile_size"]),
         ),
     )
 

@@ -277,6 +277,7 @@ _UNTILED = (
             isa("nc_matmul"),
             error=HazardError,
             dynamic=True,
+            applies=lambda c: c["is_stationary_onezero"] or c["is_moving_onezero"],
         ),
         Rule(
             "moving of a transpose must be the identity matrix",
@@ -284,6 +285,7 @@ _UNTILED = (
             isa("nc_matmul") + ", Transpose mode",
             error=HazardError,
             dynamic=True,
+            applies=lambda c: bool(c["is_transpose"]),
         ),
     ),
     prepare=_prepare_matmul,

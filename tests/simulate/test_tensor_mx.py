@@ -243,6 +243,23 @@ def test_quantized_operands_multiply_to_nearly_the_product(chip: Any, rng: Any) 
     assert off.max() > 0
 
 
+def test_scales_out_of_a_tile_that_is_written_in_part(chip: Any) -> None:
+    ones = chip.put(np.full((64, 2), 0x38383838), "uint32").view(E4)  # four times 1.0
+    tile, dst = chip.new((64, 4), "uint8"), psum(chip, 2, 2)
+    nisa.memset(dst=tile[:, 1:3], value=128)
+    nisa.nc_matmul_mx(dst, ones, ones, tile[:, 1:3], tile[:, 1:3])
+    np.testing.assert_array_equal(dst._array, np.full((2, 2), 2.0 * 2.0 * 256))
+    with pytest.raises(UninitializedReadError, match="moving_scale reads 8 of 16 elements that"):
+        nisa.nc_matmul_mx(dst, ones, ones, tile[:, 1:3], tile[:, 2:4])
+
+
+def test_more_partitions_of_scales_than_data(chip: Any) -> None:
+    data, scale = chip.new((32, 2), E4), chip.new((64, 2), "uint8")
+    with pytest.raises(AssertionError, match="and no more partitions than that; got dst float8"):
+        nisa.quantize_mx(data, chip.put(np.ones((32, 8)), "bfloat16"), scale)
+    nisa.quantize_mx(data, chip.put(np.ones((32, 8)), "bfloat16"), scale[:32])
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_quantization_refuses_what_is_not_finite(chip: Any, bad: float) -> None:
     values = np.ones((32, 4))

@@ -12,6 +12,7 @@ from nkiconv.simulate.hardware import HARDWARE
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
 from nkiconv.simulate.placement import Placement
+from nkiconv.simulate.profile import _peak_us
 from nkiconv.simulate.schedule import Timeline, schedule
 
 DOUBLE = nisa.matmul_perf_mode.double_row
@@ -277,3 +278,15 @@ def test_bfloat16_results_are_added_in_float32_and_rounded_each_time(start: Any)
         for step, sum_in_psum in ((1.0, 256.0), (1.0, 256.0), (1.5, 258.0)):
             nisa.nc_matmul(dst, one, chip.put([[step]]), accumulate=True)
             assert float(dst._array[0, 0]) == sum_in_psum
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "teraflops"),
+    [("trn1", "bfloat16", 92), ("trn1", "float32", 23), ("trn1", "float8_e5m2", 92),
+     ("trn2", "bfloat16", 79), ("trn2", "float8_e4m3", 158), ("trn2", "float32", 20),
+     ("trn3", "float8_e4m3fn_x4", 315), ("trn3", "float4_e2m1fn_x4", 315), ("trn3", "float16", 79)],
+)  # fmt: skip
+def test_peak_rates(target: str, dtype: str, teraflops: float) -> None:
+    """A2, A3 and A4 state them, rounded, for the best mode of each type."""
+    macs_per_us = 1e9 / _peak_us(dtype, 10**9, HARDWARE[target])
+    assert 2 * macs_per_us / 1e6 == pytest.approx(teraflops, rel=0.02)
