@@ -474,8 +474,8 @@ class Sheet:
         if not operand.packed:
             raise DtypeError(
                 f"nisa.{self.name}: {name} is {value.dtype}, whose elements hold four numbers; "
-                "nc_matmul_mx and quantize_mx compute with them, memset, tensor_copy and dma_copy "
-                f"move them, nothing else takes them ({isa('nc_matmul_mx')})"
+                "nc_matmul_mx and quantize_mx compute with them, memset, tensor_copy, dma_copy and "
+                f"sendrecv move them, nothing else takes them ({isa('nc_matmul_mx')})"
             )
         if call.hw.generation < 4:
             raise DtypeError(

@@ -79,8 +79,9 @@ _PACKED = frozenset({"float8_e5m2_x4", "float8_e4m3fn_x4", "float4_e2m1fn_x4"})
 # --- Where scales lie ----------------------------------------------------------------------------
 
 
-def _scale_rows(tensor: NkiTensor, hw: Hardware) -> NkiTensor:
+def _scale_rows(tensor: NkiTensor, call: Call) -> NkiTensor:
     """Return the part of a tile that holds scales: four partitions of each quadrant."""
+    hw = call.hw
     quadrants = ceil(tensor.shape[0] / hw.quadrant_partitions)
     each = hw.quadrant_partitions // _GROUP_PARTITIONS
     step = tensor._storage.free_bytes // tensor._element.itemsize

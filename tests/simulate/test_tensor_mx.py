@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import nkiconv.simulate.nki as nki
 from nkiconv.simulate import simulate_kernel, use_target
 from nkiconv.simulate.errors import DtypeError, HazardError, UninitializedReadError
 from nkiconv.simulate.nki import isa as nisa
@@ -294,6 +295,26 @@ def test_host_bits_through_memory_and_back(rng: Any, dtype: str) -> None:
             found = simulate_kernel(kernel, given)
             assert found.dtype == whole
             np.testing.assert_array_equal(found, wanted)
+
+
+@nki.jit
+def exchanged(bits: Any) -> Any:
+    """The rows of the two cores, each with the other's, as packed elements."""
+    result = nl.ndarray(bits.shape, E4, buffer=nl.shared_hbm)
+    core = nl.program_id(0)
+    held = nl.ndarray((1, bits.shape[1]), E4, buffer=nl.sbuf)
+    got = nl.ndarray((1, bits.shape[1]), E4, buffer=nl.sbuf)
+    nisa.dma_copy(dst=held, src=bits.view(E4)[core])
+    nisa.sendrecv(src=held, dst=got, send_to_rank=1 - core, recv_from_rank=1 - core, pipe_id=0)
+    nisa.dma_copy(dst=result[core], src=got)
+    return result
+
+
+def test_packed_elements_between_cores(rng: Any) -> None:
+    """As the vendor's kernels share what they have quantized."""
+    bits = rng.integers(0, 2**32, (2, 6), dtype=np.uint32)
+    with use_target("trn3"):
+        np.testing.assert_array_equal(exchanged[2](bits), bits[::-1])
 
 
 def test_views_between_packed_and_plain(chip: Any) -> None:
