@@ -6,7 +6,8 @@ hardware does (vendor release notes, NKI 0.6.0, simulator fixes).
 
 The packed types of MX matmuls hold four small floats in one element.  They are kept as unsigned
 integers of the same size, the first of the four in the lowest bits, and that is also how they cross
-the border: torch and NumPy have no such types (MXFP deep dive, Basic Matmul-MX).
+the border: torch and NumPy have no such types (MXFP deep dive, Basic Matmul-MX).  NumPy can name
+them all the same, by a structure of that one integer: ``np.dtype([("float8_e5m2_x4", "u4")])``.
 """
 
 from __future__ import annotations
@@ -107,6 +108,10 @@ def from_numpy(dtype: np.dtype[Any], *, op: str) -> ElementType:
         The NeuronCore has no such type (float64, int64, complex, …).
     """
     name = _BY_NUMPY.get(dtype)
+    if name is None and dtype.names is not None and len(dtype.names) == 1:
+        kind = ELEMENT_TYPES.get(dtype.names[0])
+        if kind is not None and kind.kind == "packed" and dtype[0] == kind.numpy:
+            return kind
     if name is None:
         raise DtypeError(
             f"{op}: a NeuronCore has no {dtype} elements; convert the array to one of "

@@ -71,6 +71,12 @@ def test_types_of_host_arrays() -> None:
     for name in set(ELEMENT_TYPES) - {"tfloat32", "bool_", *PACKED_TYPES}:
         assert from_numpy(ELEMENT_TYPES[name].numpy, op="op").name == name
     assert from_numpy(np.dtype(bool), op="op").name == "bool_"
+    for name in PACKED_TYPES:
+        named = np.dtype([(name, ELEMENT_TYPES[name].numpy)])
+        assert from_numpy(named, op="op").name == name
+        for wrong in ([(name, "u8")], [("x", "u4")], [(name, named[0]), ("x", "u4")]):
+            with pytest.raises(DtypeError, match="op: a NeuronCore has no "):
+                from_numpy(np.dtype(wrong), op="op")
     with pytest.raises(DtypeError, match=r"op: a NeuronCore has no float64 elements; .*float32"):
         from_numpy(np.dtype(np.float64), op="op")
 

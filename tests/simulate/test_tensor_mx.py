@@ -317,6 +317,22 @@ def test_packed_elements_between_cores(rng: Any) -> None:
         np.testing.assert_array_equal(exchanged[2](bits), bits[::-1])
 
 
+def test_named_host_arrays_are_packed_already(rng: Any) -> None:
+    """A structure of one integer under the type's name goes in as it is, and can be written to."""
+
+    def kernel(given: Any, written: Any) -> Any:
+        nisa.dma_copy(dst=written, src=given)
+        return written
+
+    named = np.dtype([(F4, "u2")])
+    bits = rng.integers(0, 2**16, (3, 5), dtype=np.uint16)
+    other = np.zeros((3, 5), named)
+    with use_target("trn3"):
+        found = simulate_kernel(kernel, bits.view(named), other)
+    np.testing.assert_array_equal(found, bits)
+    np.testing.assert_array_equal(other.view(np.uint16), bits)
+
+
 def test_views_between_packed_and_plain(chip: Any) -> None:
     held = chip.put(np.arange(32).reshape(2, 16), "uint8")
     fours = held.view(E5)
