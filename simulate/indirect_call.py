@@ -153,7 +153,7 @@ def _is_columns(tensor: NkiTensor) -> bool:
 def _run(sheet: Sheet, call: Call) -> None:
     """Do what `Sheet._execute` does once a call's operands are known to fit."""
     tensors = call.tensors()
-    for rule in sheet._dynamic_rules:
+    for rule in sheet._live_rules(call):
         sheet._check_rule(call, rule)
     if sheet.prepare is not None:
         sheet.prepare(call)
@@ -211,6 +211,9 @@ def _ordinary(done: _Resolution, name: str, value: Any, writes: bool) -> Any:
     if writes:
         _prefill(made, place, at, taken)
         done.scatters.append(_Scatter(made, place, at, taken, rows))
+        return made
+    if done.call.sheet.operands[name].touches is not None:
+        _prefill(made, place, at, taken)  # only what is touched must have been written
         return made
     if (place._storage.codes(place, place._kind, at) == UNWRITTEN).any():
         raise UninitializedReadError(

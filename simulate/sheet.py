@@ -345,7 +345,7 @@ class Sheet:
                 return execute_indirect(self, call, _INDEX)
             self._check(call)
             cost = self.cost(call)
-            rules = [r for r in self._dynamic_rules if r.applies is None or r.applies(call)]
+            rules = self._live_rules(call)
             if key is not None:
                 if len(self._accepted) >= _MOST_ACCEPTED:
                     self._accepted.clear()
@@ -411,6 +411,10 @@ class Sheet:
                 self._check_pattern(name, tensor, call.hw)
         for rule in self._static_rules:
             self._check_rule(call, rule)
+
+    def _live_rules(self, call: Call) -> list[Rule]:
+        """Return the dynamic rules that calls of these shapes, types and options must meet."""
+        return [r for r in self._dynamic_rules if r.applies is None or r.applies(call)]
 
     def _check_rule(self, call: Call, rule: Rule) -> None:
         if not rule.holds(call):

@@ -50,9 +50,7 @@ def _sequencer(call: Call) -> bool:
     lane=ring,
     operands={
         "dst": Operand(OFF_PSUM, Role.WRITE, packed=True, offsets=_ANY_ADDRESS),
-        "src": Operand(
-            OFF_PSUM, fetch=fetch_unless_cast("src"), packed=True, offsets=_ANY_ADDRESS
-        ),
+        "src": Operand(OFF_PSUM, fetch=fetch_unless_cast("src"), packed=True, offsets=_ANY_ADDRESS),
     },
     rules=(
         PACKED_AS_IT_IS,

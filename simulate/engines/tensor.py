@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nkiconv.simulate.columns import Columns
+from nkiconv.simulate.columns import MATMUL_DTYPES, Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     busy_until_done,
@@ -292,7 +292,7 @@ _UNTILED = (
     count=_count_matmul,
     cost=_matmul_cost,
     writes_as=BY_MATMUL,
-    columns=Columns(("stationary", "moving"), also=_UNTILED),
+    columns=Columns(("stationary", "moving"), also=_UNTILED, dtypes=MATMUL_DTYPES),
     sources=(isa("nc_matmul"), arch("Tensor Engine, cost model")),
 )
 def nc_matmul(

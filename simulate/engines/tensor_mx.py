@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns, same_columns
 from nkiconv.simulate.dtypes import Array, packed, unpacked
 from nkiconv.simulate.engines._common import elementwise_cost, wide_stride, written
 from nkiconv.simulate.engines._matmul import (
+    in_the_corner,
     lies_at,
     multiplied,
     resolve_accumulate,
@@ -263,6 +265,27 @@ def _row_tiles_only(call: Call) -> bool:
     return tile.columns == call.hw.stationary_max_columns and tile.column == 0
 
 
+def _pairs_agree(call: Call) -> bool:
+    """Whether data and scales take the same columns: they are one tensor in two parts."""
+    for data, scale in (("stationary", "stationary_scale"), ("moving", "moving_scale")):
+        pair = (call[data], call[scale])
+        if pair[0].is_indirect() != pair[1].is_indirect():
+            return False
+        if pair[0].is_indirect() and not same_columns(*pair):
+            return False
+    return in_the_corner(call)
+
+
+_COLUMNS = Columns(
+    ("stationary", "moving", "stationary_scale", "moving_scale"),
+    also=(
+        "tile_position must be unset or (0, 0), and data and its scales must both be ordinary "
+        "views or both take columns by the same index",
+        _pairs_agree,
+    ),
+)
+
+
 def _contracted(values: Array, dtype: str) -> Array:
     """Return the members with the contraction first: ``(P * 4, F)``."""
     rows = values.shape[0]
@@ -321,6 +344,7 @@ def _factors(scale: Array) -> Array:
     count=_count,
     cost=_mx_cost,
     writes_as=BY_MATMUL,
+    columns=_COLUMNS,
     sources=(isa("nc_matmul_mx"), arch("Quad-MXFP8/MXFP4 Matmul Performance")),
 )
 def nc_matmul_mx(

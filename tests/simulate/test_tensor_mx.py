@@ -162,6 +162,33 @@ def test_bfloat16_result(chip: Any, rng: Any) -> None:
     np.testing.assert_array_equal(dst._array, wanted)
 
 
+def test_columns_by_an_index(chip: Any, rng: Any) -> None:
+    """Data and its scales are one tensor: they take columns by one index (Tensor indirection)."""
+    a, b = rng.standard_normal((64, 8)), rng.standard_normal((64, 24))
+    sides = []
+    for values in (a, b):
+        data = chip.new((64, values.shape[1] // 4), E5)
+        scale = chip.new(data.shape, "uint8")
+        nisa.quantize_mx(data, chip.put(values, "bfloat16"), scale)
+        sides.append((data, scale))
+    (weights, weight_scale), (moving, moving_scale) = sides
+    whole, cut = psum(chip, 2, 6), psum(chip, 2, 3)
+    nisa.nc_matmul_mx(whole, weights, moving, weight_scale, moving_scale)
+    picked = [4, 0, 5]
+    index, same = (chip.put(np.tile([*picked, *[0] * 29], 2)[:, None], "uint32") for _ in range(2))
+    taken = (moving.indirect(index, 3), moving_scale.indirect(index, 3))
+    nisa.nc_matmul_mx(cut, weights, taken[0], weight_scale, taken[1])
+    np.testing.assert_array_equal(cut._array, whole._array[:, picked])
+    for scales in (moving_scale[:, :3], moving_scale.indirect(same, 3)):
+        with pytest.raises(AssertionError, match="or both take columns by the same index"):
+            nisa.nc_matmul_mx(cut, weights, taken[0], weight_scale, scales, accumulate=False)
+    with pytest.raises(AssertionError, match="tile_position must be unset or"):
+        nisa.nc_matmul_mx(
+            cut, weights, taken[0], weight_scale, taken[1],
+            tile_position=(64, 0), tile_size=(64, 128),
+        )  # fmt: skip
+
+
 # Quantization.
 
 

@@ -73,6 +73,19 @@ def test_small_tensors_lie_where_the_tile_wants_them(chip: Any, rng: Any) -> Non
         nisa.nc_matmul(psum(chip, 128, 8)[:64], chip.put(a), whole[64:], **tile)
 
 
+def test_tensors_with_an_address_lie_there(chip: Any, rng: Any) -> None:
+    a = small_integers(rng, 64, 8)
+    low, high = (nl.ndarray((64, 8), "float32", address=(at, 64)) for at in (0, 64))
+    for tensor in (low, high):
+        nisa.dma_copy(dst=tensor, src=chip.put(a, buffer=nl.shared_hbm))
+    dst = psum(chip, 8, 8)
+    tile = {"tile_position": (64, 0), "tile_size": (64, 128)}
+    nisa.nc_matmul(dst, high, high, **tile)
+    np.testing.assert_array_equal(dst._array, a.T @ a)
+    with pytest.raises(ConstraintError, match="stationary from 0, moving from 64 with tile_pos"):
+        nisa.nc_matmul(dst, low, high, **tile)
+
+
 @pytest.mark.parametrize(
     ("position", "size", "words"),
     [
