@@ -269,9 +269,7 @@ def _pairs_agree(call: Call) -> bool:
     """Whether data and scales take the same columns: they are one tensor in two parts."""
     for data, scale in (("stationary", "stationary_scale"), ("moving", "moving_scale")):
         pair = (call[data], call[scale])
-        if pair[0].is_indirect() != pair[1].is_indirect():
-            return False
-        if pair[0].is_indirect() and not same_columns(*pair):
+        if any(view.is_indirect() for view in pair) and not same_columns(*pair):
             return False
     return in_the_corner(call)
 
