@@ -57,9 +57,9 @@ def matmul(K: int, M: int, N: int, dtype: Dtype = None, *, rng: np.random.Genera
     return Example((left, right), (product,), rtol=1e-2, atol=1e-4)  # as the tutorial compares
 
 
-def mamba(rng: np.random.Generator) -> Example:
+def mamba(steps: int, *, rng: np.random.Generator) -> Example:
     """Return inputs of the state-space layer and its output, by its recurrence."""
-    batch, channels, states, steps = 1, 128, 4, 64
+    batch, channels, states = 1, 128, 4
     delta, u = _random(rng, batch, channels, steps), _random(rng, batch, channels, steps)
     A = -_random(rng, channels, states)
     B, C = _random(rng, batch, states, steps), _random(rng, batch, states, steps)
@@ -168,9 +168,9 @@ CASES = (
     _script("matmul-torch-script",
             "examples/matrix_multiplication/matrix_multiplication_torch.py",
             "nki_matmul_* (five)", "NKI and Torch match"),
-    _call("mamba", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v1", mamba),
-    _call("mamba-v2", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v2", mamba),
-    _call("mamba-v3", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v3", mamba),
+    _call("mamba", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v1", partial(mamba, 64)),
+    _call("mamba-v2", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v2", partial(mamba, 64)),
+    _call("mamba-v3", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v3", partial(mamba, 1024)),
     _script("mamba-torch-script", "examples/fused_mamba/mamba_torch.py", "mamba_v1",
             "NKI and Torch match"),
     _script("mx-matmul-script", "deep-dives/src/mxfp-matmul/mx_toplevel.py",
@@ -192,6 +192,12 @@ CASES = (
           partial(_reciprocal, 256, 512)),
     _page("tiling-any-shape", "get-started/about/tiling-overview.rst", "tensor_exp_kernel_",
           partial(_reciprocal, 256, 300), block=1),
+    _page(
+        "tiling-ragged", "get-started/about/tiling-overview.rst", "tensor_exp_kernel_",
+        partial(_reciprocal, 200, 300), block=1,
+        why="the last tile has 72 rows, and is copied to a destination of 128: DMA copies equal "
+        "shapes",
+    ),
     _tutorial(1, partial(matmul, 128, 128, 512)),
     _tutorial(2, partial(matmul, 256, 256, 1024)),
     _tutorial(3, partial(matmul, 256, 256, 1024)),

@@ -40,8 +40,11 @@ class Manager:
         kernel = nki.jit(launch.kernel_func)
         grid = compiler.logical_nc_config
         launched = kernel if grid == 1 else kernel[grid]
+        # Copies, as on a device: references are computed later, from what the kernel was given.
         inputs = {
-            name.removesuffix(".must_alias_input"): value
+            name.removesuffix(".must_alias_input"): (
+                value.copy() if isinstance(value, np.ndarray) else value
+            )
             for name, value in (launch.kernel_input or {}).items()
         }
         result = launched(**inputs)
