@@ -237,7 +237,7 @@ class Accesses:
 
 
 def _bytes_of(tensor: NkiTensor, whole: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return those bytes of an array, as large as a storage, that a tensor's elements have there."""
+    """Return the bytes of a tensor's elements in an array that is as large as its storage."""
     item = tensor._element.itemsize
     return np.ndarray(
         (*tensor.shape, item),

@@ -114,8 +114,9 @@ class Case:
         What to run.
     target
         Device; the vendor's tests name theirs themselves.
-    why_refused
-        Where the embedded NKI refuses the kernel on purpose: what is wrong with it on the device.
+    because
+        Why it is not run to its end, where that is no fault of the embedded NKI: the rule that the
+        kernel breaks on the device, or what is wrong with its file or test.
     """
 
     id: str
@@ -124,7 +125,7 @@ class Case:
     kernel: str
     how: Call | Script | VendorTest
     target: str = "trn2"
-    why_refused: str = ""
+    because: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,11 @@ class Outcome:
     problem: str = ""
     seconds: float = 0.0
     launches: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether it ran, and nothing says that the result is wrong."""
+        return self.runs and self.right is not False
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON; a ratio that is not finite becomes a string."""

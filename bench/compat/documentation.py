@@ -105,7 +105,7 @@ def _multibuffer(rng: np.random.Generator) -> Example:
 
 
 def _call(id: str, path: str, kernel: str, make: Callable[..., Example], why: str = "") -> Case:
-    return Case(id, "aws-neuron-sdk", f"nki/{path}", kernel, Call(make), why_refused=why)
+    return Case(id, "aws-neuron-sdk", f"nki/{path}", kernel, Call(make), because=why)
 
 
 def _page(
@@ -113,7 +113,7 @@ def _page(
     folders: tuple[str, ...] = (),
 ) -> Case:  # fmt: skip
     how = Call(make, block=block, folders=folders)
-    return Case(id, "aws-neuron-sdk", f"nki/{path}", kernel, how, why_refused=why)
+    return Case(id, "aws-neuron-sdk", f"nki/{path}", kernel, how, because=why)
 
 
 def _tutorial(step: int, make: Callable[..., Example]) -> Case:
@@ -170,7 +170,8 @@ CASES = (
             "nki_matmul_* (five)", "NKI and Torch match"),
     _call("mamba", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v1", partial(mamba, 64)),
     _call("mamba-v2", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v2", partial(mamba, 64)),
-    _call("mamba-v3", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v3", partial(mamba, 1024)),
+    _call("mamba-v3", "examples/fused_mamba/mamba_nki_kernels.py", "mamba_v3",
+          partial(mamba, 1024)),
     _script("mamba-torch-script", "examples/fused_mamba/mamba_torch.py", "mamba_v1",
             "NKI and Torch match"),
     _script("mx-matmul-script", "deep-dives/src/mxfp-matmul/mx_toplevel.py",

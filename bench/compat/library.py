@@ -28,10 +28,10 @@ def _cumsum(id: str, arguments: str) -> Case:
     )  # fmt: skip
 
 
-def _mask(id: str, test: str, arguments: str) -> Case:
+def _mask(id: str, arguments: str, test: str) -> Case:
     return _case(
         id, "core/attention/gen_mask_tkg.py", "gen_mask_tkg", "core.attention.test_gen_mask_tkg",
-        test, arguments,
+        f"TestGenMaskTkgHbm.{test}", arguments,
     )  # fmt: skip
 
 
@@ -114,17 +114,11 @@ CASES = (
         "topk-unsorted", "core/topk/rotational_topk.py", "topk", "core.topk.test_topk",
         "TestTopKKernel.test_topk_unsorted", "2, 8, 5, 4058, 256, nl.float32",
     ),
-    _mask("mask-strided", "TestGenMaskTkg.test_flat_kv_strided_mask_generation",
-          "4, 1, 256, 1, 0, 0, 0, 1"),
-    _mask("mask-flat", "TestGenMaskTkg.test_flat_kv_nonstrided_mask_generation",
-          "4, 1, 256, 1, 0, 0, 0, 1"),
-    _mask("mask-block", "TestGenMaskTkg.test_block_kv_mask_generation",
-          "4, 1, 256, 5, 16, 0, 0, 0, 1"),
-    _mask("mask-window", "TestGenMaskTkg.test_swa_mask_generation",
-          "4, 1, 1024, 5, 0, 64, True, 0, 0, 1"),
-    _mask("mask-active", "TestGenMaskTkg.test_flat_kv_with_active_mask",
-          "4, 1, 256, 5, True, 0, 0, 0, 1, 0, None"),
-    _mask("mask-hbm", "TestGenMaskTkgHbm.test_flat_kv", "4, 1, 256, 1, True, 1"),
+    _mask("mask", "4, 1, 256, 1, True, 1", "test_flat_kv"),
+    _mask("mask-block", "4, 1, 256, 5, 16, 1", "test_block_kv"),
+    _mask("mask-active", "4, 1, 256, 5, 0, True, 1", "test_active_mask"),
+    _mask("mask-window", "4, 1, 1024, 5, 128, 0, True, 1", "test_swa"),
+    _mask("mask-tiled-lnc2", "8, 8, 8192, 5, 0, True, 2", "test_fa_tiling"),
     _case(
         "attention-cte", "core/attention/attention_cte.py", "attention_cte",
         "core.attention.test_attention_cte",
@@ -152,7 +146,7 @@ CASES = (
     _case(
         "attention-tkg", "core/attention/attention_tkg.py", "attention_tkg",
         "core.attention.test_attention_tkg", "TestAttentionTkgKernel.test_attn_tkg_fast",
-        "AttnTKGConfig(4, 1, 5, 1024, 1024, 128, 0), 1, AttnTKGTestParams()",
+        "AttnTKGConfig(4, 1, 5, 1024, 1024, 128, 0, qk_in_sb=True), 1, AttnTKGTestParams()",
     ),
     _case(
         "attention-tkg-rope", "core/attention/attention_tkg.py", "attention_tkg",
@@ -163,7 +157,7 @@ CASES = (
     _case(
         "attention-tkg-lnc2", "core/attention/attention_tkg.py", "attention_tkg",
         "core.attention.test_attention_tkg", "TestAttentionTkgKernel.test_attn_tkg_fast",
-        "AttnTKGConfig(4, 1, 5, 1024, 1024, 128, 0), 2, AttnTKGTestParams()",
+        "AttnTKGConfig(4, 1, 5, 1024, 1024, 128, 0, qk_in_sb=True), 2, AttnTKGTestParams()",
     ),
     _case(
         "attention-bwd", "core/attention/attention_bwd.py", "attention_bwd",
@@ -200,7 +194,7 @@ CASES = (
         "output-projection-tkg", "core/output_projection/output_projection_tkg.py",
         "output_projection_tkg", "core.output_projection.test_output_proj_tkg",
         "TestOutputProjTkgKernel.test_output_proj_tkg_unit",
-        "4, 8, 4, 32, 1024, QuantizationType.NONE, True, True",
+        "4, 8, 4, 32, 3072, QuantizationType.NONE, True, True",
     ),
     _case(
         "output-projection-tkg-plain", "core/output_projection/output_projection_tkg.py",
