@@ -2,7 +2,8 @@
 
 The compiler reads a class as Python reads a data class, whether it is decorated or not: annotated
 names are fields, in order, with the class's values as defaults; objects are equal when their fields
-are (NKI language guide, Class Support and Enumerations).
+are (NKI language guide, Class Support and Enumerations).  In a class without annotations, the
+values that it gives are its fields: the vendor's attention kernels write one so.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ class NKIObject:
     Notes
     -----
     A class with an ``__init__`` of its own, or one that ``@dataclass`` has written, keeps it,
-    frozen or not.
+    frozen or not.  Without annotations, what ``@dataclass`` would write takes no field.
     """
+
+    def __init_subclass__(cls) -> None:
+        if cls.__init__ is NKIObject.__init__ and _values(cls) and not inspect.get_annotations(cls):
+            cls.__init__ = NKIObject.__init__  # type: ignore[method-assign]  # dataclass keeps it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Set the fields, by position or name; one that is not given has its default, or None."""
@@ -39,7 +44,9 @@ class NKIObject:
                 )
             given[name] = value
         for name in fields:
-            setattr(self, name, given[name] if name in given else getattr(cls, name, None))
+            object.__setattr__(
+                self, name, given[name] if name in given else getattr(cls, name, None)
+            )
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -56,11 +63,17 @@ class NKIObject:
 
 
 def _fields(cls: type) -> tuple[str, ...]:
-    """Return the annotated names of a class and its bases, the bases' first."""
-    names = [
-        name
-        for base in reversed(cls.__mro__)
-        for name, annotation in inspect.get_annotations(base).items()
-        if "ClassVar" not in str(annotation)
-    ]
+    """Return the fields of a class and its bases, the bases' first."""
+    names = []
+    for base in reversed(cls.__mro__[: cls.__mro__.index(NKIObject)]):
+        annotated = inspect.get_annotations(base).items()
+        names += [name for name, kind in annotated if "ClassVar" not in str(kind)]
+        if not annotated:
+            names += _values(base)
     return tuple(dict.fromkeys(names))
+
+
+def _values(cls: type) -> list[str]:
+    """Return the names of a class's own values, which are no methods or properties."""
+    own = vars(cls).items()
+    return [n for n, v in own if not n.startswith("__") and not hasattr(v, "__get__")]

@@ -192,8 +192,8 @@ def _old_section(root: Path, results: Sequence[Result]) -> str:
     lines = [
         "## Not today's dialect",
         "",
-        "These files import NKI from `neuronxcc`, the dialect before NKI became a package of its",
-        "own (results returned instead of `dst=`, masks, `nl.mgrid`). NKI 0.6.0 does not take them.",
+        "These files import NKI from `neuronxcc`: the dialect before NKI became a package of its",
+        "own (results returned instead of `dst=`, masks, `nl.mgrid`). NKI 0.6.0 refuses them.",
         "",
         "| source | folder | files |",
         "|---|---|---|",

@@ -165,6 +165,29 @@ class More(Sizes):
         self.volume = self.rows * self.columns * self.depth
 
 
+@dataclass
+class Section(nl.NKIObject):
+    start = None
+    length = 4
+
+    def end(self) -> Any:
+        return self.start + self.length
+
+
+@dataclass(frozen=True)
+class Fixed(nl.NKIObject):
+    start = None
+
+
+def test_values_of_a_class_without_annotations_are_fields() -> None:
+    """As in the vendor's attention kernels, where ``@dataclass`` by itself would see no field."""
+    assert vars(Section(start=2)) == {"start": 2, "length": 4}
+    assert Section(2, 3).end() == 5
+    assert vars(Fixed(7)) == {"start": 7}
+    with pytest.raises(TypeError, match="Section: 'end' is not a field"):
+        Section(end=3)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
