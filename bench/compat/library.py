@@ -11,13 +11,16 @@ from nkiconv.bench.compat.case import Case, VendorTest
 __all__ = ["CASES"]
 
 
-def _case(id: str, path: str, kernel: str, module: str, test: str, arguments: str = "") -> Case:
+def _case(
+    id: str, path: str, kernel: str, module: str, test: str, arguments: str = "", because: str = ""
+) -> Case:
     return Case(
         id=id,
         source="nki-library",
         path=f"src/nkilib_src/nkilib/{path}",
         kernel=kernel,
         how=VendorTest(module, test, arguments),
+        because=because,
     )
 
 
@@ -53,6 +56,15 @@ _LOSS = (
     "CompilerArgs(), namespace(tensors={CE_CONFIG: {B_DIM: 2, T_DIM: 8, V_DIM: 512,"
     " DTYPE_DIM: 'float32', PB_DIM: 8, CS_DIM: 256}})"
 )
+_MOE = (
+    "nl.bfloat16, 0, False, False, None, ActFnType.SiLU, ExpertAffinityScaleMode.POST_SCALE, None,"
+    " None, None, None, False, request=namespace(node=namespace(callspec=namespace(id='')))"
+)
+_MOE_MX = (
+    "2, ActFnType.Swish, ExpertAffinityScaleMode.POST_SCALE, nl.bfloat16, nl.float4_e2m1fn_x4, 1,"
+    " True, False, 7.0, None, 7.0, -7.0, False, None, platform_target=Platforms.TRN3"
+)
+_RANKS = "communicates with other devices, and one is simulated (nor does the vendor's simulator)"
 
 CASES = (
     _cumsum("cumsum-f32", "1, 256, 2, 1, np.float32"),
@@ -335,5 +347,169 @@ CASES = (
         "mxfp-load", "experimental/mxfp_subkernels/mxfp_load_utils.py",
         "mxfp_load_performance_wrapper", "experimental.mxfp_subkernels.test_mxfp_load",
         "TestMxfpLoadPerformance.test_mxfp_load_performance", "1024",
+    ),
+    _case(
+        "qkv-cte", "core/qkv/qkv_cte.py", "qkv (context encoding)", "core.qkv.test_qkv_cte",
+        "TestQkvCteKernel.test_qkv_cte_accuracy_unit",
+        "1, 1, 128, 512, None, 512, nl.bfloat16, NormType.RMS_NORM, True, False, 1e-6",
+    ),
+    _case(
+        "qkv-cte-f32", "core/qkv/qkv_cte.py", "qkv (context encoding)", "core.qkv.test_qkv_cte",
+        "TestQkvCteKernel.test_qkv_cte_accuracy_unit",
+        "1, 1, 128, 512, None, 512, np.float32, NormType.RMS_NORM, True, False, 1e-6",
+    ),
+    _case(
+        "qkv-cte-rope-lnc2", "core/qkv/qkv_cte.py", "qkv (context encoding)",
+        "core.qkv.test_qkv_cte", "TestQkvCteKernel.test_qkv_cte_fused_rope_unit",
+        "2, 1, 128, 1024, 2, 1, 128, NormType.NO_NORM, False, False, False, False,"
+        " QKVOutputLayout.BSD, 1e-6, True",
+    ),
+    _case(
+        "qkv-cte-transposing-dma", "core/qkv/qkv_cte.py", "qkv (context encoding)",
+        "core.qkv.test_qkv_cte", "TestQkvCteKernel.test_qkv_cte_performance_bsd_unit",
+        "2, 1, 256, 1024, 512, NormType.NO_NORM, True, False, True, False, 1e-6",
+    ),
+    _case(
+        "qkv-cte-mxfp8", "core/qkv/qkv_cte.py", "qkv (MX)", "core.qkv.test_qkv_cte",
+        "TestQkvCteKernel.test_qkv_cte_mxfp8_neutral_mx_scales",
+        "1, 128, 512, 2, 1, 128, QKVOutputLayout.BSD, False, platform_target=Platforms.TRN3",
+    ),
+    _case(
+        "qkv-tkg", "core/qkv/qkv_tkg.py", "qkv_tkg", "core.qkv.test_qkv_tkg", "TestQkvTkg", "",
+        because="the library's test does not load: it uses a name that it does not import",
+    ),
+    _case(
+        "moe-tkg-all", "core/moe/moe_tkg/all_expert_impl.py", "moe_tkg (all experts)",
+        "core.moe.moe_tkg.test_moe_tkg", "TestMoeTkgKernel.test_moe_tkg_bfloat16",
+        "2, 4, 512, 64, 4, None, ActFnType.Swish, ExpertAffinityScaleMode.POST_SCALE, True, None,"
+        " QuantizationType.NONE, nl.float16, True, True",
+    ),
+    _case(
+        "moe-tkg-selective", "core/moe/moe_tkg/selective_expert_impl.py", "moe_tkg (selective)",
+        "core.moe.moe_tkg.test_moe_tkg", "TestMoeTkgKernel.test_moe_tkg_bfloat16",
+        "2, 1, 512, 128, 4, 1, ActFnType.Swish, ExpertAffinityScaleMode.POST_SCALE, False, None,"
+        " QuantizationType.NONE, nl.float16, True, False",
+    ),
+    _case(
+        "moe-tkg-in-sbuf", "core/moe/moe_tkg/moe_tkg.py", "moe_tkg",
+        "core.moe.moe_tkg.test_moe_tkg", "TestMoeTkgKernel.test_moe_tkg_sbuf_io",
+        "2, 4, 512, 128, 2, None, ActFnType.SiLU, ExpertAffinityScaleMode.POST_SCALE, True,"
+        " nl.bfloat16, False, False",
+    ),
+    _case(
+        "moe-tkg-mx-all", "core/moe/moe_tkg/all_expert_mx_impl.py", "_all_expert_moe_tkg_mx",
+        "core.moe.moe_tkg.test_moe_tkg", "TestMoeTkgKernel.test_moe_tkg_mx",
+        "2, 32, 1024, 512, 1, None, ActFnType.Swish, ExpertAffinityScaleMode.POST_SCALE, True,"
+        " nl.float4_e2m1fn_x4, QuantizationType.MX, nl.bfloat16, True, True,"
+        " platform_target=Platforms.TRN3",
+    ),
+    _case(
+        "moe-tkg-mx-dynamic", "core/moe/moe_tkg/all_expert_mx_impl.py", "_all_expert_mx_dynamic",
+        "core.moe.moe_tkg.test_moe_tkg", "TestMoeTkgKernel.test_moe_tkg_dynamic",
+        "2, 128, 1024, 1024, 1, None, ActFnType.Swish, ExpertAffinityScaleMode.POST_SCALE, True,"
+        " nl.float4_e2m1fn_x4, QuantizationType.MX, nl.bfloat16, True, True, 0.03125, 16,"
+        " platform_target=Platforms.TRN3",
+    ),
+    _case(
+        "moe-block-tkg", "core/moe_block/moe_block_tkg.py", "moe_block_tkg",
+        "core.moe_block.test_moe_block_tkg", "TestMoEBlockTkgKernel.test_moe_block_kernel_unit",
+        "2, False, 1, 1, 1024, None, 384, 16, 16, 4, RouterActFnType.SOFTMAX, ActFnType.Swish,"
+        " ExpertAffinityScaleMode.POST_SCALE, nl.bfloat16, nl.float16, False, False, False, False,"
+        " False, False, nl.float16",
+    ),
+    _case(
+        "moe-cte-intermediate", "core/moe/moe_cte/bwmm_shard_on_I.py",
+        "blockwise_mm_baseline_shard_intermediate", "core.moe.moe_cte.test_moe_cte",
+        "TestMoeBlockwiseMatMulLnc2.test_moe_blockwise_mm_kernel_lnc2",
+        f"BWMMFunc.SHARD_ON_INTERMEDIATE, 512, 512, 4, 256, 2, 256, {_MOE}",
+    ),
+    _case(
+        "moe-cte-intermediate-hybrid", "core/moe/moe_cte/bwmm_shard_on_I.py",
+        "blockwise_mm_baseline_shard_intermediate_hybrid", "core.moe.moe_cte.test_moe_cte",
+        "TestMoeBlockwiseMatMulLnc2.test_moe_blockwise_mm_kernel_lnc2",
+        f"BWMMFunc.SHARD_ON_INTERMEDIATE_HW, 512, 512, 4, 256, 2, 256, {_MOE}",
+    ),
+    _case(
+        "moe-cte-block", "core/moe/moe_cte/bwmm_shard_on_block.py", "bwmm_shard_on_block",
+        "core.moe.moe_cte.test_moe_cte",
+        "TestMoeBlockwiseMatMulLnc2.test_moe_blockwise_mm_kernel_lnc2",
+        f"BWMMFunc.SHARD_ON_BLOCK, 512, 512, 4, 128, 2, 256, {_MOE}",
+    ),
+    _case(
+        "moe-cte-mx-block", "core/moe/moe_cte/bwmm_shard_on_block_mx.py",
+        "bwmm_shard_on_block_mx", "core.moe.moe_cte.test_moe_bwmm_mx_cte",
+        "TestMoeBwmmMxCteKernel.test_moe_bwmm_mx_cte_unit", f"2, 1536, 512, 384, 4, 128, {_MOE_MX}",
+    ),
+    _case(
+        "moe-cte-mx-intermediate", "core/moe/moe_cte/bwmm_shard_on_I_mx.py",
+        "blockwise_mm_shard_intermediate_mx", "core.moe.moe_cte.test_moe_bwmm_mx_cte",
+        "TestMoeBwmmMxShardIKernel.test_moe_bwmm_mx_shard_I_unit",
+        f"2, 1536, 512, 1024, 4, 256, {_MOE_MX}",
+    ),
+    _case(
+        "moe-cte-hidden", "experimental/moe/forward/bwmm_shard_on_H.py",
+        "blockwise_mm_baseline_shard_hidden", "experimental.moe.test_bwmm_shard_on_H",
+        "TestMoeBlockwiseMatMulShardH.run_bwmm_h_test",
+        "CompilerArgs(logical_nc_config=2), namespace(tensors={BWMM_H_CONFIG: {TOKENS_DIM: 512,"
+        " HIDDEN_DIM: 1024, INTERMEDIATE_DIM: 256, EXPERT_DIM: 4, BLOCK_SIZE_DIM: 128,"
+        " TOP_K_DIM: 1, DTYPE_DIM: nl.bfloat16, SKIP_DIM: 0,"
+        " SCALING_MODE_DIM: ExpertAffinityScaleMode.POST_SCALE,"
+        " CHECKPOINT_ACTIVATION_DIM: False}}),"
+        " 2",
+    ),
+    _case(
+        "moe-bwd", "experimental/moe/bwd/bwmm_bwd_dropless.py", "blockwise_mm_bwd",
+        "experimental.moe.test_bwmm_bwd",
+        "TestMoeBlockwiseMatMulBwdShardHAffinityHDroplessLnc2"
+        ".test_moe_blockwise_mm_bwd_shardH_affinityH_dropless_lnc2",
+        "1024, 512, 4, 128, 1, 256, nl.bfloat16, 0, ClampLimits(), False, ActFnType.SiLU",
+    ),
+    _case(
+        "mlp-gate-up-mxfp4", "core/mlp/mlp_tkg/gate_up_projection_mx_shard_H.py",
+        "gate_up_projection_mx_tp_shard_H", "core.mlp.test_mlp_proj_mxfp4",
+        "TestMlpProjMxfp4Kernel.test_mxfp4_gate_up_proj_unit",
+        "4, 3072, 192, platform_target=Platforms.TRN3",
+    ),
+    _case(
+        "mlp-down-mxfp4", "core/mlp/mlp_tkg/down_projection_mx_shard_H.py",
+        "down_projection_mx_shard_H", "core.mlp.test_mlp_proj_mxfp4",
+        "TestMlpProjMxfp4Kernel.test_mxfp4_down_proj_unit",
+        "4, 3072, 192, True, platform_target=Platforms.TRN3",
+    ),
+    _case(
+        "mlp", "core/mlp/mlp.py", "mlp", "core.mlp.test_mlp_tkg", "TestMlpTkgKernel", "",
+        because="not Python: a part of the docstring of mlp.py is there twice",
+    ),
+    _case(
+        "attention-block", "experimental/transformer/attention_block_tkg.py",
+        "attention_block_tkg", "experimental.transformer.test_attention_block_tkg",
+        "TestRangeAttnBlk.test_attn_blk_megakernel",
+        "AttnBlkTestConfig(4, 8, 64, 1024, None, 256, 256, 1)",
+    ),
+    _case(
+        "transformer-tkg", "experimental/transformer/transformer_tkg.py", "transformer_tkg",
+        "experimental.transformer.test_transformer_tkg", "TestTransformerTkg", "",
+        because="imports mlp.py, which is not Python",
+    ),
+    _case(
+        "sb2sb-allgather", "experimental/collectives/sb2sb_allgather.py", "allgather_sb2sb",
+        "experimental.collectives.test_sb2sb_allgather", "TestSb2sbAllgather.test_allgather_sb2sb",
+        "128, 512, nl.bfloat16, 8", because=_RANKS,
+    ),
+    _case(
+        "sb2sb-allgather-tiled", "experimental/collectives/sb2sb_allgather.py",
+        "allgather_sb2sb_tiled", "experimental.collectives.test_sb2sb_allgather",
+        "TestSb2sbAllgather.test_allgather_sb2sb_tiled", "128, 512, nl.bfloat16, 4, 2",
+        because=_RANKS,
+    ),
+    _case(
+        "fgcc", "experimental/collectives/fgcc.py", "allgather_compute_matmul",
+        "experimental.collectives.test_fgcc", "TestFgcc.test_allgather_compute_matmul",
+        "1024, 4096, 4096, nl.bfloat16, 4, 2, False", because=_RANKS,
+    ),
+    _case(
+        "fg-allgather", "experimental/collectives/fg_allgather.py", "fine_grained_allgather",
+        "experimental.collectives.test_fg_allgather", "TestFgAllgather.test_fine_grained_allgather",
+        "1024, 4096, nl.bfloat16, 4, 2, False", because=_RANKS,
     ),
 )  # fmt: skip

@@ -25,6 +25,8 @@ _TARGETS = {"trn3_a0": "trn3"}
 class Manager:
     """Runs what a vendor test asks for, and judges the result by the test's own rule."""
 
+    trace_mode = None  # of the vendor's modes, which compile or run on a device, none
+
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
 
