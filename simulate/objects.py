@@ -9,6 +9,8 @@ values that it gives are its fields: the vendor's attention kernels write one so
 from __future__ import annotations
 
 import inspect
+from dataclasses import MISSING
+from types import MemberDescriptorType
 from typing import Any
 
 
@@ -17,12 +19,13 @@ class NKIObject:
 
     Notes
     -----
-    A class with an ``__init__`` of its own, or one that ``@dataclass`` has written, keeps it,
-    frozen or not.  Without annotations, what ``@dataclass`` would write takes no field.
+    A class with an ``__init__`` of its own keeps it.  ``@dataclass`` writes none, since the
+    compiler reads the class in the same way without: a field that is not given and has no default
+    is None, as the vendor's mlp kernels expect.
     """
 
     def __init_subclass__(cls) -> None:
-        if cls.__init__ is NKIObject.__init__ and _values(cls) and not inspect.get_annotations(cls):
+        if cls.__init__ is NKIObject.__init__:
             cls.__init__ = NKIObject.__init__  # type: ignore[method-assign]  # dataclass keeps it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,9 +47,7 @@ class NKIObject:
                 )
             given[name] = value
         for name in fields:
-            object.__setattr__(
-                self, name, given[name] if name in given else getattr(cls, name, None)
-            )
+            object.__setattr__(self, name, given[name] if name in given else _default(cls, name))
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -77,3 +78,12 @@ def _values(cls: type) -> list[str]:
     """Return the names of a class's own values, which are no methods or properties."""
     own = vars(cls).items()
     return [n for n, v in own if not n.startswith("__") and not hasattr(v, "__get__")]
+
+
+def _default(cls: type, name: str) -> Any:
+    """Return what a field is that is not given."""
+    field = getattr(cls, "__dataclass_fields__", {}).get(name)
+    if field is not None and field.default_factory is not MISSING:
+        return field.default_factory()
+    value = getattr(cls, name, None)
+    return None if isinstance(value, MemberDescriptorType) else value  # of __slots__
