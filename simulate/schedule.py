@@ -16,6 +16,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
@@ -27,6 +28,30 @@ _TENSOR = int(Lane.TENSOR)
 
 _BARRIER = -1
 """Stands for the lane of an access that both cores wait for."""
+
+
+class Cause(IntEnum):
+    """What an instruction waited for last before it started, or what made it longer."""
+
+    START = 0
+    """Nothing: it started with the kernel."""
+    ENGINE = 1
+    """Its engine was busy with an earlier instruction."""
+    DATA = 2
+    """A producer's result."""
+    REUSE = 3
+    """Those who still used the bytes that it overwrites, or that its tensor was given."""
+    ISSUE = 4
+    """Its DMA ring was still issuing an earlier transfer."""
+    BANDWIDTH = 5
+    """Other transfers kept the DMA engines busy after it had started."""
+    TABLE = 6
+    """It loaded an activation table; the blocker is what it waited for before."""
+    BARRIER = 7
+    """A barrier, or everything before it where it is one itself."""
+    EDGE = 8
+    """An explicit order, from ``depends_on``."""
+
 
 Box = tuple[int, int, int, int]
 """First byte, end byte, first partition, end partition."""
@@ -47,6 +72,8 @@ class Timeline:
         In the same order: time that a DMA ring spent issuing.
     body_ps
         End of the last instruction.
+    cause, blocker
+        By instruction: a `Cause`, and the instruction that it waited for, or -1 for none.
     """
 
     start_ps: array[int]
@@ -54,6 +81,8 @@ class Timeline:
     busy_ps: tuple[int, ...]
     issue_ps: tuple[int, ...]
     body_ps: int
+    cause: array[int]
+    blocker: array[int]
 
 
 class _SharedServer:
@@ -62,13 +91,24 @@ class _SharedServer:
     def __init__(self) -> None:
         self._first: list[int] = []
         self._end: list[int] = []
+        self._last: list[int] = []  # the transfer that was at work when an interval ended
 
-    def occupy(self, start: int, work: int) -> int:
-        """Do `work` picoseconds in the free time from `start`; return when it is done."""
-        first, end = self._first, self._end
+    def occupy(self, start: int, work: int, index: int) -> tuple[int, int]:
+        """Do `work` picoseconds in the free time from `start`.
+
+        Returns
+        -------
+        done
+            When it is done.
+        blocker
+            The transfer that it waited for last, or -1.
+        """
+        first, end, last = self._first, self._end, self._last
+        blocker = -1
         at = bisect_right(first, start)
         if at and end[at - 1] > start:
             start = end[at - 1]
+            blocker = last[at - 1]
         begin, now = start, start
         stop = at
         while True:
@@ -78,6 +118,7 @@ class _SharedServer:
                 break
             work -= limit - now
             now = end[stop]
+            blocker = last[stop]
             stop += 1
         # Everything from `begin` to `now` is busy: merge with the intervals that it touches.
         low, high = at, stop
@@ -85,24 +126,33 @@ class _SharedServer:
             low -= 1
             begin = first[low]
         if high < len(first) and first[high] == now:
-            now_end = end[high]
+            now_end, index = end[high], last[high]
             high += 1
         else:
             now_end = now
         first[low:high] = [begin]
         end[low:high] = [now_end]
-        return now
+        last[low:high] = [index]
+        return now, blocker
+
+
+_Entry = tuple[Box, int, int, int]
+"""An access: its bytes, its lane, its end, and the instruction that ends then."""
 
 
 @dataclass(slots=True)
 class _Lists:
     """Unfinished business of one storage: who wrote and who read which bytes, until when."""
 
-    writes: list[tuple[Box, int, int]] = field(default_factory=list)
-    reads: list[tuple[Box, int, int]] = field(default_factory=list)
+    writes: list[_Entry] = field(default_factory=list)
+    reads: list[_Entry] = field(default_factory=list)
     latest: int = 0
+    last: int = -1
+    """The instruction that ends at `latest`."""
     vacant: int = -1
     """When whatever held these bytes before is done with them; -1 until the first use."""
+    former: int = -1
+    """The instruction that `vacant` waits for."""
 
 
 ARRAY_STEP = 32
@@ -122,28 +172,28 @@ class _Array:
 
     def __init__(self, issue: int) -> None:
         self._issue = issue
-        self._free = [0] * _BLOCKS**2
-        self._whole = 0
-        self._until = 0
+        self._free = [(0, -1)] * _BLOCKS**2
+        self._whole = (0, -1)
+        self._until = (0, -1)
 
-    def ready(self, cells: int) -> int:
-        """Return when these cells are free; -1 stands for all of them."""
+    def ready(self, cells: int) -> tuple[int, int]:
+        """Return when these cells are free, and who uses them until then; -1 stands for all."""
         if cells < 0:
             return self._until
         return max(self._whole, *(at for n, at in enumerate(self._free) if cells >> n & 1))
 
-    def occupy(self, cells: int, start: int, work: int) -> tuple[int, int]:
+    def occupy(self, cells: int, start: int, work: int, index: int) -> tuple[int, int]:
         """Work from `start`; return when the next may be taken, and for how long nothing else ran.
 
         Where a matmul uses all cells, the next one is taken when it is done.
         """
         end = start + work
-        alone = max(0, end - max(start, self._until))
-        self._until = max(self._until, end)
+        alone = max(0, end - max(start, self._until[0]))
+        self._until = max(self._until, (end, index))
         if cells < 0:
-            self._whole = end
+            self._whole = end, index
             return end, alone
-        self._free = [end if cells >> n & 1 else at for n, at in enumerate(self._free)]
+        self._free = [(end, index) if cells >> n & 1 else at for n, at in enumerate(self._free)]
         return start + min(work, self._issue), alone
 
 
@@ -155,11 +205,12 @@ def _covers(a: Box, b: Box) -> bool:
     return a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]
 
 
-def _note(entries: list[tuple[Box, int, int]], box: Box, lane: int, end: int, merge: bool) -> None:
+def _note(entries: list[_Entry], new: _Entry, merge: bool) -> None:
     """Remember an access; neighbouring ones of the same in-order lane become one."""
     if merge:
+        box, lane, end, index = new
         for i in range(len(entries) - 1, max(-1, len(entries) - 3), -1):
-            old, by, until = entries[i]
+            old, by, until, who = entries[i]
             if by == lane and old[0] <= box[1] and box[0] <= old[1]:
                 joined = (
                     min(old[0], box[0]),
@@ -167,9 +218,9 @@ def _note(entries: list[tuple[Box, int, int]], box: Box, lane: int, end: int, me
                     min(old[2], box[2]),
                     max(old[3], box[3]),
                 )
-                entries[i] = (joined, lane, max(until, end))
+                entries[i] = (joined, lane, *((until, who) if until > end else (end, index)))
                 return
-    entries.append((box, lane, end))
+    entries.append(new)
 
 
 def schedule(
@@ -180,8 +231,10 @@ def schedule(
     cores: int = 1,
 ) -> Timeline:
     """Replay a program on the engines of `hw`, each core with engines of its own."""
-    starts, ends = array("q"), array("q")
+    starts, ends, blockers = array("q"), array("q"), array("q")
+    causes = array("b")
     free = [0] * (LANES * cores)
+    held = [(Cause.START, -1)] * (LANES * cores)
     busy = [0] * (LANES * cores)
     issued = [0] * (LANES * cores)
     lists = [_Lists() for _ in allocations]
@@ -189,7 +242,7 @@ def schedule(
     by_dma = [lane % LANES >= _FIRST_DMA for lane in range(LANES * cores)]
     servers = [_SharedServer() for _ in range(cores)]
     tables = [-1] * cores
-    latest = [0] * cores
+    latest = [(0, -1)] * cores
     own = [range(core * LANES, (core + 1) * LANES) for core in range(cores)]
     barriers = frozenset(trace.barriers)
     synchronising = trace.find("core_barrier")
@@ -206,58 +259,80 @@ def schedule(
     for index, words in trace.raw():
         lane, occupancy, latency, wanted = words[1], words[4], words[5], words[6]
         core = lane // LANES
-        ready = latest[core] if index in barriers else 0
+        start, (why, blocker) = free[lane], held[lane]
+        if index in barriers and latest[core][0] > start:
+            (start, blocker), why = latest[core], Cause.BARRIER
         for at in range(HEADER, len(words), OPERAND):
             number = words[at]
             box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
             known = lists[number]
             if known.vacant < 0:
-                before = placement.predecessors.get(number, ())
-                known.vacant = max([lists[earlier].latest + hop for earlier in before], default=0)
-            ready = max(ready, known.vacant)
+                known.vacant = 0
+                for earlier in placement.predecessors.get(number, ()):
+                    if lists[earlier].latest + hop > known.vacant:
+                        known.vacant, known.former = (
+                            lists[earlier].latest + hop,
+                            lists[earlier].last,
+                        )
+            if known.vacant > start:
+                start, why, blocker = known.vacant, Cause.REUSE, known.former
             writes = words[at + 1]
             # What crosses cores is ordered by barriers alone: they write the whole tensor, and
             # wait for all accesses but each other.
             apart = cores > 1 and in_hbm[number]
             meets = words[0] == synchronising
-            for other, by, until in known.writes:
+            wait = Cause.BARRIER if meets else Cause.REUSE if writes else Cause.DATA
+            for other, by, until, who in known.writes:
                 if apart and (by == _BARRIER if meets else by != _BARRIER and by not in own[core]):
                     continue
                 # In-order lanes finish their writes in order; only a reader has to wait.
-                if (not writes or by != lane) and until + hop > ready and _overlap(box, other):
-                    ready = until + hop
+                if (not writes or by != lane) and until + hop >= start and _overlap(box, other):
+                    # Who both reads and overwrites a result waits for it as data.
+                    if until + hop > start or (why is Cause.REUSE and blocker == who):
+                        why, blocker = Cause.BARRIER if by == _BARRIER else wait, who
+                    start = until + hop
             if writes:
-                for other, by, until in known.reads:
+                for other, by, until, who in known.reads:
                     if apart and not meets and by not in own[core]:
                         continue
-                    if by != lane and until + hop > ready and _overlap(box, other):
-                        ready = until + hop
+                    if by != lane and until + hop > start and _overlap(box, other):
+                        start, why, blocker = until + hop, wait, who
         for producer in producers.get(index, ()):
-            ready = max(ready, ends[producer] + hop)
+            if ends[producer] + hop > start:
+                start, why, blocker = ends[producer] + hop, Cause.EDGE, producer
 
-        start = max(free[lane], ready)
         if by_dma[lane]:
-            free[lane] = start + issue
+            free[lane], held[lane] = start + issue, (Cause.ISSUE, index)
             issued[lane] += issue
-            end = servers[core].occupy(start + begin_transfer, occupancy) + complete
+            done, other_transfer = servers[core].occupy(start + begin_transfer, occupancy, index)
+            end = done + complete
+            if other_transfer >= 0:
+                why, blocker = Cause.BANDWIDTH, other_transfer
         elif lane % LANES == _TENSOR:
-            start = max(start, arrays[core].ready(wanted))
-            free[lane], occupancy = arrays[core].occupy(wanted, start, occupancy)
+            until, who = arrays[core].ready(wanted)
+            if until > start:
+                start, why, blocker = until, Cause.ENGINE, who
+            free[lane], occupancy = arrays[core].occupy(wanted, start, occupancy, index)
+            held[lane] = Cause.ENGINE, index
             end = start + latency
         else:
             if wanted >= 0 and wanted != tables[core]:
                 tables[core] = wanted
                 occupancy += table_load
                 latency += table_load
-            free[lane] = start + occupancy
+                why = Cause.TABLE
+            free[lane], held[lane] = start + occupancy, (Cause.ENGINE, index)
             end = start + latency
         busy[lane] += occupancy
         starts.append(start)
         ends.append(end)
-        latest[core] = max(latest[core], end)
+        causes.append(why)
+        blockers.append(blocker)
+        latest[core] = max(latest[core], (end, index))
         if index in barriers:
             for each in own[core]:
-                free[each] = max(free[each], end)
+                if end > free[each]:
+                    free[each], held[each] = end, (Cause.BARRIER, index)
 
         for at in range(HEADER, len(words), OPERAND):
             number = words[at]
@@ -271,9 +346,12 @@ def schedule(
                     # Who waits for this write waits for all that it waited for itself.
                     known.writes = [w for w in known.writes if not _covers(box, w[0])]
                     known.reads = [r for r in known.reads if not _covers(box, r[0])]
-                _note(known.writes, box, _BARRIER if meets else lane, end, merge)
+                _note(known.writes, (box, _BARRIER if meets else lane, end, index), merge)
             else:
-                _note(known.reads, box, lane, end, True)
-            known.latest = max(known.latest, end)
+                _note(known.reads, (box, lane, end, index), True)
+            if end > known.latest:
+                known.latest, known.last = end, index
 
-    return Timeline(starts, ends, tuple(busy), tuple(issued), max(ends, default=0))
+    return Timeline(
+        starts, ends, tuple(busy), tuple(issued), max(ends, default=0), causes, blockers
+    )

@@ -17,7 +17,7 @@ from nkiconv.simulate.hardware import HARDWARE
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.schedule import Timeline, schedule
+from nkiconv.simulate.schedule import Cause, Timeline, schedule
 from nkiconv.simulate.trace import Lane, Trace
 
 MACHINE = replace(
@@ -210,6 +210,54 @@ def test_a_new_tensor_waits_for_those_whose_bytes_it_gets() -> None:
     tape.add(V, 100, 150, writes=((2, 50, 100),))  # another engine, another part: waits as well
     tape.predecessors = {2: (0,)}
     assert tape.times() == [(0, 150), (160, 1260), (160, 310), (1270, 1820), (1270, 1420)]
+
+
+# --- What an instruction waited for --------------------------------------------------------------
+
+
+def causes(tape: Tape) -> list[tuple[str, int]]:
+    line = tape.run()
+    return [(Cause(c).name, b) for c, b in zip(line.cause, line.blocker, strict=True)]
+
+
+def test_causes_of_compute() -> None:
+    tape = Tape()
+    tape.add(V, 100, 150, writes=((0,),))
+    tape.add(V, 100, 150, writes=((2,),))  # 100
+    tape.add(S, 100, 150, reads=((0,),), table=1)  # 160, and loads its table
+    tape.add(S, 100, 150, reads=((2,),), table=1)  # 1260; its data is there from 260 on
+    tape.add(G, 100, 150, writes=((0,),))  # 1320, after the reader
+    tape.add(T, 100, 150, reads=((0,),), writes=((0,),))  # reads what it overwrites
+    tape.trace.edges.append((tape.add(V, 10, 10), 3))
+    assert causes(tape) == [
+        ("START", -1),
+        ("ENGINE", 0),
+        ("TABLE", 0),
+        ("ENGINE", 2),
+        ("REUSE", 2),
+        ("DATA", 4),
+        ("EDGE", 3),
+    ]
+
+
+def test_causes_of_transfers() -> None:
+    tape = Tape()
+    tape.add(LOAD, 50, writes=((0,),))  # bytes flow from 200 to 250
+    tape.add(LOAD, 300, writes=((2,),))  # issued at 100, bytes from 300 to 600
+    tape.add(STORE, 300, reads=((4,),))  # issued at 0, bytes from 200: 50 are free between the two
+    tape.add(V, 100, 150, writes=((6,),))
+    assert causes(tape) == [("START", -1), ("ISSUE", 0), ("BANDWIDTH", 1), ("START", -1)]
+
+
+def test_causes_of_a_new_tensor_and_of_a_barrier() -> None:
+    tape = Tape()
+    tape.add(V, 100, 150, writes=((0,),))
+    tape.add(S, 1000, 1100, writes=((2,),))  # gets the bytes of tensor 0: from 160 to 1260
+    tape.trace.barriers.append(tape.add(G, 10, 20))  # waits for all: 1260 to 1280
+    tape.add(V, 10, 20)
+    tape.predecessors = {2: (0,)}
+    assert tape.times()[2:] == [(1260, 1280), (1280, 1300)]
+    assert causes(tape) == [("START", -1), ("REUSE", 0), ("BARRIER", 1), ("BARRIER", 2)]
 
 
 # --- The record ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from nkiconv.simulate import schedule as module
 from nkiconv.simulate.hardware import HARDWARE
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.schedule import Timeline, _SharedServer, array_cells, schedule
+from nkiconv.simulate.schedule import Cause, Timeline, _SharedServer, array_cells, schedule
 from nkiconv.simulate.trace import Lane, Trace
 
 # Picoseconds: 2 to a waiter; DMA 3 to issue, 4 until the first byte, 1 to complete; 5 for a table;
@@ -51,16 +51,17 @@ def run(trace: Trace) -> Timeline:
 @given(jobs=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), max_size=20))
 def test_the_server_gives_every_job_the_first_free_time(jobs: list[tuple[int, int]]) -> None:
     server = _SharedServer()
-    taken: set[int] = set()
-    for start, work in jobs:
-        now, left = start, work
+    taken: dict[int, int] = {}
+    for job, (start, work) in enumerate(jobs):
+        now, left, blocker = start, work, -1
         while left:
+            blocker = taken.get(now, blocker)
             left -= now not in taken
-            taken.add(now)
+            taken.setdefault(now, job)
             now += 1
-        assert server.occupy(start, work) == now
+        assert server.occupy(start, work, job) == (now, blocker)
         spans = list(zip(server._first, server._end, strict=True))
-        assert {n for first, end in spans for n in range(first, end)} == taken
+        assert {n for first, end in spans for n in range(first, end)} == taken.keys()
         assert all(end < first for (_, end), (first, _) in pairwise(spans))
     assert len(taken) == sum(work for _, work in jobs)
 
@@ -88,41 +89,54 @@ ENTRIES = st.tuples(
 )
 
 
-def naive(entries: list[Entry]) -> list[tuple[int, int]]:
-    """Return start and end, by looking at every earlier instruction for every reason to wait."""
-    times: list[tuple[int, int]] = []
-    free = dict.fromkeys(Lane, 0)
-    taken: set[int] = set()
+Reasons = set[tuple[Cause, int]]
+"""What an instruction may have waited for last, where several things ended at once."""
+
+
+def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
+    """Return start, end and reasons, by looking at every earlier instruction for every of them."""
+    times: list[tuple[int, int, Reasons]] = []
+    free = dict.fromkeys(Lane, (0, Cause.START, -1))
+    taken: dict[int, int] = {}
     table = -1
-    blocks = dict.fromkeys(range(16), 0)
+    blocks = dict.fromkeys(range(16), (0, Cause.START, -1))
     for n, (lane, busy, wanted, read, write) in enumerate(entries):
-        start = free[lane]
-        for (other, _, _, read_before, write_before), (_, end) in zip(
-            entries[:n], times, strict=True
+        waits = [free[lane]]
+        for before, ((other, _, _, read_before, write_before), (_, end, _)) in enumerate(
+            zip(entries[:n], times, strict=True)
         ):
             after_write = write_before is not None and write_before == write
             after_read = read_before is not None and read_before == write
-            needs = write_before is not None and write_before == read
-            if needs or ((after_write or after_read) and other is not lane):
-                start = max(start, end + 2)
+            if write_before is not None and write_before == read:
+                waits.append((end + 2, Cause.DATA, before))
+            elif (after_write or after_read) and other is not lane:
+                waits.append((end + 2, Cause.REUSE, before))
+        if lane is Lane.TENSOR:
+            waits += [blocks[block] for block in TILES[wanted]]
+        start = max(time for time, _, _ in waits)
+        reasons = {(cause, before) for time, cause, before in waits if time == start}
         if lane.is_dma:
-            free[lane], now, left = start + 3, start + 4, busy
+            free[lane], now, left, stretched = (start + 3, Cause.ISSUE, n), start + 4, busy, -1
             while left:
+                stretched = taken.get(now, stretched)
                 left -= now not in taken
-                taken.add(now)
+                taken.setdefault(now, n)
                 now += 1
-            times.append((start, now + 1))
+            if stretched >= 0:
+                reasons = {(Cause.BANDWIDTH, stretched)}
+            times.append((start, now + 1, reasons))
             continue
         if lane is Lane.TENSOR:
-            start = max(start, *(blocks[block] for block in TILES[wanted]))
-            blocks.update(dict.fromkeys(TILES[wanted], start + busy))
-            free[lane] = start + (busy if wanted < 0 else min(busy, 2))
-            times.append((start, start + busy + 6))
+            blocks.update(dict.fromkeys(TILES[wanted], (start + busy, Cause.ENGINE, n)))
+            free[lane] = start + (busy if wanted < 0 else min(busy, 2)), Cause.ENGINE, n
+            times.append((start, start + busy + 6, reasons))
             continue
         load = 5 if lane is Lane.SCALAR and wanted not in (-1, table) else 0
-        table = wanted if load else table
-        free[lane] = start + busy + load
-        times.append((start, start + busy + load + 6))
+        if load:
+            table = wanted
+            reasons = {(Cause.TABLE, before) for _, before in reasons}
+        free[lane] = start + busy + load, Cause.ENGINE, n
+        times.append((start, start + busy + load + 6, reasons))
     return times
 
 
@@ -137,9 +151,12 @@ def test_agrees_with_a_naive_scheduler(entries: list[Entry]) -> None:
         trace.add(0, lane, 0, 0, busy, busy + 6, wanted, words)
     lines = [run(trace), run(trace)]
     assert lines[0] == lines[1]
+    expected = naive(entries)
     found = list(zip(lines[0].start_ps, lines[0].end_ps, strict=True))
-    assert found == naive(entries)
+    assert found == [(start, end) for start, end, _ in expected]
     assert lines[0].body_ps == max([end for _, end in found], default=0)
+    why = list(zip(lines[0].cause, lines[0].blocker, strict=True))
+    assert all(reason in e[2] for reason, e in zip(why, expected, strict=True))
 
 
 # --- Growth --------------------------------------------------------------------------------------
