@@ -5,31 +5,45 @@ All times are modelled, from the facts in `hardware`; nothing here is measured o
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
 from typing import Any, TypeVar, overload
 
+from nkiconv.simulate.advice import Advice, Figures, advise
+from nkiconv.simulate.curves import Curve, curves
 from nkiconv.simulate.dtypes import PACKED_TYPES
 from nkiconv.simulate.embedded import embedded_twin
 from nkiconv.simulate.errors import NkiconvError
+from nkiconv.simulate.explain import (
+    LAUNCH,
+    LineTime,
+    PathPart,
+    Piece,
+    add_up,
+    critical_path,
+    kind_of,
+    line_times,
+    lost_time,
+    path_parts,
+)
 from nkiconv.simulate.hardware import Hardware, use_target
+from nkiconv.simulate.listing import Listing, listings
 from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.program import Program
-from nkiconv.simulate.schedule import Timeline, schedule
+from nkiconv.simulate.roofline import Roofline
+from nkiconv.simulate.schedule import Cause, Timeline, schedule
 from nkiconv.simulate.trace import LANES, Lane
 
 R = TypeVar("R")
 
 _ENGINES = (Lane.TENSOR, Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD)
 _DMA = (Lane.DMA_LOAD, Lane.DMA_STORE, Lane.DMA_LOCAL)
-
-_BOUND_SHARE = 0.6
-"""A resource that works for this share of the body or more is what holds the kernel back."""
-
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -62,11 +76,25 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel launch: the program that ran, where its tensors lie, and when things happened."""
+    """One kernel launch: the program that ran, where its tensors lie, and when things happened.
+
+    `path` has the pieces of its critical path in order of time.
+    """
 
     program: Program
     placement: Placement
     timeline: Timeline
+    path: list[Piece]
+
+
+def _clock(launches: Sequence[Launch]) -> Iterator[tuple[Launch, float, float]]:
+    """Yield each launch, when its first instruction can start, and when it is over (µs)."""
+    clock_us = 0.0
+    for launch in launches:
+        hw = launch.program.hardware
+        begin = clock_us + hw.launch_before_us
+        clock_us = begin + launch.timeline.body_ps / 1e6 + hw.launch_after_us
+        yield launch, begin, clock_us
 
 
 class Events(Sequence[Event]):
@@ -79,14 +107,12 @@ class Events(Sequence[Event]):
     def _all(self) -> list[Event]:
         if self._events is None:
             events: list[Event] = []
-            clock_us = 0.0
-            for launch in self._launches:
-                hw = launch.program.hardware
+            for launch, begin, after in _clock(self._launches):
                 kernel = launch.program.kernel
                 begin = clock_us + hw.launch_before_us
                 body_us = launch.timeline.body_ps / 1e6
-                after = begin + body_us + hw.launch_after_us
-                events.append(Event("launch", "start", clock_us, begin, "", "", kernel))
+                before = begin - launch.program.hardware.launch_before_us
+                events.append(Event("launch", "start", before, begin, "", "", kernel))
                 for step in launch.program.trace.steps():
                     events.append(
                         Event(
@@ -100,7 +126,6 @@ class Events(Sequence[Event]):
                         )
                     )
                 events.append(Event("launch", "end", begin + body_us, after, "", "", kernel))
-                clock_us = after
             events.sort(key=lambda event: event.start_us)
             self._events = events
         return self._events
@@ -136,8 +161,14 @@ class Profile:
     launch_us
         The part of `latency_us` before and after the kernels' own instructions.
     bound
-        The resource that held the kernels back: an engine, ``"DMA bandwidth"``, ``"DMA issue"``,
-        ``"launch"``, or ``"dependencies"`` where none was busy most of the time.
+        What holds most of the critical path: ``"TensorE"``, ``"VectorE"``, ``"ScalarE"``,
+        ``"GpSimdE"``, ``"DMA bandwidth"``, ``"DMA latency"`` (issue, start-up and completion of
+        transfers), ``"dependency"`` (from a result to its waiter, barriers), or ``"launch"`` where
+        launching takes longer than everything else together.
+    time_us
+        `latency_us` by these causes, along the critical path; the values add up to it.
+    critical_path
+        The critical path without the launches by source line, engine and part; longest first.
     engine_busy_us
         Time at work, of each compute engine and of the DMA engines; with two cores, of the busier.
     mfu
@@ -161,8 +192,12 @@ class Profile:
         Most bytes per partition that were live in SBUF at once.
     psum_peak_banks
         Most PSUM banks that were live at once.
+    roofline
+        Attainable and attained rate at this arithmetic intensity.
     events
         Every instruction on the timeline.
+    launches
+        What all of this was computed from.
     """
 
     target: str
@@ -170,6 +205,8 @@ class Profile:
     latency_us: float
     launch_us: float
     bound: str
+    time_us: dict[str, float]
+    critical_path: tuple[PathPart, ...]
     engine_busy_us: dict[str, float]
     mfu: float
     mbu: float
@@ -184,12 +221,63 @@ class Profile:
     static_instructions: int
     sbuf_peak_bytes: int
     psum_peak_banks: int
+    roofline: Roofline
     events: Sequence[Event] = field(repr=False, compare=False)
+    launches: tuple[Launch, ...] = field(repr=False, compare=False)
 
     @property
     def body_us(self) -> float:
         """Modelled time without launch cost."""
         return self.latency_us - self.launch_us
+
+    @cached_property
+    def lost_us(self) -> dict[str, dict[str, float]]:
+        """Modelled time that each engine of `engine_busy_us` waited, by cause.
+
+        With its busy time this adds up to `body_us`.
+        """
+        return lost(self.launches)
+
+    @cached_property
+    def lines(self) -> tuple[LineTime, ...]:
+        """What each source line cost on each engine, modelled."""
+        return line_times([(it.program, it.timeline) for it in self.launches], self.critical_path)
+
+    @cached_property
+    def advice(self) -> tuple[Advice, ...]:
+        """What to change, and what it would bring at most; the most promising first."""
+        return advise(_figures(self))
+
+    @cached_property
+    def curves(self) -> tuple[Curve, ...]:
+        """SBUF, PSUM and HBM bandwidth over the modelled time."""
+        return tuple(_curves(self.launches))
+
+    @cached_property
+    def listings(self) -> tuple[Listing, ...]:
+        """Source text of the kernels' functions that executed instructions."""
+        code = [each for it in self.launches for each in it.program.code()]
+        return listings(dict.fromkeys(code))
+
+    def path_events(self) -> Iterator[tuple[str, Event]]:
+        """Yield the critical path of all launches in order of time, each piece with its kind."""
+        for launch, begin, _ in _clock(self.launches):
+            trace, kernel = launch.program.trace, launch.program.kernel
+            for piece in launch.path:
+                words = trace.words(piece.index)
+                lane = Lane(words[1] % LANES)
+                yield (
+                    kind_of(piece.what, lane),
+                    Event(
+                        lane.label,
+                        trace.name(words[0]),
+                        begin + piece.start_ps / 1e6,
+                        begin + piece.end_ps / 1e6,
+                        trace.name(words[2]),
+                        piece.what,
+                        kernel,
+                    ),
+                )
 
     def table(self) -> str:
         """Return the profile as a text of at most 80 columns."""
@@ -286,11 +374,14 @@ def profile(
             f"profile: kernels were launched for {sorted(targets)}; times of different targets do "
             "not add up, profile them one by one"
         )
-    launches = tuple(
-        Launch(p, where, schedule(p.trace, p.allocations, where, p.hardware, p.core_count))
-        for p, where in finished
-    )
+    launches = tuple(_timed(program, where) for program, where in finished)
     return result, summarise(launches, finished[0][0].hardware)
+
+
+def _timed(program: Program, where: Placement) -> Launch:
+    trace, hw = program.trace, program.hardware
+    timeline = schedule(trace, program.allocations, where, hw, program.core_count)
+    return Launch(program, where, timeline, critical_path(trace, timeline, hw))
 
 
 def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
@@ -304,12 +395,10 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
         for lane in _ENGINES
     }
     busy_us["DMA"] = sum(_busiest(launch.timeline.busy_ps, *_DMA) for launch in launches) / 1e6
-    issue_us = (
-        max(sum(_busiest(launch.timeline.issue_ps, lane) for launch in launches) for lane in _DMA)
-        / 1e6
-    )
     cores = max(launch.program.core_count for launch in launches)
     programs = [launch.program for launch in launches]
+    path = path_parts([(launch.program, launch.path) for launch in launches])
+    time_us = add_up(path, launch_us)
     opcodes: Counter[str] = Counter()
     lanes: Counter[str] = Counter()
     macs_by_type: Counter[str] = Counter()
@@ -323,18 +412,20 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
             lanes[Lane(lane % LANES).label] += count
     read = sum(program.hbm_read_bytes for program in programs)
     written = sum(program.hbm_write_bytes for program in programs)
+    macs = sum(program.macs for program in programs)
+    peak_us = sum(_peak_us(kind, count, hw) for kind, count in macs_by_type.items())
     return Profile(
         target=hw.target,
         kernels=tuple(program.kernel for program in programs),
         latency_us=latency_us,
         launch_us=launch_us,
-        bound=_bound(busy_us, issue_us, body_us, launch_us),
+        bound=_bound(time_us),
+        time_us=time_us,
+        critical_path=path,
         engine_busy_us=busy_us,
-        mfu=sum(_peak_us(kind, macs, hw) for kind, macs in macs_by_type.items())
-        / latency_us
-        / cores,
+        mfu=peak_us / latency_us / cores,
         mbu=(read + written) / hw.hbm_bytes_per_ns / 1e3 / latency_us / cores,
-        macs=sum(program.macs for program in programs),
+        macs=macs,
         moving_columns=sum(program.moving_columns for program in programs),
         hbm_read_bytes=read,
         hbm_write_bytes=written,
@@ -345,7 +436,16 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
         static_instructions=sum(len(program.trace) - program.repeated for program in programs),
         sbuf_peak_bytes=max(launch.placement.sbuf_peak_bytes for launch in launches),
         psum_peak_banks=max(launch.placement.psum_peak_banks for launch in launches),
+        roofline=Roofline(
+            flops=2 * macs,
+            hbm_bytes=read + written,
+            # No float is exact to the last bit here, so that one formula serves mixed dtypes too.
+            peak_tflops=2e-6 * cores * (macs / peak_us if macs else 1 / _peak_us("bfloat16", 1, hw)),
+            hbm_gb_per_s=hw.hbm_bytes_per_ns * cores,
+            body_us=body_us,
+        ),
         events=Events(launches),
+        launches=launches,
     )
 
 
@@ -369,13 +469,89 @@ def _peak_us(kind: str, macs: int, hw: Hardware) -> float:
     return macs / per_cycle / hw.tensor_peak_ghz / 1e3
 
 
-def _bound(busy_us: dict[str, float], issue_us: float, body_us: float, launch_us: float) -> str:
-    if launch_us > body_us:
-        return "launch"
-    candidates = {
-        **{name: us for name, us in busy_us.items() if name != "DMA"},
-        "DMA bandwidth": busy_us["DMA"],
-        "DMA issue": issue_us,
-    }
-    name = max(candidates, key=lambda key: candidates[key])
-    return name if candidates[name] >= _BOUND_SHARE * body_us else "dependencies"
+def _bound(time_us: dict[str, float]) -> str:
+    """Return what holds most of the time; the launch only where it holds more than all others."""
+    others = {name: us for name, us in time_us.items() if name != LAUNCH}
+    if time_us[LAUNCH] > sum(others.values()):
+        return LAUNCH
+    return max(others, key=lambda name: others[name])
+
+
+def lost(launches: Sequence[Launch]) -> dict[str, dict[str, float]]:
+    """Add up what each engine waited for, in µs."""
+    total: dict[str, dict[str, float]] = {}
+    for launch in launches:
+        found = lost_time(launch.program.trace, launch.timeline, launch.program.hardware)
+        for engine, causes in found.items():
+            of_engine = total.setdefault(engine, {})
+            for cause, ps in causes.items():
+                of_engine[cause] = of_engine.get(cause, 0.0) + ps / 1e6
+    return total
+
+
+def _curves(launches: Sequence[Launch]) -> Iterator[Curve]:
+    """Join the curves of all launches into one of each name."""
+    joined: dict[str, Curve] = {}
+    for launch, begin, _ in _clock(launches):
+        program, line = launch.program, launch.timeline
+        cores = program.core_count
+        for curve in curves(program.trace, program.allocations, line, program.hardware, cores):
+            whole = joined.setdefault(
+                curve.name,
+                Curve(curve.name, curve.unit, curve.limit, array("d", [0.0]), array("d", [0.0])),
+            )
+            whole.times_us.extend(begin + time for time in curve.times_us)
+            whole.values.extend(curve.values)
+            whole.times_us.append(begin + line.body_ps / 1e6)
+            whole.values.append(0.0)
+    yield from joined.values()
+
+
+def _figures(p: Profile) -> Figures:
+    """Collect what `advise` looks at."""
+    hw = p.launches[0].program.hardware
+    path: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for part in p.critical_path:
+        engine = "DMA" if part.engine.startswith("DMA") else part.engine
+        path[engine, part.what] += part.us
+    tables = sum(it.timeline.cause.count(Cause.TABLE) for it in p.launches)
+    macs_by_type: Counter[str] = Counter()
+    inputs: dict[str, tuple[int, int]] = {}
+    for launch in p.launches:
+        program = launch.program
+        macs_by_type.update(program.macs_by_type)
+        for made in program.allocations:
+            read = program.hbm_read_bytes_by_tensor.get(made.name, 0)
+            if made.line == "kernel argument" and read:
+                before = inputs.get(made.name, (0, 0))
+                inputs[made.name] = (before[0] + read, before[1] + made.free_bytes)
+    return Figures(
+        latency_us=p.latency_us,
+        body_us=p.body_us,
+        launches=len(p.launches),
+        launch_us=p.launch_us,
+        path=path,
+        busy=p.engine_busy_us,
+        lost=p.lost_us,
+        matmuls=sum(p.instructions.get(name, 0) for name in ("nc_matmul", "nc_matmul_mx")),
+        moving_columns=p.moving_columns,
+        macs=p.macs,
+        float32_macs=macs_by_type["float32"],
+        tensor_peak_us=sum(_peak_us(kind, macs, hw) for kind, macs in macs_by_type.items()),
+        array_cells=hw.partitions * hw.stationary_max_columns,
+        columns_at_most=hw.moving_max_columns,
+        issue_columns=hw.matmul_min_cycles,
+        transfers=p.dma_transfers,
+        dma_bytes=p.hbm_read_bytes + p.hbm_write_bytes,
+        dma_bytes_per_ns=hw.hbm_bytes_per_ns,
+        inputs=inputs,
+        table_loads=tables,
+        instructions=p.lane_instructions,
+        fixed_us={
+            "VectorE": hw.engine_issue_cycles / hw.vector_ghz / 1e3,
+            "ScalarE": hw.engine_issue_cycles / hw.scalar_ghz / 1e3,
+            "GpSimdE": hw.gpsimd_issue_cycles / hw.gpsimd_ghz / 1e3,
+        },
+        sbuf_peak_bytes=p.sbuf_peak_bytes,
+        sbuf_bytes=hw.sbuf_usable_bytes,
+    )

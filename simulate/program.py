@@ -145,6 +145,12 @@ class Program:
         self.moving_columns += other.moving_columns
         self.macs_by_type += other.macs_by_type
         self.repeated += other.repeated
+        self._lines.update(other._lines)
+
+    def code(self) -> Iterator[tuple[str, CodeType]]:
+        """Yield (``file.py``, code) of each function of the kernel that executed instructions."""
+        for code in dict.fromkeys(code for code, _ in self._lines):
+            yield Path(code.co_filename).name, code
 
     def line_number(self, code: CodeType, line: int) -> int:
         """Return the trace's number for a source line of the kernel."""

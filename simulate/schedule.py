@@ -74,6 +74,8 @@ class Timeline:
         End of the last instruction.
     cause, blocker
         By instruction: a `Cause`, and the instruction that it waited for, or -1 for none.
+    work_ps
+        By instruction: its part of `busy_ps`.
     """
 
     start_ps: array[int]
@@ -83,6 +85,7 @@ class Timeline:
     body_ps: int
     cause: array[int]
     blocker: array[int]
+    work_ps: array[int]
 
 
 class _SharedServer:
@@ -231,7 +234,7 @@ def schedule(
     cores: int = 1,
 ) -> Timeline:
     """Replay a program on the engines of `hw`, each core with engines of its own."""
-    starts, ends, blockers = array("q"), array("q"), array("q")
+    starts, ends, blockers, works = array("q"), array("q"), array("q"), array("q")
     causes = array("b")
     free = [0] * (LANES * cores)
     held = [(Cause.START, -1)] * (LANES * cores)
@@ -324,6 +327,7 @@ def schedule(
             free[lane], held[lane] = start + occupancy, (Cause.ENGINE, index)
             end = start + latency
         busy[lane] += occupancy
+        works.append(occupancy)
         starts.append(start)
         ends.append(end)
         causes.append(why)
@@ -353,5 +357,5 @@ def schedule(
                 known.latest, known.last = end, index
 
     return Timeline(
-        starts, ends, tuple(busy), tuple(issued), max(ends, default=0), causes, blockers
+        starts, ends, tuple(busy), tuple(issued), max(ends, default=0), causes, blockers, works
     )

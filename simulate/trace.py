@@ -97,6 +97,7 @@ class Trace:
         """Explicit orders (consumer, producer) from ``NkiInstruction.depends_on``."""
         self.barriers: list[int] = []
         """Instructions that wait for everything before them on their core, and hold up the rest."""
+        self._hbm = array("q")
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -104,7 +105,7 @@ class Trace:
     @property
     def memory_bytes(self) -> int:
         """Bytes that the records occupy."""
-        return 8 * (len(self._words) + len(self._starts))
+        return 8 * (len(self._words) + len(self._starts) + len(self._hbm))
 
     def number(self, name: str) -> int:
         """Return the number that stands for a string in the record."""
@@ -144,6 +145,19 @@ class Trace:
         words.extend((opcode, lane, source, label, occupancy_ps, latency_ps, table, len(operands)))
         words.extend(operands)
         return index
+
+    def note_hbm(self, moved_bytes: int) -> None:
+        """Note that the instruction added last moved these bytes from or to HBM."""
+        self._hbm.extend((len(self._starts) - 1, moved_bytes))
+
+    def hbm_moves(self) -> Iterator[tuple[int, int]]:
+        """Yield (index, bytes) of each instruction that moved bytes from or to HBM."""
+        return zip(self._hbm[::2], self._hbm[1::2], strict=True)
+
+    def words(self, index: int) -> array[int]:
+        """Return the header of one instruction."""
+        begin = self._starts[index]
+        return self._words[begin : begin + HEADER]
 
     def raw(self, first: int = 0) -> Iterator[tuple[int, list[int]]]:
         """Yield (index, words) of each instruction from `first` on, without unpacking."""

@@ -92,14 +92,20 @@ def count(call: Call) -> None:
     """Add a transfer and its traffic at HBM to the program's counters."""
     program = call.program
     program.dma_transfers += 1
+    moved = 0
     for _, operand, src in call.tensors():
         if operand.role is Role.READ and src._storage.space == "hbm":
             read = src.size * src._element.itemsize
             program.hbm_read_bytes += read
+            moved += read
             program.hbm_read_bytes_by_tensor[src.name or src._storage.describe()] += read
     dst = call["dst"]
     if dst._storage.space == "hbm":
-        program.hbm_write_bytes += dst.size * dst._element.itemsize
+        written = dst.size * dst._element.itemsize
+        program.hbm_write_bytes += written
+        moved += written
+    if moved:
+        program.trace.note_hbm(moved)
 
 
 # Rules of several instructions.

@@ -1,0 +1,345 @@
+"""Why a program takes as long as it does: its critical path, and what every engine waited for.
+
+The critical path is walked backwards from the instruction that ends last: each one to the
+instruction that held it up.  Its pieces follow each other without a gap, so that they add up to the
+modelled time, and every piece has one of the names below.
+
+An engine's time is cut up the other way round: it worked, or it waited for the next instruction in
+its queue, for that one's cause.  Work and waiting add up to the modelled time as well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nkiconv.simulate.hardware import Hardware
+from nkiconv.simulate.program import Program
+from nkiconv.simulate.schedule import Cause, Timeline
+from nkiconv.simulate.trace import LANES, Lane, Trace
+
+BANDWIDTH, LATENCY, DEPENDENCY, LAUNCH = "DMA bandwidth", "DMA latency", "dependency", "launch"
+
+KINDS = ("TensorE", "VectorE", "ScalarE", "GpSimdE", BANDWIDTH, LATENCY, DEPENDENCY, LAUNCH)
+"""What can bound a kernel, in the order in which it is printed."""
+
+_FIRST_DMA = int(Lane.DMA_LOAD)
+_SYNC = int(Lane.SYNC)
+_ENGINE_LANES = (Lane.TENSOR, Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD)
+
+# Names of pieces of the path.  Work of an engine is of its own kind, the others of these.
+WORK, TABLE = "work", "activation table"
+RESULT, SEMAPHORE, LOOP, BARRIER = "result latency", "semaphore", "loop", "barrier"
+ISSUE, START_UP, TRANSFER, COMPLETION = "issue", "start-up", "transfer", "completion"
+_KIND_OF = {
+    RESULT: DEPENDENCY,
+    SEMAPHORE: DEPENDENCY,
+    LOOP: DEPENDENCY,
+    BARRIER: DEPENDENCY,
+    ISSUE: LATENCY,
+    START_UP: LATENCY,
+    TRANSFER: BANDWIDTH,
+    COMPLETION: LATENCY,
+}
+
+# Names of what an engine waited for; `waits_for` makes those of results.
+FIRST, LAST, UNUSED = "before its first", "after its last", "unused"
+REUSE, ORDER = "memory still in use", "explicit order"
+DMA_ISSUE, DMA_START_UP = "DMA issue", "DMA start-up"
+
+
+def waits_for(engine: str) -> str:
+    """Return the name of the time spent waiting for results of an engine or DMA ring."""
+    return f"results of {engine}"
+
+
+@dataclass(frozen=True, slots=True)
+class PathPart:
+    """A share of the critical path: all pieces of one source line, engine and name.
+
+    Attributes
+    ----------
+    source
+        ``file.py:line``.
+    engine
+        Compute engine or DMA ring.
+    opcode
+        Instruction.
+    kind
+        What bounds the kernel there, one of `KINDS`.
+    what
+        What the time was spent on, such as ``"work"`` or ``"start-up"``.
+    us
+        Modelled.
+    count
+        Pieces.
+    """
+
+    source: str
+    engine: str
+    opcode: str
+    kind: str
+    what: str
+    us: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LineTime:
+    """What one source line cost on one engine.
+
+    Attributes
+    ----------
+    source, engine
+        ``file.py:line``, and the compute engine or DMA ring.
+    count
+        Instructions.
+    busy_us
+        Time that they kept the engine, or the DMA engines, at work; modelled.
+    path_us
+        Time that they took on the critical path; modelled.
+    """
+
+    source: str
+    engine: str
+    count: int
+    busy_us: float
+    path_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the critical path: whose, what, and from when to when (picoseconds)."""
+
+    index: int
+    what: str
+    start_ps: int
+    end_ps: int
+
+
+class _Walk:
+    """Walks one timeline backwards."""
+
+    def __init__(self, trace: Trace, line: Timeline, hw: Hardware) -> None:
+        self._trace = trace
+        self._line = line
+        self._begin = round(hw.dma_start_ns * 1000)
+        self._complete = round(hw.dma_complete_ns * 1000)
+        self._issue = round(hw.dma_issue_ns * 1000)
+        self._table = round(hw.scalar_table_load_ns * 1000)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the pieces, last one first."""
+        line = self._line
+        if not line.end_ps:
+            return
+        index = max(range(len(line.end_ps)), key=line.end_ps.__getitem__)
+        until = line.end_ps[index]
+        while index >= 0:
+            lane = self._trace.words(index)[1] % LANES
+            start, blocker = line.start_ps[index], line.blocker[index]
+            if lane >= _FIRST_DMA:
+                low = start
+                if line.cause[index] == Cause.BANDWIDTH and blocker >= 0:
+                    low = min(until, max(start, line.end_ps[blocker] - self._complete))
+                yield from self._transfer(index, low, until)
+                if low > start:
+                    index, until = blocker, low
+                    continue
+            else:
+                yield from self._instruction(index, lane, until)
+            if blocker < 0:
+                if start:
+                    yield Piece(index, SEMAPHORE, 0, start)
+                return
+            free = self._until(index, blocker)
+            if free < start:
+                yield Piece(index, SEMAPHORE, free, start)
+            index, until = blocker, free
+
+    def _until(self, index: int, blocker: int) -> int:
+        """Return when the blocker let an instruction go."""
+        line = self._line
+        start, end = line.start_ps[index], line.end_ps[blocker]
+        cause = line.cause[index]
+        if cause in (Cause.ENGINE, Cause.ISSUE):
+            return start
+        if cause == Cause.TABLE:
+            same = self._trace.words(index)[1] == self._trace.words(blocker)[1]
+            if same and start == line.start_ps[blocker] + line.work_ps[blocker]:
+                return start
+        return min(start, max(end, line.start_ps[blocker]))
+
+    def _instruction(self, index: int, lane: int, until: int) -> Iterator[Piece]:
+        line, words = self._line, self._trace.words(index)
+        start = line.start_ps[index]
+        if lane == _SYNC or self._trace.name(words[0]) == "core_barrier":
+            yield Piece(index, LOOP if lane == _SYNC else BARRIER, start, until)
+            return
+        # Of matmuls side by side on TensorE, work_ps has only what nothing else covers.
+        worked = min(until, start + max(line.work_ps[index], words[4]))
+        if worked < until:
+            yield Piece(index, RESULT, worked, until)
+        loaded = start
+        if line.cause[index] == Cause.TABLE:
+            loaded = min(worked, start + self._table)
+            yield Piece(index, TABLE, start, loaded)
+        if loaded < worked:
+            yield Piece(index, WORK, loaded, worked)
+
+    def _transfer(self, index: int, low: int, until: int) -> Iterator[Piece]:
+        start, end = self._line.start_ps[index], self._line.end_ps[index]
+        if until <= start + self._issue:
+            yield Piece(index, ISSUE, low, until)
+            return
+        flows, flowed = start + self._begin, end - self._complete
+        for what, first, last in (
+            (COMPLETION, flowed, end),
+            (TRANSFER, flows, flowed),
+            (START_UP, start, flows),
+        ):
+            first, last = max(first, low), min(last, until)
+            if first < last:
+                yield Piece(index, what, first, last)
+
+
+def critical_path(trace: Trace, line: Timeline, hw: Hardware) -> list[Piece]:
+    """Return the pieces of the critical path in order of time; they cover it without a gap."""
+    pieces = list(_Walk(trace, line, hw).pieces())
+    pieces.reverse()
+    return pieces
+
+
+def kind_of(what: str, lane: Lane) -> str:
+    """Return which of `KINDS` a piece of the path belongs to."""
+    return _KIND_OF.get(what, lane.label)
+
+
+def path_parts(programs: list[tuple[Program, list[Piece]]]) -> tuple[PathPart, ...]:
+    """Add up pieces by source line, engine and name; the longest first."""
+    sums: dict[tuple[str, str, str, str, str], list[int]] = {}
+    for program, pieces in programs:
+        trace = program.trace
+        for piece in pieces:
+            words = trace.words(piece.index)
+            lane = Lane(words[1] % LANES)
+            key = (
+                trace.name(words[2]),
+                lane.label,
+                trace.name(words[0]),
+                kind_of(piece.what, lane),
+                piece.what,
+            )
+            entry = sums.setdefault(key, [0, 0])
+            entry[0] += piece.end_ps - piece.start_ps
+            entry[1] += 1
+    ordered = sorted(sums.items(), key=lambda item: (-item[1][0], item[0]))
+    return tuple(PathPart(*key, ps / 1e6, count) for key, (ps, count) in ordered)
+
+
+def line_times(
+    programs: list[tuple[Program, Timeline]], path: tuple[PathPart, ...]
+) -> tuple[LineTime, ...]:
+    """Return what each source line cost on each engine; the longest on the critical path first."""
+    busy: dict[tuple[str, str], list[int]] = {}
+    for program, line in programs:
+        trace = program.trace
+        by_number: dict[tuple[int, int], list[int]] = {}
+        for index in range(len(trace)):
+            words = trace.words(index)
+            entry = by_number.setdefault((words[2], words[1] % LANES), [0, 0])
+            entry[0] += 1
+            entry[1] += line.work_ps[index]
+        for (source, lane), (count, ps) in by_number.items():
+            total = busy.setdefault((trace.name(source), Lane(lane).label), [0, 0])
+            total[0] += count
+            total[1] += ps
+    on_path: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for part in path:
+        on_path[part.source, part.engine] += part.us
+    times = [
+        LineTime(source, engine, count, ps / 1e6, on_path[source, engine])
+        for (source, engine), (count, ps) in busy.items()
+    ]
+    return tuple(sorted(times, key=lambda t: (-t.path_us, -t.busy_us, t.source, t.engine)))
+
+
+def lost_time(trace: Trace, line: Timeline, hw: Hardware) -> dict[str, dict[str, int]]:
+    """Return what each engine waited for, in picoseconds; of two cores, on the busier one.
+
+    Waiting and the engine's work add up to the length of the timeline.  ``"DMA"`` stands for the
+    DMA engines of a core, which all its rings share.
+    """
+    cores = len(line.busy_ps) // LANES
+    queues: list[list[int]] = [[] for _ in range(LANES * cores)]
+    for index in range(len(trace)):
+        queues[trace.words(index)[1]].append(index)
+    lost = {}
+    for lane in _ENGINE_LANES:
+        base = max(range(cores), key=lambda core: (line.busy_ps[core * LANES + lane], -core))
+        lost[lane.label] = _waits(trace, line, queues[base * LANES + lane], 0)
+    busy = [sum(line.busy_ps[c * LANES + _FIRST_DMA : (c + 1) * LANES]) for c in range(cores)]
+    core = max(range(cores), key=lambda c: (busy[c], -c))
+    moved = [i for each in queues[core * LANES + _FIRST_DMA : (core + 1) * LANES] for i in each]
+    moved.sort(key=lambda i: (line.start_ps[i], i))
+    begin = round(hw.dma_start_ns * 1000)
+    lost["DMA"] = _waits(trace, line, moved, begin)
+    return lost
+
+
+def _waits(trace: Trace, line: Timeline, queue: list[int], begin: int) -> dict[str, int]:
+    """Return the gaps in one queue by cause; its work begins `begin` after an instruction does."""
+    lost: defaultdict[str, int] = defaultdict(int)
+    if not queue:
+        return {UNUSED: line.body_ps}
+    free = 0
+    for at, index in enumerate(queue):
+        ready = line.start_ps[index]
+        if ready > free:
+            lost[FIRST if at == 0 else _cause(trace, line, index)] += ready - free
+            free = ready
+        if ready + begin > free:
+            # Start-up hides behind earlier transfers, unless the ring issues them too slowly.
+            slow = line.cause[index] == Cause.ISSUE
+            lost[DMA_ISSUE if slow else DMA_START_UP] += ready + begin - free
+            free = ready + begin
+        free += line.work_ps[index]
+    if line.body_ps > free:
+        lost[LAST] += line.body_ps - free
+    return dict(lost)
+
+
+def _cause(trace: Trace, line: Timeline, index: int) -> str:
+    cause, blocker = line.cause[index], line.blocker[index]
+    if cause in (Cause.REUSE, Cause.EDGE, Cause.BARRIER, Cause.ISSUE):
+        names = {
+            Cause.REUSE: REUSE, Cause.EDGE: ORDER, Cause.BARRIER: BARRIER, Cause.ISSUE: DMA_ISSUE
+        }  # fmt: skip
+        return names[Cause(cause)]
+    if blocker < 0:
+        return FIRST
+    return waits_for(Lane(trace.words(blocker)[1] % LANES).label)
+
+
+def add_up(parts: tuple[PathPart, ...], launch_us: float) -> dict[str, float]:
+    """Return the modelled latency by `KINDS`, all of them; the values add up to it."""
+    total = dict.fromkeys(KINDS, 0.0)
+    for part in parts:
+        total[part.kind] += part.us
+    total[LAUNCH] += launch_us
+    return total
+
+
+__all__ = [
+    "KINDS",
+    "LineTime",
+    "PathPart",
+    "Piece",
+    "add_up",
+    "critical_path",
+    "kind_of",
+    "line_times",
+    "lost_time",
+    "path_parts",
+]
