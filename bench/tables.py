@@ -19,7 +19,7 @@ __all__ = ["check_table", "doctor_table", "findings_tables", "speed_tables"]
 
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
-_BOUND = {"DMA bandwidth": "DMA bw", "DMA issue": "DMA iss", "dependencies": "deps"}
+_BOUND = {"DMA bandwidth": "DMA bw", "DMA latency": "DMA lat", "dependency": "deps"}
 
 _CHECK_CAPTION = (
     "err: largest error / its allowance, passes up to 1. µs: modelled latency on {}, launch"

@@ -10,6 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from nkiconv.simulate.explain import (
+    COMPLETION,
+    FIRST,
+    ISSUE,
+    LOOP,
+    REUSE,
+    START_UP,
+    TABLE,
+    TRANSFER,
+    WORK,
+)
+
 _LEAST_SHARE = 0.02
 """Of the latency; advice that would bring less is not given."""
 
@@ -23,7 +35,7 @@ class Figures:
     latency_us, body_us, launches
         As in `Profile`; kernels launched.
     path
-        Time on the critical path by engine (DMA rings as ``"DMA"``) and name of the piece.
+        Time on the critical path by engine or DMA ring, and name of the piece.
     busy, lost
         By engine, as ``engine_busy_us`` and ``lost_us`` of `Profile`.
     matmuls, moving_columns, macs, float32_macs
@@ -98,6 +110,17 @@ class Advice:
 
 _Found = tuple[str, str, float]
 
+_RINGS = ("DMA load", "DMA store", "DMA local")
+
+
+def _on_rings(f: Figures, *names: str) -> float:
+    return sum(f.path.get((ring, name), 0.0) for ring in _RINGS for name in names)
+
+
+def _by_overlap(f: Figures, waits: float) -> float:
+    """No overlap makes a kernel quicker than its busiest engine."""
+    return min(waits, f.body_us - max(f.busy.values()))
+
 
 def _few_columns(f: Figures) -> _Found | None:
     """Each matmul costs as much as a few dozen columns, whatever it streams."""
@@ -106,9 +129,9 @@ def _few_columns(f: Figures) -> _Found | None:
     mean = f.moving_columns / f.matmuls
     if mean >= f.columns_at_most / 2:
         return None
-    spent = f.path.get(("TensorE", "work"), 0.0)
+    spent = f.path.get(("TensorE", WORK), 0.0)
     worth = mean / max(mean, f.issue_columns)
-    idle = f.lost["TensorE"].get("before its first", 0.0) / f.body_us
+    idle = f.lost["TensorE"].get(FIRST, 0.0) / f.body_us
     return (
         f"moving operand averages {mean:,.0f} of {f.columns_at_most} columns; TensorE is "
         f"{100 * idle:.0f} % idle in start-up",
@@ -127,26 +150,26 @@ def _empty_array(f: Figures) -> _Found | None:
     return (
         f"matmuls fill {100 * used:.1f} % of TensorE's array",
         "contract over more partitions (several taps or channels at once), or tile the array",
-        f.path.get(("TensorE", "work"), 0.0) * (1 - used),
+        f.path.get(("TensorE", WORK), 0.0) * (1 - used),
     )
 
 
 def _late_start(f: Figures) -> _Found | None:
     """What TensorE waits for before its first matmul is not hidden behind anything."""
-    waits = f.lost["TensorE"].get("before its first", 0.0)
+    waits = f.lost["TensorE"].get(FIRST, 0.0)
     if not f.matmuls or waits < 0.1 * f.body_us:
         return None
     return (
         f"TensorE is {100 * waits / f.body_us:.0f} % idle in start-up, {waits:,.1f} µs before its "
         "first matmul",
         "load what the first matmul needs first, in a small piece, and the rest behind it",
-        waits,
+        _by_overlap(f, waits),
     )
 
 
 def _small_transfers(f: Figures) -> _Found | None:
     """A transfer costs the same to issue, start and complete whether it is short or long."""
-    fixed = sum(f.path.get(("DMA", what), 0.0) for what in ("issue", "start-up", "completion"))
+    fixed = _on_rings(f, ISSUE, START_UP, COMPLETION)
     if not f.transfers or fixed < 0.1 * f.body_us or f.transfers < 4:
         return None
     size = f.dma_bytes / f.transfers
@@ -160,7 +183,7 @@ def _small_transfers(f: Figures) -> _Found | None:
 
 def _short_rows(f: Figures) -> _Found | None:
     """DMA engines pay for every contiguous run of bytes, however short."""
-    flows, busy = f.path.get(("DMA", "transfer"), 0.0), f.busy.get("DMA", 0.0)
+    flows, busy = _on_rings(f, TRANSFER), f.busy.get("DMA", 0.0)
     if not busy or not f.dma_bytes:
         return None
     rate = f.dma_bytes / busy / 1e3
@@ -180,17 +203,18 @@ def _read_again(f: Figures) -> _Found | None:
         return None
     worst = max(extra, key=lambda name: (extra[name], name))
     read, size = f.inputs[worst]
-    flows = sum(us for (engine, _), us in f.path.items() if engine == "DMA")
+    loads = sum(us for (engine, _), us in f.path.items() if engine == "DMA load")
+    read_bytes = sum(read for read, _ in f.inputs.values())
     return (
         f"{worst} is read {read / size:,.1f} times over, {extra[worst] / 2**20:,.2f} MiB too much",
         "load it once and use views of it in SBUF",
-        flows * sum(extra.values()) / f.dma_bytes,
+        loads * sum(extra.values()) / read_bytes,
     )
 
 
 def _tables(f: Figures) -> _Found | None:
     """ScalarE loads a table each time that the function changes to one it does not hold."""
-    spent = f.path.get(("ScalarE", "activation table"), 0.0)
+    spent = f.path.get(("ScalarE", TABLE), 0.0)
     if f.table_loads < 2:
         return None
     return (
@@ -202,7 +226,7 @@ def _tables(f: Figures) -> _Found | None:
 
 def _no_spare_buffer(f: Figures) -> _Found | None:
     """A load into memory that is still read cannot run ahead."""
-    waits = f.lost["DMA"].get("memory still in use", 0.0)
+    waits = f.lost["DMA"].get(REUSE, 0.0)
     free = 1 - f.sbuf_peak_bytes / f.sbuf_bytes
     if waits < 0.1 * f.body_us or free < 0.25:
         return None
@@ -210,7 +234,7 @@ def _no_spare_buffer(f: Figures) -> _Found | None:
         f"loads wait {waits:,.1f} µs for tiles that are still read, and {100 * free:.0f} % of SBUF "
         "is free",
         "allocate the tile inside the loop, or rotate two or more",
-        waits,
+        _by_overlap(f, waits),
     )
 
 
@@ -222,7 +246,7 @@ def _float32(f: Figures) -> _Found | None:
     return (
         f"{100 * share:.0f} % of the multiplications are of float32, at a quarter of the rate",
         "multiply in bfloat16 if its 8 bits are enough; sums stay in float32",
-        f.path.get(("TensorE", "work"), 0.0) * share * 0.75,
+        f.path.get(("TensorE", WORK), 0.0) * share * 0.75,
     )
 
 
@@ -256,7 +280,7 @@ def _one_sided(f: Figures) -> _Found | None:
         f"{most} works {100 * works[most] / f.body_us:.0f} % of the time, {other} "
         f"{100 * works[other] / f.body_us:.0f} %",
         f"give {other} a part of the copies and element-wise operations",
-        f.path.get((most, "work"), 0.0) * (1 - works[other] / works[most]) / 2,
+        f.path.get((most, WORK), 0.0) * (1 - works[other] / works[most]) / 2,
     )
 
 
@@ -265,7 +289,7 @@ def _tiny_instructions(f: Figures) -> _Found | None:
     worst: _Found | None = None
     for engine in ("VectorE", "ScalarE", "GpSimdE"):
         count, busy = f.instructions.get(engine, 0), f.busy.get(engine, 0.0)
-        spent = f.path.get((engine, "work"), 0.0)
+        spent = f.path.get((engine, WORK), 0.0)
         if count < 16 or busy <= 0:
             continue
         share = min(1.0, count * f.fixed_us[engine] / busy)
@@ -282,7 +306,7 @@ def _tiny_instructions(f: Figures) -> _Found | None:
 
 def _loops(f: Figures) -> _Found | None:
     """All engines meet at the end of an iteration of an on-chip loop."""
-    spent = f.path.get(("SyncE", "loop"), 0.0)
+    spent = f.path.get(("SyncE", LOOP), 0.0)
     if not spent:
         return None
     return (

@@ -44,7 +44,7 @@ _KIND_OF = {
 }
 
 # Names of what an engine waited for; `waits_for` makes those of results.
-FIRST, LAST, UNUSED = "before its first", "after its last", "unused"
+FIRST, LAST, UNUSED = "before its first instruction", "after its last", "unused"
 REUSE, ORDER = "memory still in use", "explicit order"
 DMA_ISSUE, DMA_START_UP = "DMA issue", "DMA start-up"
 

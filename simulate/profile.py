@@ -45,6 +45,7 @@ R = TypeVar("R")
 _ENGINES = (Lane.TENSOR, Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD)
 _DMA = (Lane.DMA_LOAD, Lane.DMA_STORE, Lane.DMA_LOCAL)
 
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One instruction on the timeline.
@@ -109,7 +110,6 @@ class Events(Sequence[Event]):
             events: list[Event] = []
             for launch, begin, after in _clock(self._launches):
                 kernel = launch.program.kernel
-                begin = clock_us + hw.launch_before_us
                 body_us = launch.timeline.body_ps / 1e6
                 before = begin - launch.program.hardware.launch_before_us
                 events.append(Event("launch", "start", before, begin, "", "", kernel))
@@ -413,6 +413,7 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
     read = sum(program.hbm_read_bytes for program in programs)
     written = sum(program.hbm_write_bytes for program in programs)
     macs = sum(program.macs for program in programs)
+    peak_us_of_one = _peak_us("bfloat16", 1, hw)
     peak_us = sum(_peak_us(kind, count, hw) for kind, count in macs_by_type.items())
     return Profile(
         target=hw.target,
@@ -440,7 +441,9 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
             flops=2 * macs,
             hbm_bytes=read + written,
             # No float is exact to the last bit here, so that one formula serves mixed dtypes too.
-            peak_tflops=2e-6 * cores * (macs / peak_us if macs else 1 / _peak_us("bfloat16", 1, hw)),
+            peak_tflops=2e-6
+            * cores
+            * (macs / peak_us if macs else 1 / _peak_us("bfloat16", 1, hw)),
             hbm_gb_per_s=hw.hbm_bytes_per_ns * cores,
             body_us=body_us,
         ),
@@ -512,8 +515,7 @@ def _figures(p: Profile) -> Figures:
     hw = p.launches[0].program.hardware
     path: defaultdict[tuple[str, str], float] = defaultdict(float)
     for part in p.critical_path:
-        engine = "DMA" if part.engine.startswith("DMA") else part.engine
-        path[engine, part.what] += part.us
+        path[part.engine, part.what] += part.us
     tables = sum(it.timeline.cause.count(Cause.TABLE) for it in p.launches)
     macs_by_type: Counter[str] = Counter()
     inputs: dict[str, tuple[int, int]] = {}

@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 
 from nkiconv.simulate.report._protocol import EventLike
 
-__all__ = ["LAUNCH", "Launches", "Rows", "lane_rank"]
+__all__ = ["LAUNCH", "SECOND_CORE", "Launches", "Rows", "lane_rank"]
 
 LAUNCH = "launch"
 _END = "end"
@@ -21,12 +21,21 @@ _ORDER = (
     "VectorE",
     "ScalarE",
     "GpSimdE",
+    "SyncE",
 )
+
+SECOND_CORE = " (core 1)"
+"""Ends the name of a lane of the second core."""
 
 
 def lane_rank(engine: str) -> int:
-    """Place of an engine's lane from the top; engines that are not known come last."""
-    return _ORDER.index(engine) if engine in _ORDER else len(_ORDER)
+    """Place of an engine's lane from the top; engines that are not known come last.
+
+    The lanes of a second core follow those of the first.
+    """
+    of_second = engine.endswith(SECOND_CORE)
+    name = engine.removesuffix(SECOND_CORE)
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER)) + of_second * (len(_ORDER) + 1)
 
 
 class Launches:

@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from nkiconv.simulate.advice import Advice
+from nkiconv.simulate.curves import Curve
+from nkiconv.simulate.explain import LineTime, PathPart
+from nkiconv.simulate.listing import Listing
+from nkiconv.simulate.roofline import Roofline
+
 __all__ = ["EventLike", "ProfileLike"]
 
 
@@ -65,7 +71,39 @@ class ProfileLike(Protocol):
 
     @property
     def bound(self) -> str:
-        """Which resource held the run back."""
+        """What held the run back."""
+
+    @property
+    def time_us(self) -> Mapping[str, float]:
+        """Modelled latency by what it was spent on, along the critical path."""
+
+    @property
+    def critical_path(self) -> Sequence[PathPart]:
+        """Critical path by source line, engine and part; longest first."""
+
+    @property
+    def lost_us(self) -> Mapping[str, Mapping[str, float]]:
+        """What each engine waited for, modelled."""
+
+    @property
+    def roofline(self) -> Roofline:
+        """Attainable and attained rate."""
+
+    @property
+    def advice(self) -> Sequence[Advice]:
+        """What to change; most promising first."""
+
+    @property
+    def lines(self) -> Sequence[LineTime]:
+        """What each source line cost on each engine."""
+
+    @property
+    def curves(self) -> Sequence[Curve]:
+        """SBUF, PSUM and HBM bandwidth over the modelled time."""
+
+    @property
+    def listings(self) -> Sequence[Listing]:
+        """Source text of the kernels."""
 
     @property
     def engine_busy_us(self) -> Mapping[str, float]:
@@ -130,3 +168,9 @@ class ProfileLike(Protocol):
     @property
     def events(self) -> Iterable[EventLike]:
         """The timeline, sorted by start."""
+
+    def path_events(self) -> Iterable[tuple[str, EventLike]]:
+        """Critical path in order of time: each piece, whose label says what it is, with its kind.
+
+        Kinds are the keys of `time_us`.
+        """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from nkiconv.simulate.report._protocol import ProfileLike
 
@@ -12,10 +13,13 @@ __all__ = [
     "facts",
     "instruction_rows",
     "kernel_names",
+    "lost_rows",
     "microseconds",
     "percent",
     "printable",
     "profile_dict",
+    "roofline_rows",
+    "time_rows",
 ]
 
 _MATMUL = "nc_matmul"
@@ -36,6 +40,15 @@ def profile_dict(p: ProfileLike) -> dict[str, object]:
         "launch_us": float(p.launch_us),
         "body_us": float(p.body_us),
         "bound": str(p.bound),
+        "time_us": {str(name): float(us) for name, us in p.time_us.items()},
+        "critical_path": [asdict(part) for part in p.critical_path],
+        "lost_us": {
+            str(engine): {str(cause): float(us) for cause, us in causes.items()}
+            for engine, causes in p.lost_us.items()
+        },
+        "roofline": p.roofline.to_dict(),
+        "advice": [asdict(each) for each in p.advice],
+        "lines": [asdict(line) for line in p.lines],
         "engine_busy_us": {str(name): float(busy) for name, busy in p.engine_busy_us.items()},
         "mfu": float(p.mfu),
         "mbu": float(p.mbu),
@@ -103,6 +116,39 @@ def engine_rows(p: ProfileLike) -> list[tuple[str, float, float]]:
     known = [name for name in _ENGINES if name in busy]
     names = known + sorted(set(busy) - set(known))
     return [(name, busy[name], busy[name] / p.body_us if p.body_us > 0 else 0.0) for name in names]
+
+
+def time_rows(p: ProfileLike) -> list[tuple[str, float, float]]:
+    """What the latency was spent on, modelled µs, and their share; what took none is left out."""
+    whole = p.latency_us if p.latency_us > 0 else 1.0
+    rows = [(name, us, us / whole) for name, us in p.time_us.items() if us > 0]
+    return sorted(rows, key=lambda row: -row[1])
+
+
+def lost_rows(p: ProfileLike, engine: str) -> list[tuple[str, float]]:
+    """What an engine waited for and how long, modelled, longest first."""
+    return sorted(p.lost_us.get(engine, {}).items(), key=lambda row: (-row[1], row[0]))
+
+
+def roofline_rows(p: ProfileLike) -> list[tuple[str, str]]:
+    """Pairs of name and value; every rate is modelled or, as attainable, documented."""
+    r = p.roofline
+    rows = [("FLOP per byte of HBM", f"{r.intensity:,.1f} (ridge at {r.ridge:,.1f})")]
+    if r.flops:
+        rows.append(
+            (
+                "attained, modelled",
+                f"{r.attained_tflops:,.2f} of {r.attainable_tflops:,.2f} TFLOP/s",
+            )
+        )
+    else:
+        rows[0] = ("FLOP per byte of HBM", "no matmul")
+        rows.append(
+            ("attained, modelled", f"{r.attained_gb_per_s:,.1f} of {r.hbm_gb_per_s:,.1f} GB/s")
+        )
+    rows.append(("at the roof, modelled", f"{microseconds(r.least_us)}, limited by {r.limit}"))
+    rows.append(("share of the roof, modelled", percent(r.share)))
+    return rows
 
 
 def instruction_rows(p: ProfileLike) -> list[tuple[str, int]]:

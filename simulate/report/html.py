@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import os
-from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
 from pathlib import Path
 
 from nkiconv.simulate.errors import NkiconvError
+from nkiconv.simulate.report._colours import colour_of
 from nkiconv.simulate.report._files import open_report
-from nkiconv.simulate.report._lanes import LAUNCH, Launches, Rows, lane_rank
+from nkiconv.simulate.report._lanes import lane_rank
 from nkiconv.simulate.report._protocol import ProfileLike
+from nkiconv.simulate.report._roofline import roofline_svg
 from nkiconv.simulate.report._summary import (
     engine_rows,
     facts,
     instruction_rows,
     kernel_names,
+    lost_rows,
     microseconds,
     percent,
+    roofline_rows,
+    time_rows,
 )
+from nkiconv.simulate.report._timeline import TICKS_PER_US, PageTimeline, Total
 
 __all__ = ["write_html"]
 
-_TEMPLATE = Path(__file__).with_name("profile.html.j2")
-_TICKS_PER_US = 10_000  # 0.1 ns, a seventh of a cycle of the fastest engine clock (1.4 GHz)
-_COLOURS = 8  # opcodes with a colour of their own on the page, the most frequent ones
-_FIRST_LINES = 25  # source lines shown before the rest is folded away
+_HERE = Path(__file__).parent
+_FIRST_PARTS = 12  # of the critical path, shown before the rest is folded away
+_FIRST_LINES = 25  # source lines likewise
+_MOST_PARTS = 1_000  # of the critical path, in the page at all
 
 
 def write_html(p: ProfileLike, path: str | os.PathLike[str]) -> None:
-    """Write the page: modelled times, a timeline to zoom into, and tables.
+    """Write the page: modelled times, a timeline to zoom into, the source, and tables.
 
     Raises
     ------
@@ -50,155 +53,134 @@ def write_html(p: ProfileLike, path: str | os.PathLike[str]) -> None:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(us=microseconds, percent=percent)
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    template = environment.from_string(_read("profile.html.j2"))
     with open_report(path, "save_html") as stream:
-        timeline = _Timeline()
+        timeline = PageTimeline()
         timeline.read(p)
         stream.writelines(template.generate(_context(p, timeline)))
 
 
-@dataclass
-class _Total:
-    """Events with something in common: how many, and the sum of their durations in ticks."""
-
-    count: int = 0
-    ticks: int = 0
-
-    def add(self, ticks: int) -> None:
-        self.count += 1
-        self.ticks += ticks
-
-    @property
-    def us(self) -> float:
-        return self.ticks / _TICKS_PER_US
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
-@dataclass
-class _Row:
-    """Events of one row of the timeline as three numbers each: kind, gap before it, duration.
-
-    Gaps and durations are in ticks.  They are small numbers, so the page stays small: about 12
-    bytes per event.
-    """
-
-    kinds: array[int] = field(default_factory=lambda: array("q"))
-    gaps: array[int] = field(default_factory=lambda: array("q"))
-    ticks: array[int] = field(default_factory=lambda: array("q"))
-    end: int = 0
-
-    def add(self, kind: int, start: int, end: int) -> None:
-        self.kinds.append(kind)
-        self.gaps.append(start - self.end)
-        self.ticks.append(end - start)
-        self.end = end
-
-
-class _Timeline:
-    """The events, gathered in one pass for the drawing and for the tables."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.end = 0
-        self.launches = Launches()
-        self.spans: list[list[int]] = []  # per launch: first start, last end
-        self.rows: dict[tuple[str, int], _Row] = {}
-        self.kinds: dict[tuple[str, str, str, int], int] = {}  # opcode, source, label, launch
-        self.by_line: dict[tuple[str, str], _Total] = {}  # source, engine
-        self.by_opcode: dict[str, _Total] = {}
-        self.engines_of: dict[str, set[str]] = {}
-
-    def read(self, p: ProfileLike) -> None:
-        """Take in every event of ``p``."""
-        lanes: dict[str, Rows] = {}
-        for event in p.events:
-            start = round(event.start_us * _TICKS_PER_US)
-            end = round(event.end_us * _TICKS_PER_US)
-            engine = event.engine
-            launch = self.launches.index(event)
-            if launch == len(self.spans):
-                self.spans.append([start, end])
-            span = self.spans[launch]
-            span[1] = max(span[1], end)
-            self.count += 1
-            self.end = max(self.end, end)
-            row = lanes.setdefault(engine, Rows()).place(start, end)
-            what = (event.opcode, event.source, event.label, launch)
-            kind = self.kinds.setdefault(what, len(self.kinds))
-            self.rows.setdefault((engine, row), _Row()).add(kind, start, end)
-            if engine != LAUNCH:
-                self.by_line.setdefault((event.source, engine), _Total()).add(end - start)
-                self.by_opcode.setdefault(event.opcode, _Total()).add(end - start)
-                self.engines_of.setdefault(event.opcode, set()).add(engine)
-
-    def chunks(self, colours: dict[str, int]) -> Iterator[str]:
-        """The drawing's data as JSON, in pieces, with nothing in it that could end a script."""
-        strings: dict[str, int] = {}
-
-        def number(text: str) -> int:
-            return strings.setdefault(text, len(strings))
-
-        yield f'{{"ticksPerUs":{_TICKS_PER_US},"end":{self.end},"rows":['
-        order = sorted(self.rows, key=lambda key: (lane_rank(key[0]), key))
-        for i, key in enumerate(order):
-            row = self.rows[key]
-            yield ("," if i else "") + f'{{"engine":{number(key[0])}'
-            for name, values in (("kinds", row.kinds), ("gaps", row.gaps), ("ticks", row.ticks)):
-                yield f',"{name}":[{",".join(map(str, values))}]'
-            yield "}"
-        names = self.launches.names
-        launches = [[number(names[i]), *span] for i, span in enumerate(self.spans)]
-        kinds = [
-            [number(opcode), number(source), number(label), launch, colours.get(opcode, _COLOURS)]
-            for opcode, source, label, launch in self.kinds
-        ]
-        rest = {"launches": launches, "kinds": kinds, "strings": list(strings)}
-        yield "]," + _script_safe(json.dumps(rest, separators=(",", ":")))[1:]
-
-
-def _script_safe(text: str) -> str:
-    """JSON text that an HTML parser reads as nothing but text; `json.dumps` left ASCII only."""
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _context(p: ProfileLike, timeline: _Timeline) -> dict[str, object]:
+def _context(p: ProfileLike, timeline: PageTimeline) -> dict[str, object]:
     """Every value the template uses."""
     from markupsafe import Markup  # comes with jinja2
 
-    counts = instruction_rows(p)
-    colours = {opcode: i for i, (opcode, _) in enumerate(counts[:_COLOURS])}
-    nothing = _Total()
-    instructions = [
+    whole = p.body_us if p.body_us > 0 else 1.0
+    parts = [
         {
-            "opcode": opcode,
-            "colour": colours.get(opcode, _COLOURS),
-            "engines": ", ".join(sorted(timeline.engines_of.get(opcode, ()), key=lane_rank)),
-            "count": count,
-            "us": timeline.by_opcode.get(opcode, nothing).us,
+            "source": part.source or "(no source line)",
+            "what": f"{part.engine} {part.what}",
+            "opcode": part.opcode,
+            "kind": part.kind,
+            "colour": colour_of(part.kind),
+            "count": part.count,
+            "us": part.us,
+            "share": part.us / whole,
         }
-        for opcode, count in counts
+        for part in p.critical_path[:_MOST_PARTS]
     ]
     lines = [
         {
-            "source": source or "(no source line)",
-            "engine": engine,
-            "count": total.count,
-            "us": total.us,
-            "share": total.us / p.body_us if p.body_us > 0 else 0.0,
+            "source": line.source or "(no source line)",
+            "engine": line.engine,
+            "count": line.count,
+            "busy_us": line.busy_us,
+            "path_us": line.path_us,
+            "share": line.path_us / whole,
         }
-        for (source, engine), total in sorted(
-            timeline.by_line.items(), key=lambda item: (-item[1].ticks, item[0])
-        )
+        for line in p.lines
     ]
+    listings = _listings(p)
     return {
         "p": p,
         "kernels": kernel_names(p),
         "facts": facts(p),
-        "engines": engine_rows(p),
-        "instructions": instructions,
+        "causes": [(*row, colour_of(row[0])) for row in time_rows(p)],
+        "advice": p.advice,
+        "engines": _engines(p),
+        "roofline": roofline_rows(p),
+        "instructions": _instructions(p, timeline),
+        "first_parts": parts[:_FIRST_PARTS],
+        "other_parts": parts[_FIRST_PARTS:],
         "first_lines": lines[:_FIRST_LINES],
         "other_lines": lines[_FIRST_LINES:],
+        "listings": listings,
         "num_events": timeline.count,
-        "end_us": timeline.end / _TICKS_PER_US,
-        # Markup: already safe inside a script element, where HTML escapes would break the JSON.
-        "timeline": (Markup(text) for text in timeline.chunks(colours)),
+        "end_us": timeline.end / TICKS_PER_US,
+        # Markup: files of this package, and what is already safe inside a script element, where
+        # HTML escapes would break the JSON.
+        "style": Markup(_read("profile.css")),
+        "script": Markup(_read("profile.js")),
+        "roof": Markup(roofline_svg(p.roofline)),
+        "timeline": (Markup(text) for text in timeline.chunks(p.curves)),
     }
+
+
+def _instructions(p: ProfileLike, timeline: PageTimeline) -> list[dict[str, object]]:
+    nothing = Total()
+    rows: list[dict[str, object]] = []
+    for opcode, count in instruction_rows(p):
+        engines = sorted(timeline.engines_of.get(opcode, ()), key=lane_rank)
+        rows.append(
+            {
+                "opcode": opcode,
+                "colours": list(dict.fromkeys(timeline.colour(name, opcode) for name in engines)),
+                "engines": ", ".join(engines),
+                "count": count,
+                "us": timeline.by_opcode.get(opcode, nothing).us,
+            }
+        )
+    return rows
+
+
+def _engines(p: ProfileLike) -> list[dict[str, object]]:
+    """Each engine's time: work, then what it waited for; the shares add up to one."""
+    whole = p.body_us if p.body_us > 0 else 1.0
+    return [
+        {
+            "name": name,
+            "us": busy_us,
+            "share": share,
+            "colour": colour_of(name),
+            "waits": [(cause, us, us / whole) for cause, us in lost_rows(p, name)],
+        }
+        for name, busy_us, share in engine_rows(p)
+    ]
+
+
+def _listings(p: ProfileLike) -> list[dict[str, object]]:
+    """The kernels' source, each line with its time on the critical path and on the engines."""
+    on_path: defaultdict[str, float] = defaultdict(float)
+    busy: defaultdict[str, float] = defaultdict(float)
+    engines: defaultdict[str, list[str]] = defaultdict(list)
+    counts: defaultdict[str, int] = defaultdict(int)
+    for line in p.lines:
+        on_path[line.source] += line.path_us
+        busy[line.source] += line.busy_us
+        counts[line.source] += line.count
+        engines[line.source].append(line.engine)
+    most = max(on_path.values(), default=0.0) or 1.0
+    by_file: dict[str, list[dict[str, object] | None]] = {}
+    for listing in p.listings:
+        rows = by_file.setdefault(listing.file, [])
+        if rows:
+            rows.append(None)  # lines are left out between two functions
+        for number, text in enumerate(listing.lines, listing.first):
+            place = f"{listing.file}:{number}"
+            rows.append(
+                {
+                    "place": place,
+                    "number": number,
+                    "text": text,
+                    "timed": place in counts,
+                    "path_us": on_path.get(place, 0.0),
+                    "bar": 100 * on_path.get(place, 0.0) / most,
+                    "busy_us": busy.get(place, 0.0),
+                    "engines": ", ".join(sorted(set(engines.get(place, ())), key=lane_rank)),
+                    "count": counts.get(place, 0),
+                }
+            )
+    return [{"file": file, "rows": rows} for file, rows in by_file.items()]

@@ -10,15 +10,20 @@ from nkiconv.simulate.report._summary import (
     facts,
     instruction_rows,
     kernel_names,
+    lost_rows,
     microseconds,
     percent,
     printable,
+    roofline_rows,
+    time_rows,
 )
 
 __all__ = ["profile_table"]
 
 _WIDTH = 80  # the narrowest terminal in common use
 _BAR = 30  # columns of a full bar
+_PARTS = 8  # of the critical path that are listed
+_ADVICE = 6  # lines of advice at most
 _NAME = 34  # columns before a value
 
 
@@ -37,10 +42,26 @@ def profile_table(p: ProfileLike) -> str:
     lines += _row("MBU, modelled", percent(p.mbu))
     for name, value in facts(p):
         lines += _row(name, value)
+    lines += ["", "latency by cause, modelled (along the critical path; adds up to the latency)"]
+    for cause, us, share in time_rows(p):
+        lines.append(_bar_line(cause, us, share))
+    lines += ["", "critical path by source line, modelled (share of the latency without launch)"]
+    lines += _path(p)
     lines += ["", "engine busy, modelled (share of the latency without launch)"]
     for engine, busy_us, share in engine_rows(p):
-        time = f"{microseconds(busy_us):>20} {percent(share):>9}"
-        lines.append(f"  {_fit(engine, 10):<10} [{_bar(share)}] {time}")
+        lines.append(_bar_line(engine, busy_us, share))
+    lines += ["", "engine waiting, modelled (with its busy time: the latency without launch)"]
+    for engine, _, _ in engine_rows(p):
+        waits = [f"{cause} {microseconds(us)}" for cause, us in lost_rows(p, engine)]
+        lines += _wrapped(f"  {_fit(engine, 10):<10} ", "; ".join(waits) or "never")
+    lines += ["", "roofline (without launch)"]
+    for name, value in roofline_rows(p):
+        lines += _row("  " + name, value)
+    lines += ["", "advice, modelled (the gains do not add up)"]
+    for each in p.advice[:_ADVICE]:
+        lines += _wrapped("  * ", str(each))
+    if not p.advice:
+        lines.append("  none: no rule found anything worth 2 % of the latency")
     lines += ["", "instructions executed"]
     lines += [f"  {_fit(opcode, 32):<32}{n:>20,}" for opcode, n in instruction_rows(p)]
     lines += ["", "Times come from a timing model; nothing here was measured on a device."]
@@ -48,10 +69,34 @@ def profile_table(p: ProfileLike) -> str:
 
 
 def _row(name: str, value: str) -> list[str]:
-    indent = " " * _NAME
+    return _wrapped(f"{name:<{_NAME}}", value) or [name]
+
+
+def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(
-        printable(value), _WIDTH, initial_indent=f"{name:<{_NAME}}", subsequent_indent=indent
-    ) or [name]
+        printable(text), _WIDTH, initial_indent=head, subsequent_indent=" " * len(head)
+    )
+
+
+def _bar_line(name: str, us: float, share: float) -> str:
+    time = f"{microseconds(us):>18} {percent(share):>8}"
+    return f"  {_fit(name, 13):<13} [{_bar(share)}] {time}"
+
+
+def _path(p: ProfileLike) -> list[str]:
+    """Return a line for each of the longest parts, and one for the rest."""
+    lines = []
+    whole = p.body_us if p.body_us > 0 else 1.0
+    for part in p.critical_path[:_PARTS]:
+        what = f"{part.engine} {part.what}"
+        time = f"{microseconds(part.us):>16} {percent(part.us / whole):>8}"
+        lines.append(f"  {_fit(part.source, 27):<27} {_fit(what, 23):<23} {time}")
+    rest = p.critical_path[_PARTS:]
+    if rest:
+        us = sum(part.us for part in rest)
+        time = f"{microseconds(us):>16} {percent(us / whole):>8}"
+        lines.append(f"  {f'{len(rest):,} other parts':<51} {time}")
+    return lines or ["  nothing was executed"]
 
 
 def _fit(text: str, columns: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from itertools import chain
 
 from nkiconv.simulate.report._files import open_report
 from nkiconv.simulate.report._lanes import Launches, Rows, lane_rank
@@ -20,12 +21,15 @@ from nkiconv.simulate.report._summary import profile_dict
 __all__ = ["write_trace"]
 
 _PS_PER_US = 1_000_000
+_COUNTERS = 1_000_000  # process of what belongs to no launch; more launches than that there are not
+_PATH_THREAD = 1_000_000_000  # above all others
 _ROWS_PER_LANE = 10_000  # spacing of the sort keys of two lanes; only an ordering
 
 
 def write_trace(p: ProfileLike, path: str | os.PathLike[str]) -> None:
     """Write the modelled timeline as trace JSON: a process per launch, a thread per engine.
 
+    A further process has the critical path, and counters of SBUF, PSUM and HBM bandwidth.
     Times are rounded to 1 ps.  Events of one engine or DMA ring that overlap take further threads,
     ``DMA load (2)`` and so on.  The events are streamed, never held together.
 
@@ -39,10 +43,44 @@ def write_trace(p: ProfileLike, path: str | os.PathLike[str]) -> None:
         stream.write('{"displayTimeUnit":"ns",\n')
         stream.write(f'"otherData":{json.dumps(head)},\n"traceEvents":[')
         separator = "\n"
-        for entry in _entries(p):
+        for entry in chain(_entries(p), _path(p), _counters(p)):
             stream.write(separator + entry)
             separator = ",\n"
         stream.write("\n]}\n")
+
+
+def _counters(p: ProfileLike) -> Iterator[str]:
+    """JSON text of each step of the curves, as counters of a process of their own."""
+    if p.curves:
+        yield _metadata("process_name", _COUNTERS, 0, name="memory and HBM")
+        yield _metadata("process_sort_index", _COUNTERS, 0, sort_index=_COUNTERS)
+    for curve in p.curves:
+        name, unit = json.dumps(f"{curve.name} ({curve.unit})"), json.dumps(curve.unit)
+        before = None
+        for time, value in zip(curve.times_us, curve.values, strict=True):
+            if value == before:
+                continue
+            before = value
+            yield (
+                f'{{"ph":"C","pid":{_COUNTERS},"name":{name},"ts":{round(time, 6)!r},'
+                f'"args":{{{unit}:{round(value, 3)!r}}}}}'
+            )
+
+
+def _path(p: ProfileLike) -> Iterator[str]:
+    """JSON text of the critical path, a thread of its own beside the counters."""
+    named = False
+    for kind, piece in p.path_events():
+        if not named:
+            yield _metadata("thread_name", _COUNTERS, _PATH_THREAD, name="critical path")
+            named = True
+        start, end = round(piece.start_us * _PS_PER_US), round(piece.end_us * _PS_PER_US)
+        arguments = {"engine": piece.engine, "instruction": piece.opcode, "source": piece.source}
+        yield (
+            f'{{"ph":"X","pid":{_COUNTERS},"tid":{_PATH_THREAD},"ts":{start / _PS_PER_US!r},'
+            f'"dur":{(end - start) / _PS_PER_US!r},"name":{json.dumps(f"{kind}: {piece.label}")},'
+            f'"args":{json.dumps(arguments)}}}'
+        )
 
 
 def _entries(p: ProfileLike) -> Iterator[str]:
