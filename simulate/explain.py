@@ -118,15 +118,17 @@ class Piece:
     end_ps: int
 
 
+_HELD = frozenset({Cause.ENGINE, Cause.ISSUE})
+"""The blocker let go when it made room, before its result was out."""
+
+
 class _Walk:
     """Walks one timeline backwards."""
 
     def __init__(self, trace: Trace, line: Timeline, hw: Hardware) -> None:
         self._trace = trace
         self._line = line
-        self._begin = round(hw.dma_start_ns * 1000)
         self._complete = round(hw.dma_complete_ns * 1000)
-        self._issue = round(hw.dma_issue_ns * 1000)
         self._table = round(hw.scalar_table_load_ns * 1000)
 
     def pieces(self) -> Iterator[Piece]:
@@ -135,7 +137,7 @@ class _Walk:
         if not line.end_ps:
             return
         index = max(range(len(line.end_ps)), key=line.end_ps.__getitem__)
-        until = line.end_ps[index]
+        until, issues = line.end_ps[index], False
         while index >= 0:
             lane = self._trace.words(index)[1] % LANES
             start, blocker = line.start_ps[index], line.blocker[index]
@@ -143,9 +145,9 @@ class _Walk:
                 low = start
                 if line.cause[index] == Cause.BANDWIDTH and blocker >= 0:
                     low = min(until, max(start, line.end_ps[blocker] - self._complete))
-                yield from self._transfer(index, low, until)
+                yield from self._transfer(index, low, until, issues)
                 if low > start:
-                    index, until = blocker, low
+                    index, until, issues = blocker, low, False
                     continue
             else:
                 yield from self._instruction(index, lane, until)
@@ -156,6 +158,7 @@ class _Walk:
             free = self._until(index, blocker)
             if free < start:
                 yield Piece(index, SEMAPHORE, free, start)
+            issues = line.cause[index] in _HELD
             index, until = blocker, free
 
     def _until(self, index: int, blocker: int) -> int:
@@ -163,7 +166,7 @@ class _Walk:
         line = self._line
         start, end = line.start_ps[index], line.end_ps[blocker]
         cause = line.cause[index]
-        if cause in (Cause.ENGINE, Cause.ISSUE):
+        if cause in _HELD:
             return start
         if cause == Cause.TABLE:
             same = self._trace.words(index)[1] == self._trace.words(blocker)[1]
@@ -184,16 +187,18 @@ class _Walk:
         loaded = start
         if line.cause[index] == Cause.TABLE:
             loaded = min(worked, start + self._table)
-            yield Piece(index, TABLE, start, loaded)
+            if start < loaded:
+                yield Piece(index, TABLE, start, loaded)
         if loaded < worked:
             yield Piece(index, WORK, loaded, worked)
 
-    def _transfer(self, index: int, low: int, until: int) -> Iterator[Piece]:
+    def _transfer(self, index: int, low: int, until: int, issues: bool) -> Iterator[Piece]:
         start, end = self._line.start_ps[index], self._line.end_ps[index]
-        if until <= start + self._issue:
-            yield Piece(index, ISSUE, low, until)
+        if issues:  # what follows waited for its place in the ring alone
+            if low < until:
+                yield Piece(index, ISSUE, low, until)
             return
-        flows, flowed = start + self._begin, end - self._complete
+        flows, flowed = self._line.begin_ps[index], end - self._complete
         for what, first, last in (
             (COMPLETION, flowed, end),
             (TRANSFER, flows, flowed),
@@ -265,7 +270,7 @@ def line_times(
     return tuple(sorted(times, key=lambda t: (-t.path_us, -t.busy_us, t.source, t.engine)))
 
 
-def lost_time(trace: Trace, line: Timeline, hw: Hardware) -> dict[str, dict[str, int]]:
+def lost_time(trace: Trace, line: Timeline) -> dict[str, dict[str, int]]:
     """Return what each engine waited for, in picoseconds; of two cores, on the busier one.
 
     Waiting and the engine's work add up to the length of the timeline.  ``"DMA"`` stands for the
@@ -278,18 +283,17 @@ def lost_time(trace: Trace, line: Timeline, hw: Hardware) -> dict[str, dict[str,
     lost = {}
     for lane in _ENGINE_LANES:
         base = max(range(cores), key=lambda core: (line.busy_ps[core * LANES + lane], -core))
-        lost[lane.label] = _waits(trace, line, queues[base * LANES + lane], 0)
+        lost[lane.label] = _waits(trace, line, queues[base * LANES + lane])
     busy = [sum(line.busy_ps[c * LANES + _FIRST_DMA : (c + 1) * LANES]) for c in range(cores)]
     core = max(range(cores), key=lambda c: (busy[c], -c))
     moved = [i for each in queues[core * LANES + _FIRST_DMA : (core + 1) * LANES] for i in each]
-    moved.sort(key=lambda i: (line.start_ps[i], i))
-    begin = round(hw.dma_start_ns * 1000)
-    lost["DMA"] = _waits(trace, line, moved, begin)
+    moved.sort(key=lambda i: (line.begin_ps[i], i))
+    lost["DMA"] = _waits(trace, line, moved)
     return lost
 
 
-def _waits(trace: Trace, line: Timeline, queue: list[int], begin: int) -> dict[str, int]:
-    """Return the gaps in one queue by cause; its work begins `begin` after an instruction does."""
+def _waits(trace: Trace, line: Timeline, queue: list[int]) -> dict[str, int]:
+    """Return the gaps in one queue by cause."""
     lost: defaultdict[str, int] = defaultdict(int)
     if not queue:
         return {UNUSED: line.body_ps}
@@ -299,11 +303,12 @@ def _waits(trace: Trace, line: Timeline, queue: list[int], begin: int) -> dict[s
         if ready > free:
             lost[FIRST if at == 0 else _cause(trace, line, index)] += ready - free
             free = ready
-        if ready + begin > free:
+        begin = line.begin_ps[index]
+        if begin > free:
             # Start-up hides behind earlier transfers, unless the ring issues them too slowly.
             slow = line.cause[index] == Cause.ISSUE
-            lost[DMA_ISSUE if slow else DMA_START_UP] += ready + begin - free
-            free = ready + begin
+            lost[DMA_ISSUE if slow else DMA_START_UP] += begin - free
+            free = begin
         free += line.work_ps[index]
     if line.body_ps > free:
         lost[LAST] += line.body_ps - free

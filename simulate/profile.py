@@ -440,10 +440,8 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
         roofline=Roofline(
             flops=2 * macs,
             hbm_bytes=read + written,
-            # No float is exact to the last bit here, so that one formula serves mixed dtypes too.
-            peak_tflops=2e-6
-            * cores
-            * (macs / peak_us if macs else 1 / _peak_us("bfloat16", 1, hw)),
+            # Of mixed dtypes: the rate of all matmuls together at the peak of each.
+            peak_tflops=2e-6 * cores * (macs / peak_us if macs else 1 / peak_us_of_one),
             hbm_gb_per_s=hw.hbm_bytes_per_ns * cores,
             body_us=body_us,
         ),
@@ -484,7 +482,7 @@ def lost(launches: Sequence[Launch]) -> dict[str, dict[str, float]]:
     """Add up what each engine waited for, in µs."""
     total: dict[str, dict[str, float]] = {}
     for launch in launches:
-        found = lost_time(launch.program.trace, launch.timeline, launch.program.hardware)
+        found = lost_time(launch.program.trace, launch.timeline)
         for engine, causes in found.items():
             of_engine = total.setdefault(engine, {})
             for cause, ps in causes.items():

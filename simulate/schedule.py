@@ -76,6 +76,8 @@ class Timeline:
         By instruction: a `Cause`, and the instruction that it waited for, or -1 for none.
     work_ps
         By instruction: its part of `busy_ps`.
+    begin_ps
+        By instruction: when its work began; of a transfer, when its first byte could flow.
     """
 
     start_ps: array[int]
@@ -86,6 +88,7 @@ class Timeline:
     cause: array[int]
     blocker: array[int]
     work_ps: array[int]
+    begin_ps: array[int]
 
 
 class _SharedServer:
@@ -234,7 +237,8 @@ def schedule(
     cores: int = 1,
 ) -> Timeline:
     """Replay a program on the engines of `hw`, each core with engines of its own."""
-    starts, ends, blockers, works = array("q"), array("q"), array("q"), array("q")
+    starts, ends, blockers = array("q"), array("q"), array("q")
+    works, begins = array("q"), array("q")
     causes = array("b")
     free = [0] * (LANES * cores)
     held = [(Cause.START, -1)] * (LANES * cores)
@@ -328,6 +332,7 @@ def schedule(
             end = start + latency
         busy[lane] += occupancy
         works.append(occupancy)
+        begins.append(start + begin_transfer if by_dma[lane] else start)
         starts.append(start)
         ends.append(end)
         causes.append(why)
@@ -357,5 +362,13 @@ def schedule(
                 known.latest, known.last = end, index
 
     return Timeline(
-        starts, ends, tuple(busy), tuple(issued), max(ends, default=0), causes, blockers, works
+        starts,
+        ends,
+        tuple(busy),
+        tuple(issued),
+        max(ends, default=0),
+        causes,
+        blockers,
+        works,
+        begins,
     )

@@ -79,7 +79,7 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 
 def _bar_line(name: str, us: float, share: float) -> str:
-    time = f"{microseconds(us):>18} {percent(share):>8}"
+    time = f"{microseconds(us):>20} {percent(share):>8}"
     return f"  {_fit(name, 13):<13} [{_bar(share)}] {time}"
 
 
@@ -89,13 +89,13 @@ def _path(p: ProfileLike) -> list[str]:
     whole = p.body_us if p.body_us > 0 else 1.0
     for part in p.critical_path[:_PARTS]:
         what = f"{part.engine} {part.what}"
-        time = f"{microseconds(part.us):>16} {percent(part.us / whole):>8}"
-        lines.append(f"  {_fit(part.source, 27):<27} {_fit(what, 23):<23} {time}")
+        time = f"{microseconds(part.us):>20} {percent(part.us / whole):>8}"
+        lines.append(f"  {_fit(part.source, 24):<24} {_fit(what, 21):<21} {time}")
     rest = p.critical_path[_PARTS:]
     if rest:
         us = sum(part.us for part in rest)
-        time = f"{microseconds(us):>16} {percent(us / whole):>8}"
-        lines.append(f"  {f'{len(rest):,} other parts':<51} {time}")
+        time = f"{microseconds(us):>20} {percent(us / whole):>8}"
+        lines.append(f"  {f'{len(rest):,} other parts':<46} {time}")
     return lines or ["  nothing was executed"]
 
 

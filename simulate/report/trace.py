@@ -43,7 +43,7 @@ def write_trace(p: ProfileLike, path: str | os.PathLike[str]) -> None:
         stream.write('{"displayTimeUnit":"ns",\n')
         stream.write(f'"otherData":{json.dumps(head)},\n"traceEvents":[')
         separator = "\n"
-        for entry in chain(_entries(p), _path(p), _counters(p)):
+        for entry in chain(_entries(p), _counters(p), _path(p)):
             stream.write(separator + entry)
             separator = ",\n"
         stream.write("\n]}\n")
@@ -51,9 +51,8 @@ def write_trace(p: ProfileLike, path: str | os.PathLike[str]) -> None:
 
 def _counters(p: ProfileLike) -> Iterator[str]:
     """JSON text of each step of the curves, as counters of a process of their own."""
-    if p.curves:
-        yield _metadata("process_name", _COUNTERS, 0, name="memory and HBM")
-        yield _metadata("process_sort_index", _COUNTERS, 0, sort_index=_COUNTERS)
+    yield _metadata("process_name", _COUNTERS, 0, name="memory, HBM, critical path")
+    yield _metadata("process_sort_index", _COUNTERS, 0, sort_index=_COUNTERS)
     for curve in p.curves:
         name, unit = json.dumps(f"{curve.name} ({curve.unit})"), json.dumps(curve.unit)
         before = None

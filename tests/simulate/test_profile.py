@@ -12,6 +12,7 @@ import pytest
 from ml_dtypes import bfloat16
 
 from nkiconv.simulate import NkiconvError, Profile, profile, simulate_kernel, use_target
+from nkiconv.simulate.explain import KINDS
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import jit
 from nkiconv.simulate.nki import language as nl
@@ -219,22 +220,18 @@ def test_same_twice_and_by_every_spelling(small: Profile) -> None:
 # --- What holds a kernel back --------------------------------------------------------------------
 
 BOUNDS = [
-    ({"TensorE": 60.0}, 10.0, 100.0, 18.0, "TensorE"),
-    ({"TensorE": 59.9}, 10.0, 100.0, 18.0, "dependencies"),
-    ({"TensorE": 70.0, "VectorE": 71.0}, 10.0, 100.0, 18.0, "VectorE"),
-    ({"ScalarE": 90.0, "DMA": 91.0}, 10.0, 100.0, 18.0, "DMA bandwidth"),
-    ({"GpSimdE": 80.0, "DMA": 70.0}, 85.0, 100.0, 18.0, "DMA issue"),
-    ({"TensorE": 90.0}, 10.0, 100.0, 100.0, "TensorE"),
-    ({"TensorE": 90.0}, 10.0, 100.0, 100.1, "launch"),
+    ({"TensorE": 60.0, "dependency": 40.0}, 18.0, "TensorE"),
+    ({"TensorE": 40.0, "dependency": 60.0}, 18.0, "dependency"),
+    ({"ScalarE": 30.0, "DMA bandwidth": 31.0, "DMA latency": 29.0}, 18.0, "DMA bandwidth"),
+    ({"GpSimdE": 30.0, "DMA latency": 31.0}, 60.9, "DMA latency"),
+    ({"TensorE": 90.0, "VectorE": 10.0}, 100.0, "TensorE"),
+    ({"TensorE": 90.0, "VectorE": 10.0}, 100.1, "launch"),
 ]
 
 
-@pytest.mark.parametrize(("busy", "issue", "body", "launch", "expected"), BOUNDS)
-def test_bound(
-    busy: dict[str, float], issue: float, body: float, launch: float, expected: str
-) -> None:
-    engines = dict.fromkeys(("TensorE", "VectorE", "ScalarE", "GpSimdE", "DMA"), 0.0)
-    assert _bound({**engines, **busy}, issue, body, launch) == expected
+@pytest.mark.parametrize(("times", "launch", "expected"), BOUNDS)
+def test_bound(times: dict[str, float], launch: float, expected: str) -> None:
+    assert _bound({**dict.fromkeys(KINDS, 0.0), **times, "launch": launch}) == expected
 
 
 @jit
@@ -257,7 +254,7 @@ def test_bounds_of_real_kernels() -> None:
     result, many_matmuls = profile(repeated, x, 0, 60)
     assert (result == 128 * 60).all()
     assert many_matmuls.bound == "TensorE"
-    assert profile(repeated, x, 100, 1, target="trn2")[1].bound == "DMA issue"
+    assert profile(repeated, x, 100, 1, target="trn2")[1].bound == "DMA latency"
 
 
 # --- Output --------------------------------------------------------------------------------------

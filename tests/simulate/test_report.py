@@ -11,15 +11,21 @@ import os
 import re
 import stat
 import sys
+from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from nkiconv.simulate.advice import Advice
+from nkiconv.simulate.curves import Curve
 from nkiconv.simulate.errors import NkiconvError
+from nkiconv.simulate.explain import LineTime, PathPart
+from nkiconv.simulate.listing import Listing
 from nkiconv.simulate.report import profile_dict, profile_table, write_html, write_trace
+from nkiconv.simulate.roofline import Roofline
 
 Write = Callable[["FakeProfile", Path | str], None]
 WRITERS = pytest.mark.parametrize("write", [write_trace, write_html], ids=["trace", "html"])
@@ -48,13 +54,52 @@ EVENTS = (
 )
 
 
+LINES = (
+    LineTime("conv2d.py:10", "DMA load", 3, 2.25, 700.0),
+    LineTime("conv2d.py:20", "TensorE", 2, 0.72, 500.0),
+    LineTime("conv2d.py:30", "DMA store", 1, 1.5, 0.0),
+)
+PARTS = (
+    PathPart("conv2d.py:10", "DMA load", "dma_copy", "DMA latency", "start-up", 700.0, 3),
+    PathPart("conv2d.py:20", "TensorE", "nc_matmul", "TensorE", "work", 500.0, 2),
+    PathPart("conv2d.py:30", "DMA store", "dma_copy", "DMA bandwidth", "transfer", 19.567, 1),
+)
+ROOFLINE = Roofline(3_699_376_128, 3_670_016, 91.75, 410.0, 1219.567)
+CURVES = (
+    Curve("SBUF", "B/partition", 1000.0, array("d", [0.0, 15.0, 20.0]), array("d", [0, 600, 0])),
+    Curve("HBM", "GB/s", 410.0, array("d", [0.0, 16.0, 17.0]), array("d", [0, 123.25, 0])),
+)
+PATH = (
+    ("DMA latency", FakeEvent("DMA load", "dma_copy", 15.0, 17.5, "conv2d.py:10", "start-up")),
+    ("TensorE", FakeEvent("TensorE", "nc_matmul", 17.5, 18.2, "conv2d.py:20", "work")),
+)
+
+
 @dataclass(frozen=True)
 class FakeProfile:
     target: str = "trn1"
     latency_us: float = 1234.567
     launch_us: float = 15.0
     body_us: float = 1219.567
-    bound: str = "TensorE"
+    bound: str = "DMA latency"
+    time_us: dict[str, float] = field(
+        default_factory=lambda: {
+            "TensorE": 500.0,
+            "VectorE": 0.0,
+            "DMA latency": 700.0,
+            "DMA bandwidth": 19.567,
+            "launch": 15.0,
+        }
+    )
+    critical_path: tuple[PathPart, ...] = PARTS
+    lost_us: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {"TensorE": {"results of DMA load": 600.0, "after its last": 9.787}}
+    )
+    roofline: Roofline = ROOFLINE
+    advice: tuple[Advice, ...] = (Advice("rule", "rows of 4 B", "make them longer", 321.0),)
+    lines: tuple[LineTime, ...] = LINES
+    curves: tuple[Curve, ...] = CURVES
+    listings: tuple[Listing, ...] = (Listing("conv2d.py", 9, ("def k(x):", "    load(x)")),)
     engine_busy_us: dict[str, float] = field(
         default_factory=lambda: {"DMA": 97.25, "TensorE": 609.78, "GpSimdE": 0.0}
     )
@@ -75,6 +120,10 @@ class FakeProfile:
     moving_columns: int = 216 * 448
     kernels: tuple[str, ...] = ("conv",)
     events: Iterable[FakeEvent] = EVENTS
+    path: tuple[tuple[str, FakeEvent], ...] = PATH
+
+    def path_events(self) -> tuple[tuple[str, FakeEvent], ...]:
+        return self.path
 
 
 # --- table --------------------------------------------------------------------------------------
@@ -97,16 +146,17 @@ def test_table_calls_every_time_modelled() -> None:
     headed = False  # below a heading that says it
     times = 0
     for line in profile_table(FakeProfile()).splitlines():
-        headed = line.startswith("engine busy, modelled") or (headed and bool(line))
+        headed = ", modelled (" in line or (headed and bool(line))
         if "µs" in line:
             times += 1
             assert headed or "modelled" in line
-    assert times == 6
+    assert times == 16
 
 
 def test_table_orders_engines_and_instructions() -> None:
     text = profile_table(FakeProfile())
-    assert re.findall(r"^  (\w+) +\[", text, re.M) == ["TensorE", "GpSimdE", "DMA"]
+    busy = text[text.index("engine busy") :]
+    assert re.findall(r"^  (\w+) +\[", busy, re.M) == ["TensorE", "GpSimdE", "DMA"]
     counts = text[text.index("instructions executed\n") :]
     assert re.findall(r"^  (\w+)", counts, re.M) == ["nc_matmul", "memset", "tensor_copy"]
 
@@ -116,7 +166,7 @@ def test_table_orders_engines_and_instructions() -> None:
 )
 def test_bar_length_is_the_share_of_the_body(busy: float, marks: int) -> None:
     text = profile_table(FakeProfile(engine_busy_us={"TensorE": busy}))
-    bar = re.search(r"\[([#.]{30})\]", text)
+    bar = re.search(r"\[([#.]{30})\]", text[text.index("engine busy") :])
     assert bar is not None
     assert bar[1].count("#") == marks
 
@@ -129,7 +179,11 @@ def test_table_fits_80_columns_whatever_the_names() -> None:
             body_us=98_765_432_000.0,
             kernels=(long, "b", "b", "\x1b[31mred\n"),
             bound=long,
+            time_us={long: 98_765_432_109.87},
+            critical_path=(PathPart(long, long, long, long, long, 98_765_432_109.87, 1),) * 20,
             engine_busy_us={long: 98_765_432_109.87},
+            lost_us={long: {long: 98_765_432_109.87}},
+            advice=(Advice("rule", long, long, 98_765_432_109.87),) * 20,
             instructions={long: 10**14},
             hbm_read_bytes=10**17,
             moving_columns=0,
@@ -142,8 +196,36 @@ def test_table_fits_80_columns_whatever_the_names() -> None:
 
 
 def test_table_of_a_run_that_launched_nothing() -> None:
-    nothing = FakeProfile(latency_us=0.0, launch_us=0.0, body_us=0.0, kernels=(), instructions={})
-    assert "none launched" in profile_table(nothing)
+    nothing = FakeProfile(
+        latency_us=0.0, launch_us=0.0, body_us=0.0, kernels=(), instructions={}, advice=(),
+        critical_path=(), time_us={}, roofline=Roofline(0, 0, 91.75, 410.0, 0.0),
+    )  # fmt: skip
+    text = profile_table(nothing)
+    for line in ("none launched", "nothing was executed", "no matmul", "no rule found anything"):
+        assert line in text
+
+
+def test_table_explains() -> None:
+    text = profile_table(FakeProfile())
+    for line in (
+        r"  DMA latency +\[#{17}\.{13}\] +700\.00 µs +56\.7 %",
+        r"  launch +\[#\.{29}\] +15\.00 µs +1\.2 %",
+        r"  conv2d\.py:10 +DMA load start-up +700\.00 µs +57\.4 %",
+        r"  TensorE +results of DMA load 600\.00 µs; after its last 9\.79 µs",
+        r"  FLOP per byte of HBM +1,008\.0 \(ridge at 223\.8\)",
+        r"  attained, modelled +3\.03 of 91\.75 TFLOP/s",  # 3.70e9 FLOP in 1219.567 µs
+        r"  at the roof, modelled +40\.32 µs, limited by TensorE",  # 3.70e9 / 91.75e12
+        r"  share of the roof, modelled +3\.3 %",
+        r"  \* rows of 4 B: make them longer \(at most 321\.0 µs, modelled\)",
+    ):
+        assert re.search(f"^{line}$", text, re.M), line
+    assert "VectorE" not in text  # it took no time
+
+
+def test_table_adds_up_what_it_leaves_out() -> None:
+    part = PathPart("k.py:1", "TensorE", "nc_matmul", "TensorE", "work", 10.0, 1)
+    text = profile_table(FakeProfile(critical_path=(part,) * 11, body_us=110.0))
+    assert re.search(r"^  3 other parts +30\.00 µs +27\.3 %$", text, re.M)
 
 
 # --- dictionary ---------------------------------------------------------------------------------
@@ -152,11 +234,15 @@ def test_table_of_a_run_that_launched_nothing() -> None:
 def test_dict_is_json_with_every_field_but_the_events() -> None:
     profile = FakeProfile()
     as_dict = json.loads(json.dumps(profile_dict(profile)))
-    fields = {name for name in vars(profile) if name != "events"}
+    fields = set(vars(profile)) - {"events", "path", "curves", "listings"}
     assert set(as_dict) == fields | {"timing"}
     assert as_dict.pop("timing") == "modelled"
     assert as_dict.pop("kernels") == ["conv"]
-    assert as_dict == {name: getattr(profile, name) for name in fields - {"kernels"}}
+    assert as_dict.pop("roofline")["limit"] == "TensorE"
+    for name in ("critical_path", "advice", "lines"):
+        assert as_dict.pop(name) == [asdict(each) for each in getattr(profile, name)]
+        fields.remove(name)
+    assert as_dict == {name: getattr(profile, name) for name in fields - {"kernels", "roofline"}}
 
 
 # --- trace --------------------------------------------------------------------------------------
@@ -174,10 +260,14 @@ def read_trace(
     order: dict[str, int] = {}
     events = []
     for entry in trace["traceEvents"]:
+        if entry["ph"] == "C":
+            continue
         pid, tid, arguments = entry["pid"], entry["tid"], entry["args"]
-        if entry["ph"] == "X":
+        if entry["ph"] == "X" and processes[pid] != "memory, HBM, critical path":
             lane = lanes[pid, tid]  # named before its first event
             events.append((processes[pid], lane, entry["ts"], entry["dur"], arguments))
+        elif entry["ph"] == "X":
+            assert lanes[pid, tid] == "critical path"
         elif entry["name"] == "process_name":
             processes[pid] = arguments["name"]
         elif entry["name"] == "thread_name":
@@ -204,6 +294,39 @@ def test_trace_lanes_do_not_overlap_and_are_ordered(tmp_path: Path) -> None:
     loads = ["DMA load", "DMA load (2)", "DMA load"]
     assert lanes == ["launch", *loads, "TensorE", "TensorE", "DMA store", "launch"]
     expected = ["launch", "DMA load", "DMA load (2)", "DMA store", "TensorE"]
+    assert sorted(order, key=order.__getitem__) == expected
+
+
+def test_trace_has_counters_and_the_critical_path(tmp_path: Path) -> None:
+    write_trace(FakeProfile(), tmp_path / "trace.json")
+    entries = json.loads((tmp_path / "trace.json").read_text("utf-8"))["traceEvents"]
+    steps = [(e["name"], e["ts"], e["args"]) for e in entries if e["ph"] == "C"]
+    assert steps == [
+        ("SBUF (B/partition)", 0.0, {"B/partition": 0.0}),
+        ("SBUF (B/partition)", 15.0, {"B/partition": 600.0}),
+        ("SBUF (B/partition)", 20.0, {"B/partition": 0.0}),
+        ("HBM (GB/s)", 0.0, {"GB/s": 0.0}),
+        ("HBM (GB/s)", 16.0, {"GB/s": 123.25}),
+        ("HBM (GB/s)", 17.0, {"GB/s": 0.0}),
+    ]
+    pieces = [e for e in entries if e["ph"] == "X" and e["name"] in ("TensorE: work",)]
+    assert [(e["ts"], e["dur"], e["args"]) for e in pieces] == [
+        (
+            17.5,
+            pytest.approx(0.7),
+            {"engine": "TensorE", "instruction": "nc_matmul", "source": "conv2d.py:20"},
+        )
+    ]
+
+
+def test_lanes_of_a_second_core_come_below_those_of_the_first(tmp_path: Path) -> None:
+    events = [
+        FakeEvent(engine, "x", 0.0, 1.0)
+        for engine in ("TensorE (core 1)", "SyncE", "DMA load (core 1)", "TensorE", "DMA load")
+    ]
+    write_trace(FakeProfile(events=events), tmp_path / "trace.json")
+    _, order = read_trace(tmp_path / "trace.json")
+    expected = ["DMA load", "TensorE", "SyncE", "DMA load (core 1)", "TensorE (core 1)"]
     assert sorted(order, key=order.__getitem__) == expected
 
 
@@ -280,6 +403,8 @@ def drawn(page: Page) -> list[tuple[str, str, str, float, float]]:
     data = json.loads(page.data)
     found = []
     for row in data["rows"]:
+        if data["strings"][row["engine"]] == "critical path":
+            continue
         time = 0
         for kind, gap, ticks in zip(row["kinds"], row["gaps"], row["ticks"], strict=True):
             assert gap >= 0
@@ -296,29 +421,81 @@ def test_page_holds_the_numbers(tmp_path: Path) -> None:
     assert "Modelled, not measured." in page.text
     for number in ("1,234.57 µs", "1,219.57 µs", "15.00 µs", "71.3 %", "8.2 %", "TensorE"):
         assert number in page.text
-    assert ["TensorE", "", "609.78 µs", "50.0 %"] in page.rows
+    words = " ".join(page.text.replace("\n", " ").split())
+    assert "TensorE 609.78 µs 50.0 % results of DMA load 600.00 µs · after its last" in words
+    assert "DMA latency 56.7 % 700.00 µs" in words
+    assert "rows of 4 B: make them longer (at most 321.00 µs, modelled)" in words
+    assert ["Attained, modelled", "3.03 of 91.75 TFLOP/s"] in page.rows
     assert ["MACs", "1,849,688,064"] in page.rows
     assert ["HBM read", "3.000 MiB (3,145,728 bytes)"] in page.rows
     assert ["nc_matmul", "TensorE", "216", "0.71 µs"] in page.rows
 
 
-def test_page_sums_time_per_source_line_and_engine(tmp_path: Path) -> None:
-    write_html(FakeProfile(body_us=10.0), tmp_path / "page.html")
+def test_page_lists_the_critical_path_and_the_source_lines(tmp_path: Path) -> None:
+    write_html(FakeProfile(), tmp_path / "page.html")
     rows = Page(tmp_path / "page.html").rows
-    start = rows.index(["Source line", "Engine", "Events", "Modelled time", "Share"])
+    start = rows.index(
+        ["Source line", "Spent on", "Instruction", "Pieces", "Modelled time", "Share"]
+    )
+    assert rows[start + 1] == [
+        "conv2d.py:10", "DMA load start-up", "dma_copy", "3", "700.00 µs", "57.4 %"
+    ]  # fmt: skip
+    start = rows.index(["Path", "", "Busy", "Line", "Source"])
+    assert rows[start + 1 : start + 3] == [
+        ["", "", "", "9", ""],  # the text stands in an element of its own
+        ["700.00 µs", "", "2.25 µs", "10", ""],
+    ]
+    assert "    load(x)" in Page(tmp_path / "page.html").text
+    start = rows.index(["Source line", "Engine", "Instructions", "Busy", "Path"])
     assert rows[start + 1 :] == [
-        ["conv2d.py:10", "DMA load", "3", "6.25 µs", "62.5 %"],
-        ["conv2d.py:30", "DMA store", "1", "1.50 µs", "15.0 %"],
-        ["conv2d.py:20", "TensorE", "2", "0.71 µs", "7.1 %"],
+        ["conv2d.py:10", "DMA load", "3", "2.25 µs", "700.00 µs"],
+        ["conv2d.py:20", "TensorE", "2", "0.72 µs", "500.00 µs"],
+        ["conv2d.py:30", "DMA store", "1", "1.50 µs", "0.00 µs"],
     ]
 
 
 def test_page_folds_the_lines_beyond_the_first(tmp_path: Path) -> None:
-    events = [FakeEvent("TensorE", "nc_matmul", i, i + 1, f"k.py:{i}") for i in range(30)]
-    write_html(FakeProfile(events=events), tmp_path / "page.html")
+    lines = tuple(LineTime(f"k.py:{i}", "TensorE", 1, 1.0, 1.0) for i in range(30))
+    write_html(FakeProfile(lines=lines, critical_path=()), tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert "5 more lines" in page.text
     assert sum(row[0].startswith("k.py:") for row in page.rows) == 30
+
+
+def test_page_separates_functions_of_one_file(tmp_path: Path) -> None:
+    listings = (Listing("k.py", 1, ("def a():",)), Listing("k.py", 7, ("def b():",)))
+    write_html(FakeProfile(listings=listings), tmp_path / "page.html")
+    rows = Page(tmp_path / "page.html").rows
+    start = rows.index(["Path", "", "Busy", "Line", "Source"])
+    assert [row[3] for row in rows[start + 1 : start + 4]] == ["1", "⋮", "7"]
+
+
+def test_page_merges_events_where_there_are_too_many(tmp_path: Path) -> None:
+    """Of 100,000 events in pairs, one piece for each cell of the time; nothing gets lost."""
+    events = [
+        FakeEvent("TensorE", "nc_matmul" if i % 3 else "nc_transpose", i, i + 0.5, "k.py:1")
+        for i in range(100_000)
+    ]
+    write_html(FakeProfile(events=events), tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 2**20
+    data = json.loads(Page(tmp_path / "page.html").data)
+    (row,) = (r for r in data["rows"] if data["strings"][r["engine"]] == "TensorE")
+    pieces = len(row["kinds"])
+    assert pieces <= 60_000
+    several = {row["several"][i]: row["several"][i + 1 : i + 3] for i in range(0, pieces * 3, 3)}
+    assert sum(count for count, _ in several.values()) == 100_000 - (pieces - len(several))
+    assert all(ticks == count * 5000 for count, ticks in several.values())  # 0.5 µs each
+    assert sum(row["gaps"]) + sum(row["ticks"]) == (100_000 - 1) * 10_000 + 5000
+
+
+def test_page_merges_steps_of_a_curve_and_keeps_the_highest(tmp_path: Path) -> None:
+    times, values = array("d", range(50_000)), array("d", [i % 7 for i in range(50_000)])
+    curve = Curve("SBUF", "B/partition", 10.0, times, values)
+    event = FakeEvent("TensorE", "nc_matmul", 0.0, 50_000.0)
+    write_html(FakeProfile(events=(event,), curves=(curve,)), tmp_path / "page.html")
+    (drawn_curve,) = json.loads(Page(tmp_path / "page.html").data)["curves"]
+    assert len(drawn_curve["gaps"]) == len(drawn_curve["values"]) < 4000
+    assert set(drawn_curve["values"][1:-2]) == {6}  # each cell of 16 steps has a 6
 
 
 def test_page_draws_each_event_once(tmp_path: Path) -> None:
@@ -348,18 +525,25 @@ def test_page_escapes_every_name(tmp_path: Path) -> None:
         engine_busy_us={evil: 1.0},
         instructions={evil: 1},
         events=(event,),
+        lost_us={evil: {evil: 1.0}},
+        advice=(Advice(evil, evil, evil, 1.0),),
+        lines=(LineTime(evil, evil, 1, 1.0, 1.0),),
+        critical_path=(PathPart(evil, evil, evil, evil, evil, 1.0, 1),),
+        listings=(Listing(evil, 1, (evil,)),),
+        curves=(Curve(evil, evil, 1.0, array("d", [0.0]), array("d", [1.0])),),
+        path=((evil, event),),
     )
     write_html(profile, tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert [tag for tag, _ in page.tags].count("script") == 2  # the data and the drawing
     assert "img" not in {tag for tag, _ in page.tags}
-    assert page.text.count(evil) >= 6
+    assert page.text.count(evil) >= 15
     assert not set("<>&") & set(page.data)  # nothing that could end the script element
     assert drawn(page) == [(evil, evil, evil, 0.0, 1.0)]
 
 
 def test_page_without_events(tmp_path: Path) -> None:
-    write_html(FakeProfile(events=(), body_us=0.0, kernels=()), tmp_path / "page.html")
+    write_html(FakeProfile(events=(), body_us=0.0, kernels=(), path=()), tmp_path / "page.html")
     page = Page(tmp_path / "page.html")
     assert "No event was recorded." in page.text
     assert "script" not in {tag for tag, _ in page.tags}
