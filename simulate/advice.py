@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from nkiconv.simulate.explain import (
     COMPLETION,
+    FEW_ENGINES,
     FIRST,
     ISSUE,
     LOOP,
+    PORT,
     REUSE,
     START_UP,
     TABLE,
@@ -40,8 +42,8 @@ class Figures:
         By engine, as ``engine_busy_us`` and ``lost_us`` of `Profile`.
     matmuls, moving_columns, macs, float32_macs
         Of matmuls that do arithmetic, transposes left out of the last two.
-    tensor_peak_us
-        What TensorE's documented peak takes for these MACs.
+    tensor_clocked_us
+        What TensorE's instructions take at its full clock, one after the other.
     array_cells, columns_at_most, issue_columns
         Cells of TensorE's array; columns a matmul can stream; columns' time that a matmul takes
         at least.
@@ -68,7 +70,7 @@ class Figures:
     moving_columns: int
     macs: int
     float32_macs: int
-    tensor_peak_us: float
+    tensor_clocked_us: float
     array_cells: int
     columns_at_most: int
     issue_columns: int
@@ -154,6 +156,19 @@ def _empty_array(f: Figures) -> _Found | None:
     )
 
 
+def _slow_clock(f: Figures) -> _Found | None:
+    """TensorE's clock is lowered while its array is poorly fed."""
+    busy = f.busy.get("TensorE", 0.0)
+    if busy < 1.15 * f.tensor_clocked_us or not f.tensor_clocked_us:
+        return None
+    return (
+        f"TensorE runs below its clock: its work takes {busy / f.tensor_clocked_us:.1f} times as "
+        "long",
+        "keep it fed: contract over more partitions, and leave fewer gaps between matmuls",
+        f.path.get(("TensorE", WORK), 0.0) * (1 - f.tensor_clocked_us / busy),
+    )
+
+
 def _late_start(f: Figures) -> _Found | None:
     """What TensorE waits for before its first matmul is not hidden behind anything."""
     waits = f.lost["TensorE"].get(FIRST, 0.0)
@@ -193,6 +208,31 @@ def _short_rows(f: Figures) -> _Found | None:
         f"DMA engines move {rate:,.0f} of {f.dma_bytes_per_ns:,.0f} GB/s while they work",
         "make the contiguous runs longer (512 B or more), in HBM and in SBUF",
         flows * (1 - rate / f.dma_bytes_per_ns),
+    )
+
+
+def _few_partitions(f: Figures) -> _Found | None:
+    """Each DMA engine serves some partitions of a tile; the others have nothing to do."""
+    idle, busy = f.lost["DMA"].get(FEW_ENGINES, 0.0), f.busy.get("DMA", 0.0)
+    if idle < 0.1 * f.body_us:
+        return None
+    return (
+        f"transfers of few partitions leave DMA engines idle for {idle:,.1f} µs",
+        "load and store tiles of 128 partitions",
+        _on_rings(f, TRANSFER) * idle / (idle + busy),
+    )
+
+
+def _shared_port(f: Figures) -> _Found | None:
+    """VectorE shares ports to SBUF and PSUM with GpSimdE and ScalarE."""
+    waits = {name: f.lost[name].get(PORT, 0.0) for name in ("VectorE", "ScalarE", "GpSimdE")}
+    most = max(waits, key=lambda name: waits[name])
+    if waits[most] < 0.05 * f.body_us:
+        return None
+    return (
+        f"{most} waits {waits[most]:,.1f} µs for a port that another engine holds",
+        "give the work of both to one engine, or to engines that share no port",
+        _by_overlap(f, waits[most]),
     )
 
 
@@ -319,9 +359,12 @@ def _loops(f: Figures) -> _Found | None:
 RULES: Mapping[str, Callable[[Figures], _Found | None]] = {
     "few columns": _few_columns,
     "empty array": _empty_array,
+    "slow clock": _slow_clock,
     "late start": _late_start,
     "small transfers": _small_transfers,
     "short rows": _short_rows,
+    "few partitions": _few_partitions,
+    "shared port": _shared_port,
     "read again": _read_again,
     "activation tables": _tables,
     "no spare buffer": _no_spare_buffer,

@@ -98,7 +98,9 @@ def _bandwidth(trace: Trace, line: Timeline, hw: Hardware, cores: int) -> Curve:
     complete = round(hw.dma_complete_ns * 1000)
     for index, size in trace.hbm_moves():
         end = line.end_ps[index] - complete
-        start = end - max(1, line.work_ps[index])
+        # Of few partitions it takes longer than its share of the DMA engines' time.
+        alone = min(trace.words(index)[5], end - line.begin_ps[index])
+        start = end - max(1, line.work_ps[index], alone)
         rate = size / (end - start)
         for at in range(start // width, min(len(moved) - 1, (end - 1) // width) + 1):
             inside = min(end, (at + 1) * width) - max(start, at * width)

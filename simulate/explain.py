@@ -14,9 +14,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from nkiconv.simulate.demand import Descriptors
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.program import Program
-from nkiconv.simulate.schedule import Cause, Timeline
+from nkiconv.simulate.resources import Cause
+from nkiconv.simulate.schedule import Timeline
 from nkiconv.simulate.trace import LANES, Lane, Trace
 
 BANDWIDTH, LATENCY, DEPENDENCY, LAUNCH = "DMA bandwidth", "DMA latency", "dependency", "launch"
@@ -45,13 +47,19 @@ _KIND_OF = {
 
 # Names of what an engine waited for; `waits_for` makes those of results.
 FIRST, LAST, UNUSED = "before its first instruction", "after its last", "unused"
-REUSE, ORDER = "memory still in use", "explicit order"
+REUSE, ORDER, PORT = "memory still in use", "explicit order", "shared port"
 DMA_ISSUE, DMA_START_UP = "DMA issue", "DMA start-up"
+FEW_ENGINES = "transfers of few partitions"
 
 
 def waits_for(engine: str) -> str:
     """Return the name of the time spent waiting for results of an engine or DMA ring."""
     return f"results of {engine}"
+
+
+def queue_of(engine: str) -> str:
+    """Return the name of the time spent in the queue of another engine, for its descriptors."""
+    return f"queue of {engine}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,7 @@ class Piece:
     end_ps: int
 
 
-_HELD = frozenset({Cause.ENGINE, Cause.ISSUE})
+_HELD = frozenset({Cause.ENGINE, Cause.ISSUE, Cause.PORT})
 """The blocker let go when it made room, before its result was out."""
 
 
@@ -184,13 +192,12 @@ class _Walk:
         worked = min(until, start + max(line.work_ps[index], words[4]))
         if worked < until:
             yield Piece(index, RESULT, worked, until)
-        loaded = start
-        if line.cause[index] == Cause.TABLE:
-            loaded = min(worked, start + self._table)
-            if start < loaded:
-                yield Piece(index, TABLE, start, loaded)
+        loads = line.cause[index] == Cause.TABLE
+        loaded = min(worked, start + self._table) if loads else start
         if loaded < worked:
             yield Piece(index, WORK, loaded, worked)
+        if start < loaded:
+            yield Piece(index, TABLE, start, loaded)
 
     def _transfer(self, index: int, low: int, until: int, issues: bool) -> Iterator[Piece]:
         start, end = self._line.start_ps[index], self._line.end_ps[index]
@@ -270,61 +277,95 @@ def line_times(
     return tuple(sorted(times, key=lambda t: (-t.path_us, -t.busy_us, t.source, t.engine)))
 
 
-def lost_time(trace: Trace, line: Timeline) -> dict[str, dict[str, int]]:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Work in an engine's queue: when it could start, when it began, for how long, till when."""
+
+    index: int
+    ready: int
+    begin: int
+    work: int
+    done: int
+
+
+def lost_time(trace: Trace, line: Timeline, hw: Hardware) -> dict[str, dict[str, int]]:
     """Return what each engine waited for, in picoseconds; of two cores, on the busier one.
 
     Waiting and the engine's work add up to the length of the timeline.  ``"DMA"`` stands for the
     DMA engines of a core, which all its rings share.
     """
     cores = len(line.busy_ps) // LANES
-    queues: list[list[int]] = [[] for _ in range(LANES * cores)]
+    complete = round(hw.dma_complete_ns * 1000)
+    generating = round(hw.dma_software_issue_ns * 1000)
+    queues: list[list[_Job]] = [[] for _ in range(LANES * cores)]
     for index in range(len(trace)):
-        queues[trace.words(index)[1]].append(index)
+        words = trace.words(index)
+        lane, start, begin = words[1], line.start_ps[index], line.begin_ps[index]
+        done = begin
+        if lane % LANES >= _FIRST_DMA:
+            done = line.end_ps[index] - complete
+            if words[6] == Descriptors.SOFTWARE:  # GpSimdE writes the descriptors first
+                job = _Job(index, start, start, generating, start)
+                queues[lane // LANES * LANES + Lane.GPSIMD].append(job)
+            lane = lane // LANES * LANES + _FIRST_DMA
+        queues[lane].append(_Job(index, start, begin, line.work_ps[index], done))
     lost = {}
-    for lane in _ENGINE_LANES:
-        base = max(range(cores), key=lambda core: (line.busy_ps[core * LANES + lane], -core))
-        lost[lane.label] = _waits(trace, line, queues[base * LANES + lane])
+    for of_engine in _ENGINE_LANES:
+        core = max(range(cores), key=lambda c: (line.busy_ps[c * LANES + of_engine], -c))
+        lost[of_engine.label] = _waits(trace, line, queues[core * LANES + of_engine])
     busy = [sum(line.busy_ps[c * LANES + _FIRST_DMA : (c + 1) * LANES]) for c in range(cores)]
     core = max(range(cores), key=lambda c: (busy[c], -c))
-    moved = [i for each in queues[core * LANES + _FIRST_DMA : (core + 1) * LANES] for i in each]
-    moved.sort(key=lambda i: (line.begin_ps[i], i))
+    moved = sorted(queues[core * LANES + _FIRST_DMA], key=lambda job: (job.begin, job.index))
     lost["DMA"] = _waits(trace, line, moved)
     return lost
 
 
-def _waits(trace: Trace, line: Timeline, queue: list[int]) -> dict[str, int]:
+def _waits(trace: Trace, line: Timeline, queue: list[_Job]) -> dict[str, int]:
     """Return the gaps in one queue by cause."""
     lost: defaultdict[str, int] = defaultdict(int)
     if not queue:
         return {UNUSED: line.body_ps}
-    free = 0
-    for at, index in enumerate(queue):
-        ready = line.start_ps[index]
-        if ready > free:
-            lost[FIRST if at == 0 else _cause(trace, line, index)] += ready - free
-            free = ready
-        begin = line.begin_ps[index]
-        if begin > free:
+    free = done = 0
+    for at, job in enumerate(queue):
+        # A transfer of few partitions leaves DMA engines without work till its end.
+        for name, until in (
+            (FEW_ENGINES, min(done, job.begin)),
+            (FIRST if at == 0 else _cause(trace, line, job.index), job.ready),
             # Start-up hides behind earlier transfers, unless the ring issues them too slowly.
-            slow = line.cause[index] == Cause.ISSUE
-            lost[DMA_ISSUE if slow else DMA_START_UP] += begin - free
-            free = begin
-        free += line.work_ps[index]
-    if line.body_ps > free:
-        lost[LAST] += line.body_ps - free
+            (
+                DMA_ISSUE if line.cause[job.index] == Cause.ISSUE else DMA_START_UP,
+                job.begin,
+            ),
+        ):
+            if until > free:
+                lost[name] += until - free
+                free = until
+        free += job.work
+        done = max(done, job.done)
+    for name, until in ((FEW_ENGINES, min(done, line.body_ps)), (LAST, line.body_ps)):
+        if until > free:
+            lost[name] += until - free
+            free = until
     return dict(lost)
 
 
+_CAUSES = {
+    Cause.REUSE: REUSE,
+    Cause.EDGE: ORDER,
+    Cause.BARRIER: BARRIER,
+    Cause.ISSUE: DMA_ISSUE,
+    Cause.PORT: PORT,
+}
+
+
 def _cause(trace: Trace, line: Timeline, index: int) -> str:
-    cause, blocker = line.cause[index], line.blocker[index]
-    if cause in (Cause.REUSE, Cause.EDGE, Cause.BARRIER, Cause.ISSUE):
-        names = {
-            Cause.REUSE: REUSE, Cause.EDGE: ORDER, Cause.BARRIER: BARRIER, Cause.ISSUE: DMA_ISSUE
-        }  # fmt: skip
-        return names[Cause(cause)]
+    cause, blocker = Cause(line.cause[index]), line.blocker[index]
+    if cause in _CAUSES:
+        return _CAUSES[cause]
     if blocker < 0:
         return FIRST
-    return waits_for(Lane(trace.words(blocker)[1] % LANES).label)
+    other = Lane(trace.words(blocker)[1] % LANES).label
+    return queue_of(other) if cause is Cause.ENGINE else waits_for(other)
 
 
 def add_up(parts: tuple[PathPart, ...], launch_us: float) -> dict[str, float]:

@@ -98,8 +98,13 @@ class Hardware:
     tile_issue_cycles: int
     float32_matmul_passes: int
     float32_matmul_row_cycles: int
-    float32_weight_load_cycles: int
+    float32_weight_load_cycles: float
+    weight_load_columns: int
+    throttle_slowdown: int
+    throttle_window_cycles: int
+    throttle_busy_share: float
     tensor_latency_ns: float
+    tensor_throttled_latency_ns: float
     vector_latency_ns: float
     scalar_latency_ns: float
     engine_issue_cycles: int
@@ -118,6 +123,8 @@ class Hardware:
     quantize_elems_per_cycle: int
     scalar_table_load_ns: float
     float32_pair_cycles: float
+    tensor_scalar_extra_cycles: int
+    narrow_stride_ns: float
     reciprocal_cycles: float
     scan_cycles: float
     cumulative_cycles: float
@@ -129,13 +136,24 @@ class Hardware:
     wide_stride_bytes: int
     hbm_bytes_per_ns: float
     dma_engines: int
+    dma_engine_partitions: int
     dma_bytes_per_ns: float
+    dma_aggregate_bytes_per_ns: float
     dma_descriptor_ns: float
     dma_shortest_ns: float
     dma_element_ns: float
-    dma_transpose_share: float
-    dma_issue_ns: float
-    dma_start_ns: float
+    dma_hbm_write_bytes: int
+    dma_transfer_ns: float
+    dma_fill_ns: float
+    dma_transpose_hbm_share: float
+    dma_transpose_sbuf_share: float
+    dma_transpose_elems: int
+    dma_static_issue_ns: float
+    dma_static_start_ns: float
+    dma_hardware_issue_ns: float
+    dma_hardware_start_ns: float
+    dma_software_issue_ns: float
+    dma_software_start_ns: float
     dma_complete_ns: float
     core_barrier_ns: float
     loop_iteration_ns: float
@@ -269,9 +287,63 @@ def _facts() -> Iterator[Fact]:
         "trn2 profiles: float32 weights of 128 columns take about 256 cycles",
         measured,
     )
-    yield from same("tensor_latency_ns", "ns", 164, "trn2 profiles", measured)
-    yield from same("vector_latency_ns", "ns", 155, "trn2 profiles", measured)
-    yield from same("scalar_latency_ns", "ns", 158, "trn1 perf guide 159, trn2 profiles", measured)
+    yield from same(
+        "weight_load_columns",
+        "columns/cycle",
+        4,
+        "perf guide, fast weight load: 128 columns of 2 bytes in about 32 cycles",
+        documented,
+    )
+    yield from each(
+        "throttle_slowdown",
+        "times",
+        (1, 2, 2),
+        "trn2 profiles: TensorE starts at half its clock, and falls back to it when poorly fed; "
+        "trn1 is at its sustained rate (tensor_ghz) throughout",
+        (assumed, measured, assumed),
+    )
+    yield from same(
+        "throttle_window_cycles",
+        "cycles",
+        8192,
+        "trn2 profiles: the clock is chosen anew every 3.413 us",
+        measured,
+    )
+    yield from same(
+        "throttle_busy_share",
+        "share of the window",
+        0.375,
+        "inferred from trn2 profiles: columns streamed at full clock, weighted by the rows in use",
+        assumed,
+    )
+    yield from each(
+        "tensor_latency_ns",
+        "ns",
+        (133, 164, 164),
+        "trn1 perf guide: 188 for an isolated matmul of 128 columns; trn2 profiles",
+        (measured, measured, assumed),
+    )
+    yield from same(
+        "tensor_throttled_latency_ns",
+        "ns",
+        204,
+        "trn2 profiles: 200 to 205 at half clock",
+        measured,
+    )
+    yield from each(
+        "vector_latency_ns",
+        "ns",
+        (214, 155, 155),
+        "trn1 perf guide and profile: 2000 and 8192 elements; trn2 profiles",
+        (measured, measured, assumed),
+    )
+    yield from each(
+        "scalar_latency_ns",
+        "ns",
+        (158, 158, 158),
+        "trn1 perf guide: 159 for one element; trn2 profiles",
+        (measured, measured, assumed),
+    )
     yield from same(
         "engine_issue_cycles", "cycles", 60, "A2: about 64 to issue; trn2 profiles: 60", measured
     )
@@ -328,11 +400,31 @@ def _facts() -> Iterator[Fact]:
     yield from each(
         "float32_pair_cycles",
         "cycles/element",
-        (2, 1, 1),
+        (2.02, 1, 1),
         "tensor_tensor of two float32 SBUF tiles: trn1 perf guide 2.02, trn2 profiles 1",
         (measured, measured, assumed),
     )
-    yield from same("reciprocal_cycles", "cycles/element", 8, "isa 2.26 reciprocal", documented)
+    yield from same(
+        "tensor_scalar_extra_cycles",
+        "cycles",
+        60,
+        "trn2 profiles: tensor_scalar takes 60 ns longer than a copy, of 128 and of 512 elements",
+        measured,
+    )
+    yield from same(
+        "narrow_stride_ns",
+        "ns/element",
+        4.4,
+        "trn2 profiles: results of 2 bytes written 18 B apart and more, ScalarE and VectorE",
+        measured,
+    )
+    yield from each(
+        "reciprocal_cycles",
+        "cycles/element",
+        (8, 5.8, 8),
+        "isa 2.26 reciprocal: 8; trn2 profiles: 5.8",
+        (documented, measured, documented),
+    )
     yield from same("scan_cycles", "cycles/element", 2, "isa 2.26 tensor_tensor_scan", documented)
     yield from same(
         "cumulative_cycles",
@@ -363,7 +455,13 @@ def _facts() -> Iterator[Fact]:
         assumed,
     )
     yield from same("bn_aggr_tuple_cycles", "cycles/tuple", 13, "isa 2.26 bn_aggr", documented)
-    yield from same("dependency_ns", "ns", 35, "trn2 profiles: 34 to 40 to a waiter", measured)
+    yield from each(
+        "dependency_ns",
+        "ns",
+        (30, 35, 35),
+        "trn1 perf guide: 189 from start to start of a chain of 159; trn2 profiles: 34 to 40",
+        (measured, measured, assumed),
+    )
     yield from same("wide_stride_bytes", "B", 16, "A2: strides of 16 B halve bandwidth", documented)
 
     # DMA and HBM.
@@ -371,42 +469,127 @@ def _facts() -> Iterator[Fact]:
         "hbm_bytes_per_ns",
         "B/ns/core",
         (410, 375, 590),
-        "device bandwidth over cores; trn2: best published transfer",
-        (documented, measured, documented),
+        "A2, A3, A4: bandwidth of the device over its cores",
+        documented,
     )
     yield from same("dma_engines", "engines", 16, "DMA overview", documented)
+    yield from same(
+        "dma_engine_partitions",
+        "partitions/engine",
+        8,
+        "DMA overview: 128 partitions over 16 engines, four rows go through one",
+        documented,
+    )
     yield from each(
         "dma_bytes_per_ns",
         "B/ns/engine",
-        (18.1, 27.2, 33.0),
-        "trn1 published benchmarks, trn2 profiles, trn3 DMA guide",
+        (20.2, 27.2, 38.4),
+        "trn1 perf guide: 32 KiB on one engine in 1810 ns, less what a transfer costs besides; "
+        "trn2 profiles; DMA overview",
         (measured, measured, documented),
+    )
+    yield from each(
+        "dma_aggregate_bytes_per_ns",
+        "B/ns/core",
+        (272, 375, 528),
+        "DMA guide: 272, 368, 528 of all engines; trn2 profiles: 512 KiB in 1390 to 1450 ns",
+        (documented, measured, documented),
     )
     yield from same("dma_descriptor_ns", "ns", 4.8, "trn2 profiles, rows of 256 B and up", measured)
     yield from same(
-        "dma_shortest_ns", "ns", 10, "trn2 profiles: elements of 32 B, inferred", measured
+        "dma_shortest_ns", "ns", 10, "trn2 profiles: elements of 32 B, inferred", assumed
     )
     yield from same(
-        "dma_element_ns", "ns", 55, "trn2 profiles: elements of 2 to 4 B, inferred", measured
+        "dma_element_ns", "ns", 55, "trn2 profiles: elements of 2 to 4 B, inferred", assumed
     )
     yield from same(
-        "dma_transpose_share", "share of DMA rate", 0.5, "A3: SBUF to SBUF; else up to 0.9", assumed
+        "dma_hbm_write_bytes",
+        "B",
+        512,
+        "trn2 profiles: rows of 256 B take 22.4 ns to HBM, 14.3 to SBUF; as if they had 512 B",
+        measured,
     )
-    yield from each(
-        "dma_issue_ns",
+    yield from same(
+        "dma_transfer_ns",
         "ns/transfer",
-        (180, 550, 550),
-        "trn1 vector-add benchmarks, trn2 profiles with generated descriptors",
+        40,
+        "trn2 profiles: tiles of 128 rows of 512 B arrive at 280 to 310 GB/s; semaphore and switch",
+        measured,
+    )
+    yield from same(
+        "dma_fill_ns",
+        "ns",
+        130,
+        "trn2: 32 KiB on one engine in 1416 ns (DMA overview), on each in 1390 to 1450 (profiles)",
+        measured,
+    )
+    yield from each(
+        "dma_transpose_hbm_share",
+        "share of DMA rate",
+        (0.9, 0.9, 0.9),
+        "A3, DMA Transpose: up to 90 % from HBM; trn1 transposes element by element",
+        (assumed, documented, assumed),
+    )
+    yield from each(
+        "dma_transpose_sbuf_share",
+        "share of DMA rate",
+        (0.5, 0.5, 0.5),
+        "A3, DMA Transpose: up to 50 % from SBUF; trn1 transposes element by element",
+        (assumed, documented, assumed),
+    )
+    yield from same(
+        "dma_transpose_elems",
+        "elements",
+        16,
+        "A3, DMA Transpose: blocks of 128 partitions and 16 elements",
+        documented,
+    )
+    yield from each(
+        "dma_static_issue_ns",
+        "ns/transfer",
+        (180, 90, 90),
+        "trn1 vector-add benchmarks; trn2 profiles: 82 to 98",
         (measured, measured, assumed),
     )
     yield from each(
-        "dma_start_ns",
+        "dma_static_start_ns",
         "ns",
-        (250, 1260, 1260),
-        "from trigger to first byte: profiles; trn2 with generated descriptors",
+        (250, 855, 855),
+        "from trigger to first byte: profiles",
         (measured, measured, assumed),
     )
-    yield from same("dma_complete_ns", "ns", 320, "profiles of both generations", measured)
+    yield from same(
+        "dma_hardware_issue_ns",
+        "ns/transfer",
+        550,
+        "trn2 profiles: 517 to 605; descriptor generation deep dive: about 600",
+        measured,
+    )
+    yield from same(
+        "dma_hardware_start_ns",
+        "ns",
+        1260,
+        "trn2 profiles: 1190 to 1340 from trigger to first byte; DMA guide: about 1300",
+        measured,
+    )
+    yield from same(
+        "dma_software_issue_ns", "ns/transfer", 580, "trn2 profiles: GpSimdE's triggers", measured
+    )
+    yield from same(
+        "dma_software_start_ns",
+        "ns",
+        1750,
+        "trn2 profiles: 900 to 1200 until GpSimdE triggers, then 630 to 770 to the first byte",
+        measured,
+    )
+    yield from each(
+        "dma_complete_ns",
+        "ns",
+        (271, 300, 300),
+        "last byte to a waiting engine's start, less dependency_ns: 301 on trn1, 330 to 340 on "
+        "trn2 (profiles)",
+        (measured, measured, assumed),
+    )
     yield from same("core_barrier_ns", "ns", 1000, "no public figure; a write and a wait", assumed)
     yield from same(
         "loop_iteration_ns", "ns", 1000, "no public figure; all engines meet and branch", assumed

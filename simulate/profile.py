@@ -36,8 +36,9 @@ from nkiconv.simulate.hardware import Hardware, use_target
 from nkiconv.simulate.listing import Listing, listings
 from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.program import Program
+from nkiconv.simulate.resources import Cause
 from nkiconv.simulate.roofline import Roofline
-from nkiconv.simulate.schedule import Cause, Timeline, schedule
+from nkiconv.simulate.schedule import Timeline, schedule
 from nkiconv.simulate.trace import LANES, Lane
 
 R = TypeVar("R")
@@ -482,7 +483,7 @@ def lost(launches: Sequence[Launch]) -> dict[str, dict[str, float]]:
     """Add up what each engine waited for, in µs."""
     total: dict[str, dict[str, float]] = {}
     for launch in launches:
-        found = lost_time(launch.program.trace, launch.timeline)
+        found = lost_time(launch.program.trace, launch.timeline, launch.program.hardware)
         for engine, causes in found.items():
             of_engine = total.setdefault(engine, {})
             for cause, ps in causes.items():
@@ -514,6 +515,12 @@ def _figures(p: Profile) -> Figures:
     path: defaultdict[tuple[str, str], float] = defaultdict(float)
     for part in p.critical_path:
         path[part.engine, part.what] += part.us
+    clocked_ps = sum(
+        words[4]
+        for it in p.launches
+        for _, words in it.program.trace.raw()
+        if words[1] % LANES == Lane.TENSOR
+    )
     tables = sum(it.timeline.cause.count(Cause.TABLE) for it in p.launches)
     macs_by_type: Counter[str] = Counter()
     inputs: dict[str, tuple[int, int]] = {}
@@ -537,7 +544,7 @@ def _figures(p: Profile) -> Figures:
         moving_columns=p.moving_columns,
         macs=p.macs,
         float32_macs=macs_by_type["float32"],
-        tensor_peak_us=sum(_peak_us(kind, macs, hw) for kind, macs in macs_by_type.items()),
+        tensor_clocked_us=clocked_ps / 1e6,
         array_cells=hw.partitions * hw.stationary_max_columns,
         columns_at_most=hw.moving_max_columns,
         issue_columns=hw.matmul_min_cycles,

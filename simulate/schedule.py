@@ -3,10 +3,8 @@
 Compute engines take their instructions in program order, one after the other.  DMA rings issue
 theirs in program order too, and all rings share the sixteen DMA engines.  An instruction waits for
 whatever it depends on: it reads what another one writes, or writes where another one reads or
-writes.  Nothing here knows what an instruction computes, or what kind of program this is.
-
-TensorE's array can be used in parts: matmuls on different cells run side by side, though they are
-taken in program order too.
+writes.  Then it waits for what else it needs (`resources`).  Nothing here knows what an instruction
+computes, or what kind of program this is.
 
 Times are whole picoseconds; the same program gives the same times on every machine.
 """
@@ -14,13 +12,12 @@ Times are whole picoseconds; the same program gives the same times on every mach
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from dataclasses import dataclass, field
-from enum import IntEnum
 
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
+from nkiconv.simulate.resources import Cause, Engines
 from nkiconv.simulate.trace import HEADER, LANES, OPERAND, Lane, Trace
 
 _FIRST_DMA = int(Lane.DMA_LOAD)
@@ -28,29 +25,6 @@ _TENSOR = int(Lane.TENSOR)
 
 _BARRIER = -1
 """Stands for the lane of an access that both cores wait for."""
-
-
-class Cause(IntEnum):
-    """What an instruction waited for last before it started, or what made it longer."""
-
-    START = 0
-    """Nothing: it started with the kernel."""
-    ENGINE = 1
-    """Its engine was busy with an earlier instruction."""
-    DATA = 2
-    """A producer's result."""
-    REUSE = 3
-    """Those who still used the bytes that it overwrites, or that its tensor was given."""
-    ISSUE = 4
-    """Its DMA ring was still issuing an earlier transfer."""
-    BANDWIDTH = 5
-    """Other transfers kept the DMA engines busy after it had started."""
-    TABLE = 6
-    """It loaded an activation table; the blocker is what it waited for before."""
-    BARRIER = 7
-    """A barrier, or everything before it where it is one itself."""
-    EDGE = 8
-    """An explicit order, from ``depends_on``."""
 
 
 Box = tuple[int, int, int, int]
@@ -69,7 +43,8 @@ class Timeline:
         By `Lane`, one core after the other: time that the engine, or the DMA engines for that
         ring, were at work.
     issue_ps
-        In the same order: time that a DMA ring spent issuing.
+        In the same order: time that a DMA ring spent issuing, and that an engine, or the block
+        beside it, spent on generating descriptors.
     body_ps
         End of the last instruction.
     cause, blocker
@@ -91,57 +66,6 @@ class Timeline:
     begin_ps: array[int]
 
 
-class _SharedServer:
-    """The DMA engines as one server: transfers fill the free time from their start on."""
-
-    def __init__(self) -> None:
-        self._first: list[int] = []
-        self._end: list[int] = []
-        self._last: list[int] = []  # the transfer that was at work when an interval ended
-
-    def occupy(self, start: int, work: int, index: int) -> tuple[int, int]:
-        """Do `work` picoseconds in the free time from `start`.
-
-        Returns
-        -------
-        done
-            When it is done.
-        blocker
-            The transfer that it waited for last, or -1.
-        """
-        first, end, last = self._first, self._end, self._last
-        blocker = -1
-        at = bisect_right(first, start)
-        if at and end[at - 1] > start:
-            start = end[at - 1]
-            blocker = last[at - 1]
-        begin, now = start, start
-        stop = at
-        while True:
-            limit = first[stop] if stop < len(first) else None
-            if limit is None or limit - now >= work:
-                now += work
-                break
-            work -= limit - now
-            now = end[stop]
-            blocker = last[stop]
-            stop += 1
-        # Everything from `begin` to `now` is busy: merge with the intervals that it touches.
-        low, high = at, stop
-        if low and end[low - 1] == begin:
-            low -= 1
-            begin = first[low]
-        if high < len(first) and first[high] == now:
-            now_end, index = end[high], last[high]
-            high += 1
-        else:
-            now_end = now
-        first[low:high] = [begin]
-        end[low:high] = [now_end]
-        last[low:high] = [index]
-        return now, blocker
-
-
 _Entry = tuple[Box, int, int, int]
 """An access: its bytes, its lane, its end, and the instruction that ends then."""
 
@@ -159,48 +83,6 @@ class _Lists:
     """When whatever held these bytes before is done with them; -1 until the first use."""
     former: int = -1
     """The instruction that `vacant` waits for."""
-
-
-ARRAY_STEP = 32
-"""Rows or columns of TensorE's array that the least tile has: the side of a block of cells."""
-
-_BLOCKS = 128 // ARRAY_STEP
-
-
-def array_cells(row: int, rows: int, column: int, columns: int) -> int:
-    """Return the number that stands for a rectangle of blocks: a bit for each."""
-    line = ((1 << columns) - 1) << column
-    return sum(line << _BLOCKS * at for at in range(row, row + rows))
-
-
-class _Array:
-    """TensorE's cells, and when each block of them is free again."""
-
-    def __init__(self, issue: int) -> None:
-        self._issue = issue
-        self._free = [(0, -1)] * _BLOCKS**2
-        self._whole = (0, -1)
-        self._until = (0, -1)
-
-    def ready(self, cells: int) -> tuple[int, int]:
-        """Return when these cells are free, and who uses them until then; -1 stands for all."""
-        if cells < 0:
-            return self._until
-        return max(self._whole, *(at for n, at in enumerate(self._free) if cells >> n & 1))
-
-    def occupy(self, cells: int, start: int, work: int, index: int) -> tuple[int, int]:
-        """Work from `start`; return when the next may be taken, and for how long nothing else ran.
-
-        Where a matmul uses all cells, the next one is taken when it is done.
-        """
-        end = start + work
-        alone = max(0, end - max(start, self._until[0]))
-        self._until = max(self._until, (end, index))
-        if cells < 0:
-            self._whole = end, index
-            return end, alone
-        self._free = [(end, index) if cells >> n & 1 else at for n, at in enumerate(self._free)]
-        return start + min(work, self._issue), alone
 
 
 def _overlap(a: Box, b: Box) -> bool:
@@ -240,60 +122,54 @@ def schedule(
     starts, ends, blockers = array("q"), array("q"), array("q")
     works, begins = array("q"), array("q")
     causes = array("b")
-    free = [0] * (LANES * cores)
-    held = [(Cause.START, -1)] * (LANES * cores)
-    busy = [0] * (LANES * cores)
-    issued = [0] * (LANES * cores)
+    used = trace.lanes()
+    engines = [
+        Engines(hw, {lane % LANES for lane in used if lane // LANES == core})
+        for core in range(cores)
+    ]
     lists = [_Lists() for _ in allocations]
-    in_hbm = [s.space == "hbm" for s in allocations]
-    by_dma = [lane % LANES >= _FIRST_DMA for lane in range(LANES * cores)]
-    servers = [_SharedServer() for _ in range(cores)]
-    tables = [-1] * cores
+    spaces = [s.space for s in allocations]
     latest = [(0, -1)] * cores
     own = [range(core * LANES, (core + 1) * LANES) for core in range(cores)]
     barriers = frozenset(trace.barriers)
     synchronising = trace.find("core_barrier")
     hop = round(hw.dependency_ns * 1000)
-    issue = round(hw.dma_issue_ns * 1000)
-    begin_transfer = round(hw.dma_start_ns * 1000)
-    complete = round(hw.dma_complete_ns * 1000)
-    table_load = round(hw.scalar_table_load_ns * 1000)
-    arrays = [_Array(round(hw.tile_issue_cycles * 1000 / hw.tensor_ghz)) for _ in range(cores)]
     producers: dict[int, list[int]] = {}
     for consumer, producer in trace.edges:
         producers.setdefault(consumer, []).append(producer)
 
     for index, words in trace.raw():
-        lane, occupancy, latency, wanted = words[1], words[4], words[5], words[6]
-        core = lane // LANES
-        start, (why, blocker) = free[lane], held[lane]
+        core, lane = divmod(words[1], LANES)
+        work, latency, wanted = words[4], words[5], words[6]
+        engine = engines[core]
+        start, (why, blocker) = engine.free[lane], engine.held[lane]
         if index in barriers and latest[core][0] > start:
             (start, blocker), why = latest[core], Cause.BARRIER
+        meets = words[0] == synchronising
+        touched: set[str] = set()
         for at in range(HEADER, len(words), OPERAND):
-            number = words[at]
+            number, writes = words[at], words[at + 1]
             box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+            touched.add(spaces[number])
             known = lists[number]
             if known.vacant < 0:
                 known.vacant = 0
                 for earlier in placement.predecessors.get(number, ()):
-                    if lists[earlier].latest + hop > known.vacant:
-                        known.vacant, known.former = (
-                            lists[earlier].latest + hop,
-                            lists[earlier].last,
-                        )
+                    gone = lists[earlier].latest + hop
+                    if gone > known.vacant:
+                        known.vacant, known.former = gone, lists[earlier].last
             if known.vacant > start:
                 start, why, blocker = known.vacant, Cause.REUSE, known.former
-            writes = words[at + 1]
             # What crosses cores is ordered by barriers alone: they write the whole tensor, and
             # wait for all accesses but each other.
-            apart = cores > 1 and in_hbm[number]
-            meets = words[0] == synchronising
+            apart = cores > 1 and spaces[number] == "hbm"
             wait = Cause.BARRIER if meets else Cause.REUSE if writes else Cause.DATA
             for other, by, until, who in known.writes:
                 if apart and (by == _BARRIER if meets else by != _BARRIER and by not in own[core]):
                     continue
                 # In-order lanes finish their writes in order; only a reader has to wait.
-                if (not writes or by != lane) and until + hop >= start and _overlap(box, other):
+                waits = not writes or by != words[1]
+                if waits and until + hop >= start and _overlap(box, other):
                     # Who both reads and overwrites a result waits for it as data.
                     if until + hop > start or (why is Cause.REUSE and blocker == who):
                         why, blocker = Cause.BARRIER if by == _BARRIER else wait, who
@@ -302,73 +178,64 @@ def schedule(
                 for other, by, until, who in known.reads:
                     if apart and not meets and by not in own[core]:
                         continue
-                    if by != lane and until + hop > start and _overlap(box, other):
+                    if by != words[1] and until + hop > start and _overlap(box, other):
                         start, why, blocker = until + hop, wait, who
         for producer in producers.get(index, ()):
             if ends[producer] + hop > start:
                 start, why, blocker = ends[producer] + hop, Cause.EDGE, producer
 
-        if by_dma[lane]:
-            free[lane], held[lane] = start + issue, (Cause.ISSUE, index)
-            issued[lane] += issue
-            done, other_transfer = servers[core].occupy(start + begin_transfer, occupancy, index)
-            end = done + complete
-            if other_transfer >= 0:
-                why, blocker = Cause.BANDWIDTH, other_transfer
-        elif lane % LANES == _TENSOR:
-            until, who = arrays[core].ready(wanted)
-            if until > start:
-                start, why, blocker = until, Cause.ENGINE, who
-            free[lane], occupancy = arrays[core].occupy(wanted, start, occupancy, index)
-            held[lane] = Cause.ENGINE, index
-            end = start + latency
+        order = start, why, blocker
+        if lane >= _FIRST_DMA:
+            start, why, blocker = engine.transfer(lane, order, work, latency, wanted, index)
+        elif lane == _TENSOR:
+            start, why, blocker = engine.matmul(order, work, latency, wanted, index)
         else:
-            if wanted >= 0 and wanted != tables[core]:
-                tables[core] = wanted
-                occupancy += table_load
-                latency += table_load
-                why = Cause.TABLE
-            free[lane], held[lane] = start + occupancy, (Cause.ENGINE, index)
-            end = start + latency
-        busy[lane] += occupancy
-        works.append(occupancy)
-        begins.append(start + begin_transfer if by_dma[lane] else start)
+            start, why, blocker = engine.compute(lane, order, work, latency, wanted, index, touched)
+        end = engine.end
+        works.append(engine.work)
+        begins.append(engine.begin)
         starts.append(start)
         ends.append(end)
         causes.append(why)
         blockers.append(blocker)
         latest[core] = max(latest[core], (end, index))
         if index in barriers:
-            for each in own[core]:
-                if end > free[each]:
-                    free[each], held[each] = end, (Cause.BARRIER, index)
-
-        for at in range(HEADER, len(words), OPERAND):
-            number = words[at]
-            box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
-            known = lists[number]
-            # Readers are done with their operands when the engine is free again.
-            merge = not by_dma[lane] or in_hbm[number]
-            if words[at + 1]:
-                meets = words[0] == synchronising
-                if not meets:
-                    # Who waits for this write waits for all that it waited for itself.
-                    known.writes = [w for w in known.writes if not _covers(box, w[0])]
-                    known.reads = [r for r in known.reads if not _covers(box, r[0])]
-                _note(known.writes, (box, _BARRIER if meets else lane, end, index), merge)
-            else:
-                _note(known.reads, (box, lane, end, index), True)
-            if end > known.latest:
-                known.latest, known.last = end, index
+            for each in range(LANES):
+                if end > engine.free[each]:
+                    engine.free[each], engine.held[each] = end, (Cause.BARRIER, index)
+        _remember(words, lists, spaces, end, index, meets)
 
     return Timeline(
         starts,
         ends,
-        tuple(busy),
-        tuple(issued),
+        tuple(ps for engine in engines for ps in engine.busy),
+        tuple(ps for engine in engines for ps in engine.issue),
         max(ends, default=0),
         causes,
         blockers,
         works,
         begins,
     )
+
+
+def _remember(
+    words: list[int], lists: list[_Lists], spaces: list[str], end: int, index: int, meets: bool
+) -> None:
+    """Note what an instruction has touched, and until when."""
+    in_order = words[1] % LANES < _FIRST_DMA
+    for at in range(HEADER, len(words), OPERAND):
+        number = words[at]
+        box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+        known = lists[number]
+        # Readers are done with their operands when the engine is free again.
+        merge = in_order or spaces[number] == "hbm"
+        if words[at + 1]:
+            if not meets:
+                # Who waits for this write waits for all that it waited for itself.
+                known.writes = [w for w in known.writes if not _covers(box, w[0])]
+                known.reads = [r for r in known.reads if not _covers(box, r[0])]
+            _note(known.writes, (box, _BARRIER if meets else words[1], end, index), merge)
+        else:
+            _note(known.reads, (box, words[1], end, index), True)
+        if end > known.latest:
+            known.latest, known.last = end, index

@@ -137,7 +137,8 @@ class Trace:
         """Append an instruction; `operands` holds `OPERAND` integers for each.  Return its index.
 
         `lane` is that of core 0, `LANES` more for core 1.  `table` is the number of the activation
-        table that ScalarE needs, or -1.
+        table that ScalarE needs, or -1; of other lanes what `demand` says.  A transfer's occupancy
+        is the time that all DMA engines together need for it, its latency what it takes alone.
         """
         index = len(self._starts)
         words = self._words
@@ -166,6 +167,11 @@ class Trace:
         for index in range(first, len(starts)):
             begin = starts[index]
             yield index, words[begin : begin + HEADER + words[begin + 7]].tolist()
+
+    def lanes(self) -> set[int]:
+        """Return the lanes of all instructions, as `add` takes them."""
+        words = self._words
+        return {words[begin + 1] for begin in self._starts}
 
     def steps(self) -> Iterator[Step]:
         """Yield every instruction, unpacked."""

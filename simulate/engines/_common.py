@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.demand import SHARED_PORT
 from nkiconv.simulate.dtypes import Array, ElementType
 from nkiconv.simulate.enums import engine
 from nkiconv.simulate.errors import ConstraintError, DtypeError, ShapeError
@@ -28,6 +29,7 @@ from nkiconv.simulate.trace import Lane
 INTEGERS = frozenset({"int8", "int16", "int32", "uint8", "uint16", "uint32"})
 INTEGERS_32 = frozenset({"int32", "uint32"})
 HALF = frozenset({"float16", "bfloat16"})
+FLOAT8 = frozenset({"float8_e4m3", "float8_e5m2", "float8_e4m3fn"})
 
 _LANES = {
     engine.tensor: Lane.TENSOR,
@@ -77,7 +79,7 @@ def stream_cycles(call: Call, per_element: float) -> float:
     return elems * per_element * factor
 
 
-def elementwise_cost(call: Call, per_element: float) -> Cost:
+def elementwise_cost(call: Call, per_element: float, more_cycles: int = 0) -> Cost:
     """Return the cost of streaming on VectorE, ScalarE or GpSimdE, whichever executes the call."""
     hw = call.hw
     if call.lane is Lane.SCALAR:
@@ -87,8 +89,22 @@ def elementwise_cost(call: Call, per_element: float) -> Cost:
         per_element = max(per_element, 1.0)
     else:
         ghz, fixed, latency_ns = hw.vector_ghz, hw.engine_issue_cycles, hw.vector_latency_ns
-    busy = stream_cycles(call, per_element)
-    return Cost(picoseconds(busy + fixed, ghz), picoseconds(busy, ghz) + round(latency_ns * 1000))
+    busy = max(stream_cycles(call, per_element), _narrow_cycles(call, ghz)) + more_cycles
+    # VectorE's faster modes go through the port that it shares with GpSimdE (A3).
+    port = SHARED_PORT if call.lane is Lane.VECTOR and per_element < 1 else -1
+    return Cost(
+        picoseconds(busy + fixed, ghz), picoseconds(busy, ghz) + round(latency_ns * 1000), port
+    )
+
+
+def _narrow_cycles(call: Call, ghz: float) -> float:
+    """Return the cycles to write short elements far apart, which takes longer than reading them."""
+    dst = call.args.get("dst")
+    if not isinstance(dst, NkiTensor) or dst._element.itemsize > 2:
+        return 0.0
+    if not wide_stride(dst, call.hw.wide_stride_bytes):
+        return 0.0
+    return free_elems(dst) * call.hw.narrow_stride_ns * ghz
 
 
 def busy_until_done(busy_ps: int, latency_ns: float) -> Cost:
@@ -106,21 +122,25 @@ def reducing_cost(cost: Cost, call: Call) -> Cost:
 
 
 def copy_rate(call: Call, source: str) -> float:
-    """Return VectorE's cycles per element of a one-input instruction.
+    """Return the cycles per element of tensor_copy and tensor_scalar.
 
-    NeuronCore-v3 moves 16-bit elements up to four times as fast (A3, Vector Engine Performance
-    Mode), and float32 from SBUF to SBUF twice as fast in published profiles of tensor_scalar.
+    NeuronCore-v3's VectorE moves 16-bit elements up to four times as fast (A3, Vector Engine
+    Performance Mode), v4 also those of 8 bits, and its ScalarE twice as fast (A4).  Published trn2
+    profiles show twice the rate from SBUF to SBUF also for float32, and from 16 to 8 bits.
     """
-    if call.hw.generation < 3 or call.lane is not Lane.VECTOR:
-        return 1.0
     src, dst = call[source], call["dst"]
     both = (src, dst)
-    in_sbuf = all(t._storage.space == "sbuf" for t in both)
-    if all(t.dtype in HALF for t in both):
-        return 0.25 if in_sbuf and all(t.is_contiguous() for t in both) else 0.5
-    if in_sbuf and all(t.dtype == "float32" for t in both):
+    kinds = {t.dtype for t in both}
+    newest = call.hw.generation > 3
+    fast = kinds <= (HALF | FLOAT8 if newest else HALF)
+    if call.lane is Lane.SCALAR and newest and fast:
         return 0.5
-    return 1.0
+    if call.hw.generation < 3 or call.lane is not Lane.VECTOR:
+        return 1.0
+    in_sbuf = all(t._storage.space == "sbuf" for t in both)
+    if fast:
+        return 0.25 if in_sbuf and all(t.is_contiguous() for t in both) else 0.5
+    return 0.5 if in_sbuf and (kinds == {"float32"} or kinds <= HALF | FLOAT8) else 1.0
 
 
 def pair_rate(call: Call, first: str, second: str) -> float:
@@ -128,6 +148,8 @@ def pair_rate(call: Call, first: str, second: str) -> float:
     a, b = call[first], call[second]
     in_psum = sum(t._storage.space == "psum" for t in (a, b))
     half = a.dtype in HALF and b.dtype in HALF
+    # One element that stands for many: no faster mode in published trn2 profiles.
+    half = half and not any(t.strides[-1] == 0 and t.shape[-1] > 1 for t in (a, b))
     if call.hw.generation >= 3:
         return 0.5 if half and in_psum == 0 else 1.0
     return 1.0 if in_psum == 1 or (half and in_psum == 0) else call.hw.float32_pair_cycles

@@ -1,7 +1,8 @@
 """What the DMA instructions share: rings, descriptors, their cost, and who may generate them.
 
 A transfer is cut into descriptors, each a run of bytes that is contiguous on both sides; sixteen
-engines work on them side by side.  Short runs are what makes transfers slow.
+engines work on them side by side, each for the partitions that it belongs to.  Short runs and few
+partitions are what makes transfers slow.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
-from nkiconv.simulate.enums import dge_mode, oob_mode
+from nkiconv.simulate.demand import Descriptors
+from nkiconv.simulate.enums import dge_mode, engine, oob_mode
 from nkiconv.simulate.errors import ShapeError
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.indirect import IndirectTensor, ScalarOffset, VectorOffset
-from nkiconv.simulate.sheet import Call, Role, Rule, isa
+from nkiconv.simulate.sheet import Call, Cost, Role, Rule, isa
 from nkiconv.simulate.tensor import NkiTensor
 from nkiconv.simulate.trace import Lane
 
@@ -71,21 +73,66 @@ def run_elements(tensor: NkiTensor) -> int:
     return elems
 
 
-def transfer_ns(hw: Hardware, src: NkiTensor, dst: NkiTensor) -> float:
-    """Return how long the sixteen engines work on a transfer."""
+def generation(call: Call) -> Descriptors:
+    """Return who generates the descriptors; for ``dge_mode.unknown`` what a compiler would choose.
+
+    Nothing says what it chooses.  Kernels on trn2 issue as slowly as the hardware generates, those
+    on trn1 as fast as static rings, where addresses are known.
+    """
+    wish = call.args.get("dge_mode", dge_mode.unknown)
+    if wish is dge_mode.none:
+        return Descriptors.STATIC
+    if wish is dge_mode.swdge:
+        return Descriptors.SOFTWARE
+    if wish is dge_mode.hwdge:
+        by_scalar = call.args.get("engine") is engine.scalar
+        return Descriptors.HARDWARE_SCALAR if by_scalar else Descriptors.HARDWARE
+    if any(vectors(call)):
+        return Descriptors.SOFTWARE
+    if call.hw.generation < 3:
+        known = all(offset_of(tensor) is None for _, _, tensor in call.tensors())
+        return Descriptors.STATIC if known else Descriptors.SOFTWARE
+    casts = len({tensor.dtype for _, _, tensor in call.tensors()}) > 1
+    return Descriptors.SOFTWARE if casts else Descriptors.HARDWARE
+
+
+def _engines(hw: Hardware, tensor: NkiTensor) -> float:
+    """Return how many DMA engines could share a tensor evenly as one serves its partitions.
+
+    Each serves eight partitions, so that nine of them take as long as sixteen.
+    """
+    if not tensor._on_chip:
+        return hw.dma_engines
+    return max(1.0, tensor.shape[0] / hw.dma_engine_partitions)
+
+
+def transfer_ns(hw: Hardware, src: NkiTensor, dst: NkiTensor) -> tuple[float, float]:
+    """Return what share of all DMA engines' time a transfer takes, and how long it takes alone."""
     run_elems = min(run_elements(src), run_elements(dst))
     item_bytes = max(src._element.itemsize, dst._element.itemsize)
     total, run = src.size * item_bytes, run_elems * item_bytes
+    engines = min(_engines(hw, src), _engines(hw, dst))
     descriptors = ceil(src.size / run_elems)
-    if descriptors < hw.dma_engines and run > _SPLIT_BYTES:
+    if not (src._on_chip or dst._on_chip) and descriptors < engines and run > _SPLIT_BYTES:
         pieces = min(hw.dma_engines // descriptors, ceil(run / _SPLIT_BYTES))
         descriptors, run = descriptors * pieces, max(_SPLIT_BYTES, ceil(run / pieces))
-    each_ns = max(hw.dma_shortest_ns, hw.dma_descriptor_ns + run / hw.dma_bytes_per_ns)
+    moved = run if dst._on_chip else max(run, hw.dma_hbm_write_bytes)
+    each_ns = max(hw.dma_shortest_ns, hw.dma_descriptor_ns + moved / hw.dma_bytes_per_ns)
     if run <= _ELEMENT_BYTES:
         each_ns = hw.dma_element_ns
-    engines_ns = ceil(descriptors / hw.dma_engines) * each_ns
-    touches_hbm = "hbm" in (src._storage.space, dst._storage.space)
-    return max(float(engines_ns), total / hw.hbm_bytes_per_ns if touches_hbm else 0.0)
+    hbm_bytes = sum(t.size * t._element.itemsize for t in (src, dst) if not t._on_chip)
+    share_ns = max(
+        hw.dma_transfer_ns + descriptors * each_ns / hw.dma_engines,
+        hbm_bytes / hw.hbm_bytes_per_ns,
+        total / hw.dma_aggregate_bytes_per_ns,
+    )
+    alone_ns = hw.dma_fill_ns + hw.dma_transfer_ns + ceil(descriptors / engines) * each_ns
+    return share_ns, max(alone_ns, share_ns)
+
+
+def dma_cost(call: Call, share_ns: float, alone_ns: float) -> Cost:
+    """Return the cost of a transfer: all engines' time, its own, and who generates descriptors."""
+    return Cost(round(share_ns * 1000), round(alone_ns * 1000), int(generation(call)))
 
 
 def count(call: Call) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.demand import ARRAY_STEP, array_cells, tensor_demand
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import busy_until_done, picoseconds
 from nkiconv.simulate.errors import HazardError, ShapeError, UninitializedReadError
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import BY_ENGINE, BY_MATMUL, UNWRITTEN
-from nkiconv.simulate.schedule import ARRAY_STEP, array_cells
 from nkiconv.simulate.sheet import Call, Cost, Rule, arch, free_elems, isa, partitions
 from nkiconv.simulate.tensor import NkiTensor
 
@@ -275,12 +275,30 @@ def multiplied(dst: Array, weights: Array, columns: Array, accumulate: bool) -> 
     return product + dst.reshape(product.shape).astype(np.float32) if accumulate else product
 
 
-def tensor_cost(call: Call, cycles: float) -> Cost:
-    """Return the cost of `cycles` on the cells that a call uses."""
+def tensor_cost(
+    call: Call, cycles: float, streamed: float, load_cycles: float, tile: Tile | None = None
+) -> Cost:
+    """Return the cost of a matmul.
+
+    Parameters
+    ----------
+    cycles
+        Until the next one may start.
+    streamed
+        Cycles of those in which columns stream: what keeps TensorE's clock up, by the rows in use.
+    load_cycles
+        To load the weights, where no earlier matmul hides it.
+    tile
+        The cells; None for those that the call asks for.
+    """
     hw = call.hw
     cost = busy_until_done(picoseconds(cycles, hw.tensor_ghz), hw.tensor_latency_ns)
-    tile = tile_of(call)
-    if tile.rows == hw.partitions and tile.columns == hw.stationary_max_columns:
-        return cost
+    tile = tile_of(call) if tile is None else tile
     spans = (tile.row, tile.rows, tile.column, tile.columns)
-    return Cost(cost.occupancy_ps, cost.latency_ps, array_cells(*(n // ARRAY_STEP for n in spans)))
+    rows = partitions(call["moving"] if "moving" in call.args else call["data"])
+    demand = tensor_demand(
+        array_cells(*(n // ARRAY_STEP for n in spans)),
+        round(load_cycles),
+        round(streamed * rows / hw.partitions),
+    )
+    return Cost(cost.occupancy_ps, cost.latency_ps, demand)

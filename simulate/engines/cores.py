@@ -6,7 +6,7 @@ from typing import Any
 
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import chosen_lane
-from nkiconv.simulate.engines._dma import transfer_ns
+from nkiconv.simulate.engines._dma import dma_cost, transfer_ns
 from nkiconv.simulate.enums import dma_engine, engine
 from nkiconv.simulate.errors import ConstraintError, DtypeError, ShapeError
 from nkiconv.simulate.program import kernel_line
@@ -142,7 +142,10 @@ def _exchange(call: Call) -> None:
 
 
 def _exchange_cost(call: Call) -> Cost:
-    busy = round(transfer_ns(call.hw, call["src"], call["dst"]) * 1000)
+    share_ns, alone_ns = transfer_ns(call.hw, call["src"], call["dst"])
+    if call.lane is not Lane.GPSIMD:
+        return dma_cost(call, share_ns, alone_ns)
+    busy = round(alone_ns * 1000)
     return Cost(busy, busy)
 
 

@@ -9,6 +9,7 @@ from nkiconv.simulate.engines._common import PACKED_AS_IT_IS, fetch_unless_cast
 from nkiconv.simulate.engines._dma import (
     VECTOR_GENERATION,
     count,
+    dma_cost,
     mode_rules,
     one_index_each,
     priority_rules,
@@ -35,8 +36,7 @@ _ANY_ADDRESS = frozenset({"scalar", "vector"})
 
 
 def _copy_cost(call: Call) -> Cost:
-    busy = round(transfer_ns(call.hw, call["src"], call["dst"]) * 1000)
-    return Cost(busy, busy)
+    return dma_cost(call, *transfer_ns(call.hw, call["src"], call["dst"]))
 
 
 def _sequencer(call: Call) -> bool:

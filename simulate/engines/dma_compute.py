@@ -10,6 +10,7 @@ from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._dma import (
     VECTOR_GENERATION,
     count,
+    dma_cost,
     offset_of,
     one_index_each,
     skip_rules,
@@ -58,8 +59,7 @@ def _no_scaling(call: Call) -> bool:
 
 def _compute_cost(call: Call) -> Cost:
     each_ns = [transfer_ns(call.hw, src, call["dst"]) for src in call["srcs"]]
-    busy = round(sum(each_ns) * 1000)
-    return Cost(busy, busy)
+    return dma_cost(call, sum(share for share, _ in each_ns), sum(alone for _, alone in each_ns))
 
 
 def _place(tensor: NkiTensor) -> tuple[object, ...]:

@@ -5,15 +5,19 @@ The last dimension of ``src`` has at most 128 elements because ``dst`` has so ma
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.demand import Descriptors
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._dma import (
     MODES,
     VECTOR_GENERATION,
     count,
+    dma_cost,
+    generation,
     mode_rules,
     priority_rules,
     ring,
@@ -33,6 +37,7 @@ from nkiconv.simulate.sheet import (
     Operand,
     Role,
     Rule,
+    arch,
     assumed,
     instruction,
     isa,
@@ -69,12 +74,21 @@ def _turned(values: Array) -> Array:
 def _cost(call: Call) -> Cost:
     hw = call.hw
     src = call["src"]
-    rate = hw.dma_engines * hw.dma_bytes_per_ns * hw.dma_transpose_share
-    busy_ns = src.size * src._element.itemsize / rate
-    if any(vectors(call)):
-        busy_ns = max(busy_ns, transfer_ns(hw, src, src))  # a descriptor for each row, at least
-    busy = round(busy_ns * 1000)
-    return Cost(busy, busy)
+    by = generation(call)
+    if hw.generation < 3 or by is Descriptors.STATIC:
+        # No block that transposes: a descriptor for each element.
+        share_ns = src.size * hw.dma_element_ns / hw.dma_engines
+    else:
+        # Blocks of all partitions and 16 elements, full or not.
+        columns = src.size // src.shape[-1]
+        padded = ceil(columns / hw.dma_transpose_elems) * hw.dma_transpose_elems * hw.partitions
+        on_chip = src._storage.space == "sbuf"
+        share = hw.dma_transpose_sbuf_share if on_chip else hw.dma_transpose_hbm_share
+        share_ns = padded * src._element.itemsize / hw.dma_aggregate_bytes_per_ns / share
+    if by is Descriptors.SOFTWARE:
+        share_ns = max(share_ns, transfer_ns(hw, src, src)[0])  # at least a descriptor a row
+    share_ns += hw.dma_transfer_ns
+    return dma_cost(call, share_ns, hw.dma_fill_ns + share_ns)
 
 
 def _by_hardware(call: Call) -> bool:
@@ -214,7 +228,8 @@ _GATHER_RULES = (
     sources=(
         isa("dma_transpose"),
         MODES,
-        assumed("half of the DMA rate: documented for SBUF to SBUF, up to 0.9 from HBM"),
+        arch("NeuronCore-v3, DMA Transpose"),
+        assumed("trn1 and static descriptors: element by element, as trn2 profiles of 2025 show"),
     ),
 )
 def dma_transpose(

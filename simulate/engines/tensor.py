@@ -13,14 +13,13 @@ import numpy as np
 from nkiconv.simulate.columns import MATMUL_DTYPES, Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
-    busy_until_done,
     chosen_lane,
     elementwise_cost,
-    picoseconds,
     wide_stride,
     written,
 )
 from nkiconv.simulate.engines._matmul import (
+    Tile,
     in_the_corner,
     multiplied,
     one_bank,
@@ -82,15 +81,15 @@ def _matmul_cost(call: Call) -> Cost:
     columns, weights = _columns(call, "moving"), _columns(call, "stationary")
     if wide_stride(call["moving"], hw.wide_stride_bytes):
         columns *= 2
-    streamed = max(columns, hw.matmul_min_cycles)
     if call["moving"].dtype != "float32":
-        return tensor_cost(call, streamed + hw.matmul_gap_cycles)
+        cycles = max(columns, hw.matmul_min_cycles) + hw.matmul_gap_cycles
+        return tensor_cost(call, cycles, columns, weights / hw.weight_load_columns)
     once = call["is_stationary_onezero"] or call["is_moving_onezero"] or _passes_bits(call)
     passes = 1 if once else hw.float32_matmul_passes
     rows = hw.float32_matmul_row_cycles * columns
     load = hw.float32_weight_load_cycles * weights
     each = max(rows, load, hw.matmul_min_cycles) + hw.matmul_gap_cycles
-    return tensor_cost(call, passes * each)
+    return tensor_cost(call, passes * each, passes * rows, load)
 
 
 def _count_matmul(call: Call) -> None:
@@ -349,8 +348,15 @@ def _transpose_cost(call: Call) -> Cost:
     data = call["data"]
     rows = max(partitions(data), min(hw.matmul_min_cycles, free_elems(data)))
     per_row = hw.float32_matmul_row_cycles if data.dtype == "float32" else 1
-    busy = picoseconds(rows * per_row + hw.matmul_gap_cycles, hw.tensor_ghz)
-    return busy_until_done(busy, hw.tensor_latency_ns)
+    wide = data.dtype == "float32"
+    load = hw.float32_weight_load_cycles if wide else 1 / hw.weight_load_columns
+    return tensor_cost(
+        call,
+        rows * per_row + hw.matmul_gap_cycles,
+        rows * per_row,
+        load * free_elems(data),
+        Tile(0, 0, hw.partitions, hw.stationary_max_columns),
+    )
 
 
 def _note_generation(call: Call) -> None:

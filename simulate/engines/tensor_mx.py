@@ -243,7 +243,9 @@ def _mx_cost(call: Call) -> Cost:
     columns = free_elems(call["moving"])
     if wide_stride(call["moving"], hw.wide_stride_bytes):
         columns *= 2
-    return tensor_cost(call, max(columns, hw.matmul_min_cycles) + hw.matmul_gap_cycles)
+    cycles = max(columns, hw.matmul_min_cycles) + hw.matmul_gap_cycles
+    load = free_elems(call["stationary"]) / hw.weight_load_columns
+    return tensor_cost(call, cycles, columns, load)
 
 
 def _count(call: Call) -> None:

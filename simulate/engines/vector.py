@@ -271,6 +271,11 @@ def _operand_types(call: Call) -> bool:
     return True
 
 
+def _scalar_cost(call: Call) -> Cost:
+    more = call.hw.tensor_scalar_extra_cycles if call.lane is Lane.VECTOR else 0
+    return elementwise_cost(call, copy_rate(call, "data"), more)
+
+
 def _scalar_engine_takes(call: Call) -> bool:
     if call.lane is not Lane.SCALAR:
         return True
@@ -339,7 +344,7 @@ _NO_ADDRESSES = (
             shows=lambda c: f"{c['op0']!r} on {c.lane.label}",
         ),
     ),
-    cost=lambda c: elementwise_cost(c, copy_rate(c, "data")),
+    cost=_scalar_cost,
     columns=Columns(("data",), also=_NO_ADDRESSES),
     sources=(isa("tensor_scalar"), arch("Vector Engine")),
 )

@@ -180,7 +180,7 @@ def test_table_fits_80_columns_whatever_the_names() -> None:
             kernels=(long, "b", "b", "\x1b[31mred\n"),
             bound=long,
             time_us={long: 98_765_432_109.87},
-            critical_path=(PathPart(long, long, long, long, long, 98_765_432_109.87, 1),) * 20,
+            critical_path=(PathPart(long, long, long, long, long, 98_765_432_109.87, 1),) * 9,
             engine_busy_us={long: 98_765_432_109.87},
             lost_us={long: {long: 98_765_432_109.87}},
             advice=(Advice("rule", long, long, 98_765_432_109.87),) * 20,

@@ -17,14 +17,16 @@ from nkiconv.simulate.hardware import HARDWARE
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.schedule import Cause, Timeline, schedule
+from nkiconv.simulate.resources import Cause
+from nkiconv.simulate.schedule import Timeline, schedule
 from nkiconv.simulate.trace import Lane, Trace
 
 MACHINE = replace(
-    HARDWARE["trn1"],
+    HARDWARE["trn2"],
+    throttle_slowdown=1,
     dependency_ns=10,
-    dma_issue_ns=100,
-    dma_start_ns=200,
+    dma_static_issue_ns=100,
+    dma_static_start_ns=200,
     dma_complete_ns=50,
     scalar_table_load_ns=1000,
 )

@@ -16,19 +16,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nkiconv.simulate import schedule as module
+from nkiconv.simulate.demand import array_cells
 from nkiconv.simulate.hardware import HARDWARE
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.schedule import Cause, Timeline, _SharedServer, array_cells, schedule
+from nkiconv.simulate.resources import Cause, SharedServer
+from nkiconv.simulate.schedule import Timeline, schedule
 from nkiconv.simulate.trace import Lane, Trace
 
-# Picoseconds: 2 to a waiter; DMA 3 to issue, 4 until the first byte, 1 to complete; 5 for a table;
-# 2 until the next matmul on another tile.
+# Picoseconds: 2 to a waiter; DMA 3 to issue, 4 until the first byte, 1 to complete, other numbers
+# with other descriptors (DESCRIPTORS); 5 for a table; 2 until the next matmul on another tile.
 TINY = replace(
     HARDWARE["trn1"],
     dependency_ns=0.002,
-    dma_issue_ns=0.003,
-    dma_start_ns=0.004,
+    dma_static_issue_ns=0.003,
+    dma_static_start_ns=0.004,
+    dma_hardware_issue_ns=0.005,
+    dma_hardware_start_ns=0.006,
+    dma_software_issue_ns=0.002,
+    dma_software_start_ns=0.007,
     dma_complete_ns=0.001,
     scalar_table_load_ns=0.005,
     tensor_ghz=1.0,
@@ -37,12 +43,12 @@ TINY = replace(
 
 
 def run(trace: Trace) -> Timeline:
-    """Schedule a trace over up to ten storages, the even ones in SBUF, the odd ones in HBM."""
-    storages = [
-        Allocation(n, "hbm" if n % 2 else "sbuf", (1, 1), "uint8", "", "k.py:1") for n in range(10)
-    ]
+    """Schedule a trace over up to ten storages, in SBUF, HBM, PSUM, HBM and SBUF by turns."""
+    storages = [Allocation(n, SPACES[n % 5], (1, 1), "uint8", "", "k.py:1") for n in range(10)]
     return schedule(trace, storages, Placement({}, {}, 0, 0), TINY)
 
+
+SPACES = ("sbuf", "hbm", "psum", "hbm", "sbuf")
 
 # --- The DMA engines as a server -----------------------------------------------------------------
 
@@ -50,17 +56,11 @@ def run(trace: Trace) -> Timeline:
 @settings(max_examples=300)
 @given(jobs=st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), max_size=20))
 def test_the_server_gives_every_job_the_first_free_time(jobs: list[tuple[int, int]]) -> None:
-    server = _SharedServer()
+    server = SharedServer()
     taken: dict[int, int] = {}
     for job, (start, work) in enumerate(jobs):
-        now, left, blocker = start, work, -1
-        while left:
-            blocker = taken.get(now, blocker)
-            left -= now not in taken
-            taken.setdefault(now, job)
-            now += 1
-        assert server.occupy(start, work, job) == (now, blocker)
-        spans = list(zip(server._first, server._end, strict=True))
+        assert server.occupy(start, work, job) == fill(taken, start, work, job)
+        spans = list(zip(server.first, server.end, strict=True))
         assert {n for first, end in spans for n in range(first, end)} == taken.keys()
         assert all(end < first for (_, end), (first, _) in pairwise(spans))
     assert len(taken) == sum(work for _, work in jobs)
@@ -80,6 +80,13 @@ NUMBERS = {
     2: array_cells(3, 1, 2, 1),
 }
 
+DESCRIPTORS = {-1: (3, 4, None), 0: (5, 6, Lane.SYNC), 1: (5, 6, Lane.SCALAR), 2: (2, 7, None)}
+"""To issue, until the first byte, and beside which engine the hardware generates them."""
+MODES = {-1: 0, 0: 1, 1: 2, 2: 3}
+
+SHARING = {Lane.VECTOR: ("sbuf", "psum"), Lane.SCALAR: ("psum",), Lane.GPSIMD: ("sbuf",)}
+"""Memories whose port an engine shares with another, on NeuronCore-v2."""
+
 ENTRIES = st.tuples(
     st.sampled_from(list(Lane)),
     st.integers(1, 9),
@@ -93,11 +100,25 @@ Reasons = set[tuple[Cause, int]]
 """What an instruction may have waited for last, where several things ended at once."""
 
 
+def fill(taken: dict[int, int], start: int, work: int, index: int) -> tuple[int, int]:
+    """Use the picoseconds that are free from `start` on; return the end and who was last before."""
+    now, blocker = start, -1
+    while work:
+        blocker = taken.get(now, blocker)
+        work -= now not in taken
+        taken.setdefault(now, index)
+        now += 1
+    return now, blocker
+
+
 def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
     """Return start, end and reasons, by looking at every earlier instruction for every of them."""
     times: list[tuple[int, int, Reasons]] = []
     free = dict.fromkeys(Lane, (0, Cause.START, -1))
     taken: dict[int, int] = {}
+    ports: dict[str, dict[int, int]] = {"sbuf": {}, "psum": {}}
+    generating: dict[Lane, dict[int, int]] = {Lane.SYNC: {}, Lane.SCALAR: {}}
+    triggered = (0, Cause.START, -1)
     table = -1
     blocks = dict.fromkeys(range(16), (0, Cause.START, -1))
     for n, (lane, busy, wanted, read, write) in enumerate(entries):
@@ -116,15 +137,29 @@ def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
         start = max(time for time, _, _ in waits)
         reasons = {(cause, before) for time, cause, before in waits if time == start}
         if lane.is_dma:
-            free[lane], now, left, stretched = (start + 3, Cause.ISSUE, n), start + 4, busy, -1
-            while left:
-                stretched = taken.get(now, stretched)
-                left -= now not in taken
-                taken.setdefault(now, n)
-                now += 1
-            if stretched >= 0:
+            issue, begin, beside = DESCRIPTORS[wanted]
+            if wanted == 2 and free[Lane.GPSIMD][0] >= start:
+                reasons = reasons if free[Lane.GPSIMD][0] == start else set()
+                start = free[Lane.GPSIMD][0]
+                reasons |= {free[Lane.GPSIMD][1:]}
+            if beside is Lane.SCALAR and triggered[0] >= start:
+                reasons = reasons if triggered[0] == start else set()
+                start = triggered[0]
+                reasons |= {triggered[1:]}
+            if beside is not None:
+                now, other = fill(generating[beside], start, issue, n)
+                if other >= 0:
+                    start, reasons = now - issue, {(Cause.ISSUE, other)}
+            if wanted == 2:
+                free[Lane.GPSIMD] = start + issue, Cause.ENGINE, n
+            if beside is Lane.SCALAR:
+                triggered = start, Cause.ENGINE, n
+                free[Lane.SCALAR] = max(free[Lane.SCALAR], triggered, key=lambda f: f[0])
+            free[lane] = start + issue, Cause.ISSUE, n
+            now, stretched = fill(taken, start + begin, busy, n)
+            if now > start + begin + busy + 6:
                 reasons = {(Cause.BANDWIDTH, stretched)}
-            times.append((start, now + 1, reasons))
+            times.append((start, max(now, start + begin + busy + 6) + 1, reasons))
             continue
         if lane is Lane.TENSOR:
             blocks.update(dict.fromkeys(TILES[wanted], (start + busy, Cause.ENGINE, n)))
@@ -135,6 +170,20 @@ def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
         if load:
             table = wanted
             reasons = {(Cause.TABLE, before) for _, before in reasons}
+        shared = {SPACES[t] for t in (read, write) if t is not None} & {*SHARING.get(lane, ())}
+        begin = start
+        while True:
+            span = range(start, start + busy + load)
+            users = {(now, ports[s][now]) for s in shared for now in span if now in ports[s]}
+            if not users:
+                break
+            start += 1
+        if start > begin:
+            reasons = {(Cause.PORT, ports[s][start - 1]) for s in shared if start - 1 in ports[s]}
+        for space in shared:
+            ports[space].update(dict.fromkeys(span, n))
+        if lane is Lane.SCALAR:
+            triggered = start, Cause.ENGINE, n
         free[lane] = start + busy + load, Cause.ENGINE, n
         times.append((start, start + busy + load + 6, reasons))
     return times
@@ -148,6 +197,7 @@ def test_agrees_with_a_naive_scheduler(entries: list[Entry]) -> None:
         words = [word for number, written in ((write, 1), (read, 0)) if number is not None
                  for word in (number, written, 0, 100, 0, 128)]  # fmt: skip
         wanted = {Lane.SCALAR: table, Lane.TENSOR: NUMBERS[table]}.get(lane, -1)
+        wanted = MODES[table] if lane.is_dma else wanted
         trace.add(0, lane, 0, 0, busy, busy + 6, wanted, words)
     lines = [run(trace), run(trace)]
     assert lines[0] == lines[1]
