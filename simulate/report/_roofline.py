@@ -27,7 +27,7 @@ def _number(value: float) -> str:
 def _pieces(r: Roofline) -> Iterator[str]:
     x_low = floor(log10(min(r.intensity, r.ridge) / 3))
     x_high = ceil(log10(max(r.intensity, r.ridge) * 3))
-    y_high = ceil(log10(r.peak_tflops * 1.2))
+    y_high = ceil(log10(r.peak_tflops * 1.3))
     y_low = floor(log10(min(r.attained_tflops, r.attainable_tflops) / 2))
 
     def x_of(intensity: float) -> float:

@@ -30,11 +30,13 @@ class Total:
     ticks: int = 0
 
     def add(self, ticks: int) -> None:
+        """Count one more event."""
         self.count += 1
         self.ticks += ticks
 
     @property
     def us(self) -> float:
+        """Sum of the durations in µs."""
         return self.ticks / TICKS_PER_US
 
 

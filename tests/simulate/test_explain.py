@@ -299,8 +299,8 @@ def test_everything_adds_up(run: Callable[[], Profile]) -> None:
 
 def test_parts_of_a_kernel_on_two_cores() -> None:
     seen = RUNS["two cores"]()
-    whats = {part.what for part in seen.critical_path}
-    assert {"loop", "barrier", "activation table", "start-up", "transfer"} <= whats
+    seen_parts = {part.what for part in seen.critical_path}
+    assert {"loop", "barrier", "activation table", "start-up", "transfer"} <= seen_parts
     assert seen.bound == "TensorE" or seen.bound in KINDS
     loops = [part for part in seen.critical_path if part.what == "loop"]
     assert sum(part.us for part in loops) == pytest.approx(

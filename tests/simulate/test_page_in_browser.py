@@ -7,7 +7,6 @@ descriptors 3 and 4.  Without Chromium the tests skip.
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import select
@@ -27,12 +26,14 @@ from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import jit
 from nkiconv.simulate.nki import language as nl
 
+fcntl = pytest.importorskip("fcntl", reason="the pipes need POSIX")
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in _NAMES if (found := shutil.which(name))), None)
 _PATIENCE = 60.0  # seconds; only a browser that hangs needs them
 
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or os.name != "posix",
+    CHROMIUM is None,
     reason="Chromium is not installed (Debian: apt install chromium), so no browser opens the page",
 )
 
@@ -143,6 +144,17 @@ class Browser:
         seen = self.run("({...document.getElementById('canvas').dataset})")
         return float(seen["from"]), float(seen["to"])
 
+    def canvas(self) -> dict[str, float]:
+        """Scroll the drawing into the window; return where it is then."""
+        found: dict[str, float] = self.run(
+            """(() => {
+              const canvas = document.getElementById("canvas");
+              canvas.scrollIntoView({ block: "start" });
+              return canvas.getBoundingClientRect().toJSON();
+            })()"""
+        )
+        return found
+
     def screenshot(self, file: Path) -> None:
         """Write the whole page as a picture, to look at."""
         taken = self.call("Page.captureScreenshot", captureBeyondViewport=True)
@@ -234,7 +246,7 @@ def test_timeline_zooms_and_moves(browser: Browser, page: Path, naive: Profile) 
     browser.drawn()
     assert browser.view() == (0.0, pytest.approx(naive.latency_us, abs=1e-3))
     # The wheel zooms round the pointer.
-    box = browser.run("document.getElementById('canvas').getBoundingClientRect().toJSON()")
+    box = browser.canvas()
     x, y = box["x"] + box["width"] * 0.7, box["y"] + 60
     browser.call(
         "Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-300
@@ -248,7 +260,7 @@ def test_timeline_zooms_and_moves(browser: Browser, page: Path, naive: Profile) 
 
 def test_a_click_tells_the_event_and_marks_its_line(browser: Browser, page: Path) -> None:
     browser.open(page)
-    box = browser.run("document.getElementById('canvas').getBoundingClientRect().toJSON()")
+    box = browser.canvas()
     where = {"x": box["x"] + box["width"] * 0.5, "y": box["y"] + 26 + 22 + 7 + 13}  # critical path
     for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
         browser.call("Input.dispatchMouseEvent", type=kind, **where, button="left", clickCount=1)
@@ -268,8 +280,11 @@ def on_both_cores(x_hbm: Any) -> Any:
     core = nl.program_id(0)
     x_sb = nl.ndarray((128, 512), nl.float32)
     nisa.dma_copy(dst=x_sb, src=x_hbm)
-    for _ in nl.dynamic_range(6):
+
+    def body(_: Any) -> None:
         nisa.tensor_scalar(dst=x_sb, data=x_sb, op0=nl.add, operand0=1.0)
+
+    nl.fori_loop(0, 6, body)
     nisa.dma_copy(dst=y_hbm[core], src=x_sb)
     nisa.core_barrier(data=y_hbm, cores=(0, 1))
     return y_hbm
