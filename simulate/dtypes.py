@@ -77,11 +77,13 @@ def element_type(name: object, *, op: str) -> ElementType:
         if name in PACKED_TYPES:
             raise DtypeError(
                 f"{op}: dtype {name} belongs to trn3's MX matmul, which the embedded NKI "
-                f"does not have yet; it has {known}"
+                f"does not have yet; it has {known}",
+                code="dtype.packed",
             )
         raise DtypeError(
             f"{op}: {name!r} is not an NKI dtype; use one of nki.language's: {known} "
-            "(vendor documentation, Supported Data Types)"
+            "(vendor documentation, Supported Data Types)",
+            code="dtype.unknown",
         )
     return found
 
@@ -98,7 +100,8 @@ def from_numpy(dtype: np.dtype[Any], *, op: str) -> ElementType:
     if name is None:
         raise DtypeError(
             f"{op}: a NeuronCore has no {dtype} elements; convert the array to one of "
-            f"{', '.join(sorted(set(_BY_NUMPY.values())))} first"
+            f"{', '.join(sorted(set(_BY_NUMPY.values())))} first",
+            code="argument.dtype",
         )
     return ELEMENT_TYPES[name]
 

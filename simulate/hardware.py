@@ -384,7 +384,8 @@ def resolve_target(name: object, *, op: str = "target") -> str:
     if found is None:
         raise ConstraintError(
             f"{op}: {name!r} is not a target; use one of {', '.join(_ALIASES)} "
-            f"(as the vendor's {TARGET_VARIABLE})"
+            f"(as the vendor's {TARGET_VARIABLE})",
+            code="setup.target",
         )
     return found
 

@@ -61,7 +61,8 @@ class Op:
         raise ConstraintError(
             f"nl.{self.name}(...) as a function on tiles is part of NKI 0.6.0 but not of the "
             f"embedded NKI yet; use an instruction with op=nl.{self.name}, such as "
-            "nisa.tensor_tensor, nisa.tensor_scalar or nisa.activation"
+            "nisa.tensor_tensor, nisa.tensor_scalar or nisa.activation",
+            code="language.function",
         )
 
 

@@ -153,7 +153,8 @@ def place(allocations: Sequence[Allocation], hw: Hardware, kernel: str) -> Place
             raise CapacityError(
                 f"{kernel}: at most {space.peak} B per partition are live in {space.name.upper()} "
                 f"of {space.capacity}, but no order of addresses was found that avoids "
-                "fragmentation; allocate tensors of fewer different sizes"
+                "fragmentation; allocate tensors of fewer different sizes",
+                code=f"{space.name}.fragmentation",
             )
     return Placement(start, predecessors, peaks["sbuf"], -(-peaks["psum"] // hw.psum_bank_bytes))
 
@@ -252,5 +253,6 @@ def _check_peak(space: _Space, used: Sequence[Allocation], hw: Hardware, kernel:
     )
     raise CapacityError(
         f"{kernel}: {space.peak} B per partition are live in {space.name.upper()} at once; "
-        f"{hw.target} has {limit}. Live there:{listed}{more}"
+        f"{hw.target} has {limit}. Live there:{listed}{more}",
+        code=f"{space.name}.capacity",
     )

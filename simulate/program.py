@@ -244,12 +244,14 @@ class Program:
         if len(shape) < 2:
             raise ShapeError(
                 f"{op}: an on-chip tensor needs a partition and a free dimension, got {shape} "
-                "(vendor language guide, Tensor Values)"
+                "(vendor language guide, Tensor Values)",
+                code="tensor.free_dimension",
             )
         if shape[0] > hw.partitions:
             raise ShapeError(
                 f"{op}: {shape[0]} partitions in {shape}; {space.upper()} has {hw.partitions} "
-                "(nl.tile_size.pmax)"
+                "(nl.tile_size.pmax)",
+                code="tensor.partitions",
             )
         free_bytes = ELEMENT_TYPES[dtype].itemsize
         for size in shape[1:]:
@@ -262,7 +264,8 @@ class Program:
         if free_bytes > limit:
             raise CapacityError(
                 f"{op}: {dtype}{list(shape)} takes {free_bytes} B per partition; {space.upper()} "
-                f"of {hw.target} has {limit} ({source})"
+                f"of {hw.target} has {limit} ({source})",
+                code=f"{space}.tensor_size",
             )
 
 
@@ -278,7 +281,8 @@ def current(op: str) -> Program:
     if program is None:
         raise ConstraintError(
             f"{op}: only works inside a kernel; run it with nki.simulate(kernel)(...) or "
-            "nkiconv.simulate.simulate_kernel(kernel, ...)"
+            "nkiconv.simulate.simulate_kernel(kernel, ...)",
+            code="program.outside",
         )
     return program
 

@@ -72,7 +72,8 @@ class Kernel:
         if len(sizes) != 1 or type(sizes[0]) is not int or not 1 <= sizes[0] <= CORES:
             raise ConstraintError(
                 f"{self!r}[{grid!r}]: a launch grid is one number, of the 1 to {CORES} cores in a "
-                "logical one (Using Logical Neuron Cores)"
+                "logical one (Using Logical Neuron Cores)",
+                code="launch.grid",
             )
         return Kernel(self.func, sizes, self.edges)
 
@@ -115,14 +116,15 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
     if kwargs:
         raise ConstraintError(
             f"nki.jit: options {sorted(kwargs)} are not modelled by the embedded NKI; choose the "
-            "target with NEURON_PLATFORM_TARGET_OVERRIDE"
+            "target with NEURON_PLATFORM_TARGET_OVERRIDE",
+            code="jit.options",
         )
     if fn is None:
         return jit
     if isinstance(fn, Kernel):
         return fn
     if not callable(fn):
-        raise ConstraintError(f"nki.jit: {fn!r} is not a function")
+        raise ConstraintError(f"nki.jit: {fn!r} is not a function", code="jit.function")
     return Kernel(fn)
 
 
@@ -152,7 +154,9 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         original = as_numpy(value, op=op)
         kind = from_numpy(original.dtype, op=op)
         if original.size == 0:
-            raise ConstraintError(f"{op}: the array has no elements, shape {original.shape}")
+            raise ConstraintError(
+                f"{op}: the array has no elements, shape {original.shape}", code="argument.empty"
+            )
         dense = np.ascontiguousarray(original)
         tensor = program.wrap_input(dense, kind.name, label, read_only=not original.flags.writeable)
         inputs.append((value, original, tensor))
@@ -261,7 +265,8 @@ def _refuse_shared(name: str, tensor: NkiTensor, original: Array, others: list[A
     if tensor._storage.written and any(np.shares_memory(original, other) for other in others):
         raise HazardError(
             f"{name}: the kernel writes to {tensor!r}, whose array shares memory with another "
-            "argument; the device has a tensor of its own for each"
+            "argument; the device has a tensor of its own for each",
+            code="argument.shared",
         )
 
 
@@ -278,20 +283,23 @@ def _to_host(name: str, result: Any, first: Any, *, alone: bool = True) -> Any:
         return type(result)(_to_host(name, item, first, alone=False) for item in result)
     if isinstance(result, dict):
         raise ConstraintError(
-            f"{name}: returns a dict; a kernel returns a tensor, or a tuple or list of tensors"
+            f"{name}: returns a dict; a kernel returns a tensor, or a tuple or list of tensors",
+            code="result.dict",
         )
     if not isinstance(result, NkiTensor):
         return result
     storage = result._storage
     if storage.space != "hbm":
         raise ConstraintError(
-            f"{name}: returns {result!r}; results must be in HBM (buffer=nl.shared_hbm)"
+            f"{name}: returns {result!r}; results must be in HBM (buffer=nl.shared_hbm)",
+            code="result.memory",
         )
     missing = storage.count_unwritten(result, result._element)
     if missing:
         raise UninitializedReadError(
             f"{name}: returns {storage.describe()}, of which {missing} of {result.size} elements "
-            "were never written"
+            "were never written",
+            code="result.unwritten",
         )
     values = result._array
     if storage.is_input or not alone:  # somebody else may hold the same bytes

@@ -26,6 +26,7 @@ from nkiconv.simulate.errors import (
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import BY_ENGINE
 from nkiconv.simulate.program import Program, current, kernel_frame, kernel_line
+from nkiconv.simulate.slugs import rule_slugs
 from nkiconv.simulate.tensor import NKIObject, NkiTensor
 from nkiconv.simulate.trace import Lane
 
@@ -113,6 +114,8 @@ class Rule:
     error: type[NkiconvError] = ConstraintError
     dynamic: bool = False
     """Looks at addresses or values, so that one check does not stand for all similar calls."""
+    code: str = ""
+    """Slug within the sheet; without one it comes from the predicate's name or the sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +186,14 @@ class NkiInstruction(NKIObject):
         for producer in producers:
             if not isinstance(producer, NkiInstruction):
                 raise ConstraintError(
-                    f"depends_on: {producer!r} is not an instruction (nki.isa.NkiInstruction)"
+                    f"depends_on: {producer!r} is not an instruction (nki.isa.NkiInstruction)",
+                    code="order.producer",
                 )
             if producer._program is not self._program or producer._index >= self._index:
                 raise HazardError(
                     "depends_on: the producer must come earlier in the same kernel "
-                    f"(instruction {producer._index} for {self._index})"
+                    f"(instruction {producer._index} for {self._index})",
+                    code="order.later",
                 )
             self._program.trace.edges.append((self._index, producer._index))
         return self
@@ -249,8 +254,11 @@ class Sheet:
         self.cost = cost
         self.sources = tuple(sources)
         self.rules = tuple(rules)
-        self._static_rules = tuple(r for r in self.rules if not r.dynamic)
-        self._dynamic_rules = tuple(r for r in self.rules if r.dynamic)
+        slugs = rule_slugs(self.name, [(r.code, r.holds, r.sentence) for r in self.rules])
+        self.codes = tuple(f"{self.name}.{slug}" for slug in slugs)
+        coded = tuple(zip(self.rules, self.codes, strict=True))
+        self._static_rules = tuple(pair for pair in coded if not pair[0].dynamic)
+        self._dynamic_rules = tuple(pair for pair in coded if pair[0].dynamic)
         self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost]] = {}
         self.only = dict(only or {})
         self._only_items = tuple((name, *rest) for name, rest in self.only.items())
@@ -317,8 +325,8 @@ class Sheet:
                 self._accepted[key] = (call.lane, cost)
         else:
             call.lane, cost = verdict
-        for rule in self._dynamic_rules:
-            self._check_rule(call, rule)
+        for rule, code in self._dynamic_rules:
+            self._check_rule(call, rule, code)
         if self.prepare is not None:
             self.prepare(call)
         self._check_access(call, tensors)
@@ -362,7 +370,10 @@ class Sheet:
         args = call.args
         for name, default, why in self._only_items:
             if args[name] != default:
-                raise ConstraintError(f"nisa.{self.name}: {name}={args[name]!r} is refused: {why}")
+                raise ConstraintError(
+                    f"nisa.{self.name}: {name}={args[name]!r} is refused: {why}",
+                    code="option.not_modelled",
+                )
         for name, operand in self.operand_items:
             if operand.most:
                 self._check_number(name, operand, args[name])
@@ -373,19 +384,22 @@ class Sheet:
             for name, _, tensor in call.tensors():
                 self._check_start(name, tensor)
                 self._check_pattern(name, tensor, call.hw)
-        for rule in self._static_rules:
-            self._check_rule(call, rule)
+        for rule, code in self._static_rules:
+            self._check_rule(call, rule, code)
 
-    def _check_rule(self, call: Call, rule: Rule) -> None:
+    def _check_rule(self, call: Call, rule: Rule, code: str) -> None:
         if not rule.holds(call):
             shown = rule.shows(call) if rule.shows is not None else call.describe()
-            raise rule.error(f"nisa.{self.name}: {rule.sentence}; got {shown} ({rule.source})")
+            raise rule.error(
+                f"nisa.{self.name}: {rule.sentence}; got {shown} ({rule.source})", code=code
+            )
 
     def _check_number(self, name: str, operand: Operand, values: Any) -> None:
         if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= operand.most:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be a list of 1 to {operand.most} tensors, got "
-                f"{values!r} ({isa(self.name)})"
+                f"{values!r} ({isa(self.name)})",
+                code="operand.list",
             )
 
     def _check_operand(self, call: Call, name: str, operand: Operand, value: Any) -> None:
@@ -397,7 +411,8 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be a tensor"
                 f"{' or a number' if operand.number else ''}, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.tensor",
             )
         hw = call.hw
         space = value._storage.space
@@ -405,17 +420,20 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be in "
                 f"{' or '.join(sorted(s.upper() for s in operand.spaces))}, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.memory",
             )
         if operand.dtypes is not None and value.dtype not in operand.dtypes:
             raise DtypeError(
                 f"nisa.{self.name}: {name} must be one of {', '.join(sorted(operand.dtypes))}, "
-                f"got {value.dtype} ({isa(self.name)})"
+                f"got {value.dtype} ({isa(self.name)})",
+                code="operand.dtype",
             )
         if operand.role is Role.WRITE and _overlaps(value):
             raise HazardError(
                 f"nisa.{self.name}: {name} repeats elements, so that several results would land "
-                f"on one place; got {value!r} with strides {value.strides}"
+                f"on one place; got {value!r} with strides {value.strides}",
+                code="operand.repeats",
             )
         if space == "hbm":
             return
@@ -424,12 +442,14 @@ class Sheet:
             if elems > limit:
                 raise ShapeError(
                     f"nisa.{self.name}: {name} has {elems} elements per partition, the limit on "
-                    f"{hw.target} is {limit} ({isa(self.name)})"
+                    f"{hw.target} is {limit} ({isa(self.name)})",
+                    code="operand.free_size",
                 )
         if operand.per_partition and free_elems(value) != 1:
             raise ShapeError(
                 f"nisa.{self.name}: {name} must have one element per partition, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.per_partition",
             )
 
     def _check_start(self, name: str, value: NkiTensor) -> None:
@@ -446,7 +466,8 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} covers {count} partitions from {start}; an engine can "
                 f"start such an operand at {' or '.join(map(str, allowed))} only "
-                f"({arch('Accessing SBUF/PSUM tensors')})"
+                f"({arch('Accessing SBUF/PSUM tensors')})",
+                code="operand.partition_start",
             )
 
     def _check_pattern(self, name: str, value: NkiTensor, hw: Hardware) -> None:
@@ -454,14 +475,16 @@ class Sheet:
         if len(shape) > hw.free_dims_max + 1:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} has {len(shape) - 1} free dimensions, an access "
-                f"pattern has at most {hw.free_dims_max} ({arch('access patterns')})"
+                f"pattern has at most {hw.free_dims_max} ({arch('access patterns')})",
+                code="operand.free_dims",
             )
         for size, stride in zip(shape[1:], strides[1:], strict=True):
             if size > hw.count_max_elems or (size > 1 and stride > hw.stride_max_elems):
                 raise ConstraintError(
                     f"nisa.{self.name}: {name} has a free dimension of size {size} and stride "
                     f"{stride} elements; the limits are {hw.count_max_elems} (uint16) and "
-                    f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})"
+                    f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})",
+                    code="operand.stride",
                 )
 
     def _check_access(self, call: Call, tensors: list[Used]) -> None:
@@ -472,7 +495,8 @@ class Sheet:
                 if storage.read_only:
                     raise HazardError(
                         f"nisa.{self.name}: {name} writes to {storage.describe()}, but the "
-                        "caller's array is read-only"
+                        "caller's array is read-only",
+                        code="operand.read_only",
                     )
             else:
                 if storage.uniform:
@@ -483,7 +507,8 @@ class Sheet:
                     raise UninitializedReadError(
                         f"nisa.{self.name}: {name} reads {missing} of {tensor.size} elements that "
                         f"nothing has written, in {storage.describe()}; on the device they hold "
-                        "whatever was there before"
+                        "whatever was there before",
+                        code="operand.unwritten",
                     )
 
     def _fetch(self, call: Call, tensors: list[Used]) -> dict[str, Any]:

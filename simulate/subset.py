@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from nkiconv.simulate.constants import frozen, is_constant
 from nkiconv.simulate.errors import UnsupportedPythonError
+from nkiconv.simulate.slugs import python_code
 
 __all__ = ["ALLOWED", "DETAILS", "REFUSED", "Refusal", "check_kernel"]
 
@@ -218,7 +219,9 @@ def check_kernel(fn: Callable[..., object]) -> None:
     """
     func = _unwrap(fn)
     if not isinstance(func, FunctionType):
-        raise UnsupportedPythonError(f"kernel: received a {type(fn).__name__}, not a function")
+        raise UnsupportedPythonError(
+            f"kernel: received a {type(fn).__name__}, not a function", code="python.no_function"
+        )
     constants = _CHECKED.get(func)
     if constants is None:
         constants = {}
@@ -234,7 +237,8 @@ def check_kernel(fn: Callable[..., object]) -> None:
         ):
             raise UnsupportedPythonError(
                 f"kernel {func.__name__}: module constant {name} was {old!r} at the first launch, "
-                f"is {new!r} now. Why refused: {_PURE}. Write instead: an argument."
+                f"is {new!r} now. Why refused: {_PURE}. Write instead: an argument.",
+                code="python.changed_constant",
             )
 
 
@@ -273,7 +277,10 @@ class _Reader:
         """Check a node, what it names outside the function, and the nodes under it."""
         self.line = getattr(node, "lineno", self.line)
         if type(node) not in ALLOWED:
-            self.refuse(*REFUSED.get(type(node), (type(node).__name__, "simpler statements")))
+            refusal = REFUSED.get(type(node))
+            if refusal is None:
+                self.refuse(type(node).__name__, "simpler statements", code="python.other")
+            self.refuse(*refusal)
         for kind, applies, refusal in DETAILS:
             if isinstance(node, kind) and applies(node):
                 self.refuse(*refusal)
@@ -283,7 +290,8 @@ class _Reader:
             outside = self.look_up(node, local)
             if outside is not None:
                 if isinstance(node.ctx, ast.Store):
-                    self.refuse("assignment to a module's variable", "a return value", _PURE)
+                    what, code = "assignment to a module's variable", "python.module_assignment"
+                    self.refuse(what, "a return value", _PURE, code=code)
                 self.check_value(*outside)
                 return
         self.visit_all(_compiled_children(node), local)
@@ -301,7 +309,8 @@ class _Reader:
             if node.id in self.func.__globals__:
                 return self.func, node.id, self.func.__globals__[node.id]
             if hasattr(builtins, node.id) and node.id not in _BUILTINS:
-                self.refuse(f"built-in {node.id}", _BUILTIN_CURES.get(node.id, _ON_HOST))
+                cure = _BUILTIN_CURES.get(node.id, _ON_HOST)
+                self.refuse(f"built-in {node.id}", cure, code="python.builtin")
         elif isinstance(node, ast.Attribute):
             outside = self.look_up(node.value, local)
             if outside is not None and isinstance(module := outside[2], ModuleType):
@@ -327,7 +336,7 @@ class _Reader:
         elif callable(value) and _is_from(value, _HOST_ROOTS):
             full_name = f"{value.__module__}.{getattr(value, '__name__', type(value).__name__)}"
             if full_name not in _MATH:
-                self.refuse(full_name, _ON_HOST, _HOST)
+                self.refuse(full_name, _ON_HOST, _HOST, code="python.host_function")
         elif isinstance(value, FunctionType):
             if value not in self.seen:
                 self.seen.add(value)
@@ -337,10 +346,12 @@ class _Reader:
         elif _is_nki_class(type(value)):
             self.check_class(type(value))
         elif callable(value):
-            self.refuse(f"{name}, a {type(value).__name__}", "a plain Python function", _HOST)
+            what, code = f"{name}, a {type(value).__name__}", "python.host_object"
+            self.refuse(what, "a plain Python function", _HOST, code=code)
         else:
             what = f"outer variable {name}, a {type(value).__name__}"
-            self.refuse(what, "a tuple or a number, or an argument", _PURE)
+            cure = "a tuple or a number, or an argument"
+            self.refuse(what, cure, _PURE, code="python.outer_variable")
 
     def check_items(self, name: str, value: object) -> None:
         """Check what a constant list or dict holds, at any depth."""
@@ -362,25 +373,28 @@ class _Reader:
             return
         self.seen.add(cls)
         if not _is_nki_class(cls) or len(cls.__bases__) > 1:
-            self.refuse(f"class {cls.__name__}", "a class from nl.NKIObject alone", _CLASSES)
+            cure = "a class from nl.NKIObject alone"
+            self.refuse(f"class {cls.__name__}", cure, _CLASSES, code="python.class_bases")
         for name, member in vars(cls).items():
             if isinstance(member, (property, classmethod, functools.cached_property)):
                 what = f"{type(member).__name__} {cls.__name__}.{name}"
-                self.refuse(what, "a method, or an attribute that __init__ sets")
+                cure = "a method, or an attribute that __init__ sets"
+                self.refuse(what, cure, code="python.property")
             method = member.__func__ if isinstance(member, staticmethod) else member
             if not isinstance(method, FunctionType) or name in _HOST_METHODS:
                 continue
             if method.__code__.co_filename != "<string>":  # where dataclass writes its methods
                 self.check_value(None, name, method)
 
-    def refuse(self, name: str, cure: str, rule: str = _UNUSED) -> NoReturn:
+    def refuse(self, name: str, cure: str, rule: str = _UNUSED, *, code: str = "") -> NoReturn:
         """Raise the error for the line that is being read."""
         place = f"{self.func.__code__.co_filename}:{self.line}"
         if self.func is not self.kernel:
             place += f" (in {self.func.__qualname__}, which it calls)"
         raise UnsupportedPythonError(
             f"kernel {self.kernel.__name__}: {name} at {place}. "
-            f"Why refused: {rule}. Write instead: {cure}."
+            f"Why refused: {rule}. Write instead: {cure}.",
+            code=code or python_code(name),
         )
 
 

@@ -53,7 +53,8 @@ class DynamicSlice:
         self.size = _whole(size, "nl.ds", "size")
         if self.start < 0 or self.size < 1:
             raise OutOfBoundsError(
-                f"nl.ds({start}, {size}): start must be at least 0 and size at least 1"
+                f"nl.ds({start}, {size}): start must be at least 0 and size at least 1",
+                code="tensor.ds",
             )
 
 
@@ -63,7 +64,10 @@ Index = int | slice | DynamicSlice | EllipsisType
 def _whole(value: object, op: str, what: str) -> int:
     """Return `value` as int; NumPy integers count, bools and floats do not."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ShapeError(f"{op}: {what} must be an integer known at compile time, got {value!r}")
+        raise ShapeError(
+            f"{op}: {what} must be an integer known at compile time, got {value!r}",
+            code="tensor.whole_number",
+        )
     return int(value.__index__())
 
 
@@ -84,10 +88,14 @@ def checked_shape(shape: object, op: str) -> tuple[int, ...]:
         It is not a sequence, or a size is not a positive integer.
     """
     if not isinstance(shape, (tuple, list)) or not shape:
-        raise ShapeError(f"{op}: shape must be a tuple of positive integers, got {shape!r}")
+        raise ShapeError(
+            f"{op}: shape must be a tuple of positive integers, got {shape!r}", code="tensor.shape"
+        )
     sizes = tuple([_whole(size, op, "a size of shape") for size in shape])
     if min(sizes) < 1:
-        raise ShapeError(f"{op}: every size of a tensor must be at least 1, got {sizes}")
+        raise ShapeError(
+            f"{op}: every size of a tensor must be at least 1, got {sizes}", code="tensor.size"
+        )
     return sizes
 
 
@@ -189,7 +197,8 @@ class NkiTensor(NKIObject):
             keys = (*keys[:at], *[slice(None)] * fill, *keys[at + 1 :])
         if len(keys) > self.ndim:
             raise OutOfBoundsError(
-                f"{self!r}: {len(keys)} indices for a tensor of {self.ndim} dimensions"
+                f"{self!r}: {len(keys)} indices for a tensor of {self.ndim} dimensions",
+                code="tensor.index_count",
             )
         shape: list[int] = []
         strides: list[int] = []
@@ -225,7 +234,8 @@ class NkiTensor(NKIObject):
     def __setitem__(self, key: object, value: object) -> None:
         raise ConstraintError(
             f"{self!r}: assignment to a slice is not an instruction; write with nisa.tensor_copy, "
-            "nisa.memset or nisa.dma_copy (dst=...)"
+            "nisa.memset or nisa.dma_copy (dst=...)",
+            code="tensor.assignment",
         )
 
     def _position(self, dim: int, index: object) -> int:
@@ -237,7 +247,8 @@ class NkiTensor(NKIObject):
         size = self.shape[dim]
         if not -size <= where < size:
             raise OutOfBoundsError(
-                f"{self!r}: index {where} of dimension {dim} is outside its size {size}"
+                f"{self!r}: index {where} of dimension {dim} is outside its size {size}",
+                code="tensor.index_bounds",
             )
         return where + size if where < 0 else where
 
@@ -256,19 +267,24 @@ class NkiTensor(NKIObject):
         if stop < 0:
             stop += size
         if step < 1:
-            raise OutOfBoundsError(f"{self!r}: step {step} of dimension {dim} must be at least 1")
+            raise OutOfBoundsError(
+                f"{self!r}: step {step} of dimension {dim} must be at least 1",
+                code="tensor.slice_step",
+            )
         if not 0 <= start < stop <= size:
             raise OutOfBoundsError(
                 f"{self!r}: slice {start}:{stop} of dimension {dim} must satisfy "
                 f"0 <= start < end <= {size}; slices are not clamped "
-                "(vendor documentation, NkiTensor.slice)"
+                "(vendor documentation, NkiTensor.slice)",
+                code="tensor.slice_bounds",
             )
         count = (stop - start + step - 1) // step
         if dim == 0 and self._on_chip and step > 1 and count > 1:
             raise ConstraintError(
                 f"{self!r}: step {step} of dimension 0 would skip partitions; an access pattern "
                 "covers neighbouring partitions only (access-pattern deep dive, Restriction on "
-                "SBUF/PSUM Tensors)"
+                "SBUF/PSUM Tensors)",
+                code="tensor.partition_step",
             )
         return start, count, step
 
@@ -279,7 +295,8 @@ class NkiTensor(NKIObject):
         if min(limits) < 0:
             raise OutOfBoundsError(
                 f"NkiTensor.slice: {start}:{end} of dimension {dim} of {self!r} must satisfy "
-                f"0 <= start < end <= {self.shape[dim]} (vendor documentation, NkiTensor.slice)"
+                f"0 <= start < end <= {self.shape[dim]} (vendor documentation, NkiTensor.slice)",
+                code="tensor.slice_bounds",
             )
         first, count, stride = self._range(dim, slice(start, end, step))
         shape = (*self.shape[:dim], count, *self.shape[dim + 1 :])
@@ -294,7 +311,8 @@ class NkiTensor(NKIObject):
         if _whole(index, "NkiTensor.select", "index") < 0:
             raise OutOfBoundsError(
                 f"NkiTensor.select: index {index} of dimension {dim} of {self!r} must be at least "
-                "0 (vendor documentation, NkiTensor.select)"
+                "0 (vendor documentation, NkiTensor.select)",
+                code="tensor.index_bounds",
             )
         if dim == 0 and self._on_chip:
             return self[index]
@@ -306,7 +324,9 @@ class NkiTensor(NKIObject):
     def _dimension(self, dim: int, op: str, *, free_only: bool = False) -> int:
         where = _whole(dim, f"NkiTensor.{op}", "dim")
         if not -self.ndim <= where < self.ndim:
-            raise OutOfBoundsError(f"NkiTensor.{op}: {self!r} has no dimension {where}")
+            raise OutOfBoundsError(
+                f"NkiTensor.{op}: {self!r} has no dimension {where}", code="tensor.dimension"
+            )
         where %= self.ndim
         if free_only and where == 0 and self._on_chip:
             raise _partition_rule(op, self)
@@ -318,7 +338,8 @@ class NkiTensor(NKIObject):
             raise ShapeError(
                 f"NkiTensor.{op}: {self!r} would keep {ndim} dimensions; a tensor in "
                 f"{self._storage.space.upper()} has at least {least} (vendor language guide, "
-                "Tensor Values)"
+                "Tensor Values)",
+                code="tensor.rank",
             )
 
     def permute(self, dims: Sequence[int]) -> NkiTensor:
@@ -327,7 +348,8 @@ class NkiTensor(NKIObject):
         if sorted(order) != list(range(self.ndim)):
             raise ShapeError(
                 f"NkiTensor.permute: {order} is not an order of the {self.ndim} dimensions of "
-                f"{self!r}"
+                f"{self!r}",
+                code="tensor.permutation",
             )
         if self._on_chip and order[0] != 0:
             raise _partition_rule("permute", self)
@@ -343,7 +365,8 @@ class NkiTensor(NKIObject):
         if self.shape[dim] != 1:
             raise ShapeError(
                 f"NkiTensor.broadcast: dimension {dim} of {self!r} has size {self.shape[dim]}; "
-                "only size 1 can be repeated"
+                "only size 1 can be repeated",
+                code="tensor.broadcast",
             )
         count = checked_shape((size,), "NkiTensor.broadcast")[0]
         shape = (*self.shape[:dim], count, *self.shape[dim + 1 :])
@@ -354,7 +377,9 @@ class NkiTensor(NKIObject):
         """Insert a dimension of size 1."""
         where = _whole(dim, "NkiTensor.expand_dim", "dim")
         if not 0 <= where <= self.ndim:
-            raise OutOfBoundsError(f"NkiTensor.expand_dim: no position {where} in {self!r}")
+            raise OutOfBoundsError(
+                f"NkiTensor.expand_dim: no position {where} in {self!r}", code="tensor.dimension"
+            )
         if where == 0 and self._on_chip:
             raise _partition_rule("expand_dim", self)
         stride = self.strides[where] * self.shape[where] if where < self.ndim else 1
@@ -369,7 +394,8 @@ class NkiTensor(NKIObject):
         dim = self._dimension(dim, "squeeze_dim", free_only=True)
         if self.shape[dim] != 1:
             raise ShapeError(
-                f"NkiTensor.squeeze_dim: dimension {dim} of {self!r} has size {self.shape[dim]}"
+                f"NkiTensor.squeeze_dim: dimension {dim} of {self!r} has size {self.shape[dim]}",
+                code="tensor.squeeze",
             )
         self._check_rank(self.ndim - 1, "squeeze_dim")
         return self._view(
@@ -396,12 +422,16 @@ class NkiTensor(NKIObject):
         first = self._dimension(start_dim, "flatten_dims", free_only=True)
         last = self._dimension(end_dim, "flatten_dims")
         if last < first:
-            raise ShapeError(f"NkiTensor.flatten_dims: {start_dim} comes after {end_dim}")
+            raise ShapeError(
+                f"NkiTensor.flatten_dims: {start_dim} comes after {end_dim}",
+                code="tensor.flatten_order",
+            )
         merged = _merged(self.shape[first : last + 1], self.strides[first : last + 1])
         if len(merged) != 1:
             raise ShapeError(
                 f"NkiTensor.flatten_dims: dimensions {first} to {last} of {self!r} with strides "
-                f"{self.strides} are not dense; a view cannot merge them"
+                f"{self.strides} are not dense; a view cannot merge them",
+                code="tensor.flatten_dense",
             )
         stride, size = merged[0]
         return self._view(
@@ -424,7 +454,8 @@ class NkiTensor(NKIObject):
         if strides is None:
             raise ShapeError(
                 f"NkiTensor.reshape: {self!r} with strides {self.strides} cannot be seen as "
-                f"{sizes} without a copy"
+                f"{sizes} without a copy",
+                code="tensor.reshape_copy",
             )
         return self._view(sizes, strides, self.offset)
 
@@ -439,7 +470,8 @@ class NkiTensor(NKIObject):
         if len(src_pattern) != self.ndim:
             raise ShapeError(
                 f"NkiTensor.rearrange: {len(src_pattern)} names for {self.ndim} dimensions of "
-                f"{self!r}"
+                f"{self!r}",
+                code="tensor.rearrange",
             )
         split: NkiTensor = self
         names: list[str] = []
@@ -450,13 +482,16 @@ class NkiTensor(NKIObject):
             names.extend(group)
         if not set(fixed) <= set(names):
             raise ShapeError(
-                f"NkiTensor.rearrange: fixed_sizes {fixed} names more than {src_pattern}"
+                f"NkiTensor.rearrange: fixed_sizes {fixed} names more than {src_pattern}",
+                code="tensor.rearrange",
             )
         flat: list[str] = []
         for entry in dst_pattern:
             flat.extend([entry] if isinstance(entry, str) else entry)
         if sorted(flat) != sorted(names) or () in map(tuple, dst_pattern):
-            raise ShapeError(f"NkiTensor.rearrange: {dst_pattern} does not name {names}")
+            raise ShapeError(
+                f"NkiTensor.rearrange: {dst_pattern} does not name {names}", code="tensor.rearrange"
+            )
         result = split.permute([names.index(name) for name in flat])
         for where, entry in enumerate(dst_pattern):
             if not isinstance(entry, str) and len(entry) > 1:
@@ -482,7 +517,8 @@ class NkiTensor(NKIObject):
             start = self.offset * self._kind.itemsize
             if start % kind.itemsize:
                 raise ShapeError(
-                    f"NkiTensor.ap: offset {self.offset} of {self!r} does not fall on a {dtype}"
+                    f"NkiTensor.ap: offset {self.offset} of {self!r} does not fall on a {dtype}",
+                    code="tensor.ap_offset",
                 )
             begin = start // kind.itemsize
         else:
@@ -490,7 +526,8 @@ class NkiTensor(NKIObject):
         if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pattern):
             raise ShapeError(
                 f"NkiTensor.ap: pattern must be [[stride, count], ...], got {pattern!r} "
-                "(access-pattern deep dive)"
+                "(access-pattern deep dive)",
+                code="tensor.ap_pattern",
             )
         strides = tuple([_whole(pair[0], "NkiTensor.ap", "a stride") for pair in pattern])
         shape = checked_shape([pair[1] for pair in pattern], "NkiTensor.ap")
@@ -506,34 +543,42 @@ class NkiTensor(NKIObject):
         row = storage.free_bytes // item
         if min(view.strides) < 0 or view.offset < 0:
             raise OutOfBoundsError(
-                f"NkiTensor.ap: negative strides or offsets leave {storage.describe()}"
+                f"NkiTensor.ap: negative strides or offsets leave {storage.describe()}",
+                code="tensor.ap_bounds",
             )
         reach = [(n - 1) * s for n, s in zip(view.shape, view.strides, strict=True)]
         if not self._on_chip:
             if view.offset + sum(reach) >= row:
                 raise OutOfBoundsError(
                     f"NkiTensor.ap: pattern {view.get_pattern()} at {view.offset} reaches element "
-                    f"{view.offset + sum(reach)} of the {row} of {storage.describe()}"
+                    f"{view.offset + sum(reach)} of the {row} of {storage.describe()}",
+                    code="tensor.ap_bounds",
                 )
             return
         if view.ndim < 2:
-            raise ShapeError(f"NkiTensor.ap: an on-chip pattern needs a free dimension: {view!r}")
+            raise ShapeError(
+                f"NkiTensor.ap: an on-chip pattern needs a free dimension: {view!r}",
+                code="tensor.ap_pattern",
+            )
         if storage.free_bytes % item:
             raise ShapeError(
                 f"NkiTensor.ap: the {storage.free_bytes} B per partition of {storage.describe()} "
-                f"do not divide into {view.dtype} elements"
+                f"do not divide into {view.dtype} elements",
+                code="tensor.ap_row",
             )
         if view.strides[0] != row and view.shape[0] != 1:
             raise ConstraintError(
                 f"NkiTensor.ap: the partition stride of {storage.describe()} must be its {row} "
-                f"elements per partition, got {view.strides[0]} (access-pattern deep dive)"
+                f"elements per partition, got {view.strides[0]} (access-pattern deep dive)",
+                code="tensor.ap_partition_stride",
             )
         last_partition = view.offset // row + view.shape[0] - 1
         last_elem = view.offset % row + sum(reach[1:])
         if last_partition >= storage.partitions or last_elem >= row:
             raise OutOfBoundsError(
                 f"NkiTensor.ap: pattern {view.get_pattern()} at {view.offset} reaches partition "
-                f"{last_partition}, element {last_elem} of {storage.describe()}"
+                f"{last_partition}, element {last_elem} of {storage.describe()}",
+                code="tensor.ap_bounds",
             )
 
     def view(self, dtype: str) -> NkiTensor:
@@ -542,14 +587,20 @@ class NkiTensor(NKIObject):
         old, new = self._kind.itemsize, kind.itemsize
         last = self.shape[-1] * old
         if self.strides[-1] != 1 and self.shape[-1] != 1 and old != new:
-            raise ShapeError(f"NkiTensor.view: the last dimension of {self!r} is not contiguous")
+            raise ShapeError(
+                f"NkiTensor.view: the last dimension of {self!r} is not contiguous",
+                code="tensor.view_contiguous",
+            )
         starts = [s * old for s in self.strides[:-1]]
         # A stride that is never taken does not matter, but the partition stride stands for the row.
         taken = [
             s for dim, s in enumerate(starts) if self.shape[dim] > 1 or (dim == 0 and self._on_chip)
         ]
         if last % new or (self.offset * old) % new or any(s % new for s in taken):
-            raise ShapeError(f"NkiTensor.view: {self!r} does not divide into {dtype} elements")
+            raise ShapeError(
+                f"NkiTensor.view: {self!r} does not divide into {dtype} elements",
+                code="tensor.view_size",
+            )
         inner = self.strides[-1] if old == new else 1
         result = self._view(
             (*self.shape[:-1], last // new),
@@ -606,7 +657,10 @@ def _inferred(shape: Sequence[int], total: int, op: str, tensor: NkiTensor) -> t
         if known > 0 and total % known == 0:
             sizes[sizes.index(-1)] = total // known
     if not sizes or min(sizes) < 1 or prod(sizes) != total:
-        raise ShapeError(f"{op}: {total} elements of {tensor!r} do not fill {tuple(shape)}")
+        raise ShapeError(
+            f"{op}: {total} elements of {tensor!r} do not fill {tuple(shape)}",
+            code="tensor.elements",
+        )
     return tuple(sizes)
 
 
@@ -649,13 +703,15 @@ def _reshaped(
 def _partition_rule(op: str, tensor: NkiTensor) -> ConstraintError:
     return ConstraintError(
         f"NkiTensor.{op}: the partition dimension of {tensor!r} must stay first and whole; moving "
-        "data between partitions takes an instruction (vendor documentation, NkiTensor)"
+        "data between partitions takes an instruction (vendor documentation, NkiTensor)",
+        code="tensor.partition_first",
     )
 
 
 def _not_yet(what: str) -> ConstraintError:
     return ConstraintError(
-        f"{what}: run-time addressing is part of NKI 0.6.0 but not of the embedded NKI yet"
+        f"{what}: run-time addressing is part of NKI 0.6.0 but not of the embedded NKI yet",
+        code="tensor.run_time_address",
     )
 
 

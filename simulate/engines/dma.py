@@ -123,6 +123,7 @@ def _count(call: Call) -> None:
             lambda c: c["dst"].size == c["src"].size,
             isa("dma_copy"),
             error=ShapeError,
+            code="same_size",
         ),
     ),
     only={
@@ -179,18 +180,21 @@ def _transposed_shape(call: Call) -> bool:
             isa("dma_transpose"),
             shows=lambda c: f"axes={c['axes']!r} of {c['src']!r}",
             error=ShapeError,
+            code="axes",
         ),
         Rule(
             "dst must have the dtype of src",
             lambda c: c["dst"].dtype == c["src"].dtype,
             isa("dma_transpose"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "elements must have 2 or 4 bytes",
             lambda c: c["src"]._element.itemsize in (2, 4),
             "NeuronCore-v3 architecture guide, DMA Transpose",
             error=DtypeError,
+            code="item_size",
         ),
         Rule(
             "dst must have the transposed shape of src",
@@ -258,18 +262,21 @@ def _compute_cost(call: Call) -> Cost:
             lambda c: c["reduce_op"] is OPS["add"],
             isa("dma_compute"),
             shows=lambda c: f"{c['reduce_op']!r}",
+            code="reduce_op_add",
         ),
         Rule(
             "scales must be None, or 1.0 for each of srcs",
             _no_scaling,
             isa("dma_compute"),
             shows=lambda c: f"{c['scales']!r} for {len(c['srcs'])}",
+            code="scales",
         ),
         Rule(
             "dst and each of srcs must have the same number of elements",
             lambda c: all(src.size == c["dst"].size for src in c["srcs"]),
             isa("dma_compute"),
             error=ShapeError,
+            code="same_size",
         ),
     ),
     only={

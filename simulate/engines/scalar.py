@@ -76,7 +76,7 @@ def scalar_registers(call: Call) -> None:
 
 _COMMON_RULES = (
     operator("op", lambda op: op.activation is not None, "an activation function"),
-    Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation")),
+    Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation"), code="op_missing"),
     same_elements("dst", "data"),
     same_partitions("data", "bias", "scale", "reduce_res"),
     Rule(
@@ -91,6 +91,7 @@ _COMMON_RULES = (
         "reciprocal takes no bias on NeuronCore-v2",
         lambda c: c.hw.generation > 2 or c["op"] is not OPS["reciprocal"] or c["bias"] is None,
         "NKI 0.6.0, Engine Selection for Operators",
+        code="reciprocal_bias",
     ),
 )
 """What activation and activation_reduce refuse alike."""
@@ -115,12 +116,14 @@ _COMMON_RULES = (
             ),
             isa("activation"),
             shows=lambda c: f"reduce_cmd={c['reduce_cmd']!r}",
+            code="reduce_cmd_choice",
         ),
         Rule(
             "reduce_op must be None or nl.add",
             lambda c: c["reduce_op"] is None or c["reduce_op"] is OPS["add"],
             isa("activation"),
             shows=lambda c: f"reduce_op={c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
         Rule(
             "a reduce_cmd that accumulates needs reduce_op=nl.add",
@@ -136,6 +139,7 @@ _COMMON_RULES = (
             ),
             isa("activation"),
             shows=lambda c: f"{c['reduce_cmd']} with reduce_op={c['reduce_op']!r}",
+            code="reduce_op_idle",
         ),
     ),
     prepare=scalar_registers,
@@ -185,6 +189,7 @@ def activation(
             lambda c: c["reduce_op"] is OPS["add"],
             isa("activation_reduce"),
             shows=lambda c: f"reduce_op={c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
     ),
     prepare=scalar_registers,

@@ -89,20 +89,23 @@ def _resolve_accumulate(call: Call) -> None:
                 "nisa.nc_matmul: with accumulate=None, part of dst already holds a matmul's "
                 f"result and part does not ({call.describe()}); an instruction has one accumulate "
                 "flag, so cover the region with one accumulate=False matmul first "
-                f"({isa('nc_matmul')}, Accumulation mode)"
+                f"({isa('nc_matmul')}, Accumulation mode)",
+                code="nc_matmul.mixed_accumulate",
             )
         wish = high != UNWRITTEN
     if wish and low == UNWRITTEN:
         raise UninitializedReadError(
             "nisa.nc_matmul: accumulates onto elements of dst that no matmul has written "
             f"({call.describe()}); start with accumulate=False ({isa('nc_matmul')}, "
-            "Accumulation mode)"
+            "Accumulation mode)",
+            code="nc_matmul.accumulate_unwritten",
         )
     if wish and low == BY_ENGINE and call.hw.generation < 4:
         raise HazardError(
             "nisa.nc_matmul: accumulates onto elements of dst that another instruction than a "
             f"matmul wrote ({call.describe()}), which is undefined on {call.hw.target}; start "
-            f"with accumulate=False ({isa('nc_matmul')}, Accumulation mode)"
+            f"with accumulate=False ({isa('nc_matmul')}, Accumulation mode)",
+            code="nc_matmul.accumulate_foreign",
         )
     call.args["accumulate"] = bool(wish)
     call.also_read = ("dst",)

@@ -151,7 +151,9 @@ def ndarray(
     sizes = _checked_shape(shape, op)
     kind = _element_type(dtype, op=op)
     if not isinstance(buffer, MemoryRegion):
-        raise ConstraintError(f"{op}: buffer must be nl.sbuf, nl.psum or nl.hbm, got {buffer!r}")
+        raise ConstraintError(
+            f"{op}: buffer must be nl.sbuf, nl.psum or nl.hbm, got {buffer!r}", code="tensor.buffer"
+        )
     return program.allocate(sizes, kind.name, buffer, name, address)
 
 
