@@ -61,7 +61,7 @@ ADVICE: dict[str, Advice] = {
     "op_kind": Advice("choose an operator from the vendor's table"),
     "op0_kind": Advice("choose an operator from the vendor's table"),
     "op1_kind": Advice("choose an operator from the vendor's table"),
-    "cmp_op_kind": Advice("use nl.equal, nl.less and the like"),
+    "comparison": Advice("use nl.equal, nl.less and the like"),
     "reduce_op_choice": Advice("choose one of the operators named"),
     "reduce_cmd_choice": Advice("choose one of the commands named"),
     "registers_unknown": Advice(

@@ -53,6 +53,10 @@ class NkiconvError(ValueError):
             self.place = place
             self.args = (f"{place}: {self}",)
 
+    def add_route(self, route: str) -> None:
+        """End the message with the calls that lead from the kernel to its place."""
+        self.args = (f"{self}\n  Called: {route}",)
+
 
 class ShapeError(NkiconvError, AssertionError):
     """Sizes do not fit together, or a result would have no elements."""

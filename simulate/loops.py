@@ -221,6 +221,7 @@ def _name(program: Program, body: list[tuple[int, int, int]], at: int) -> str:
 
 def _end_iteration(program: Program) -> None:
     """Leave a mark in the record at which all engines of the core meet."""
+    program.settle()
     trace = program.trace
     frame = kernel_frame()
     spent = round(program.hardware.loop_iteration_ns * 1000)

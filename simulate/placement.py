@@ -13,6 +13,7 @@ round them, and two of them must not hold the same bytes while both are live.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -244,8 +245,12 @@ def _check_peak(space: _Space, used: Sequence[Allocation], hw: Hardware, kernel:
         return
     live = [s for s in used if s.first_use <= worst_at <= s.last_use]
     live.sort(key=space.size, reverse=True)
-    listed = "".join(f"\n  {space.size(s):>8} B  {s.describe()}" for s in live[:_SHOWN])
-    more = f"\n  and {len(live) - _SHOWN} more" if len(live) > _SHOWN else ""
+    alike = Counter((space.size(s), s.describe()) for s in live)  # a line in a loop gives many
+    listed = "".join(
+        f"\n  {size:>8} B  {what}{f', {count} times' if count > 1 else ''}"
+        for (size, what), count in list(alike.items())[:_SHOWN]
+    )
+    more = f"\n  and {len(alike) - _SHOWN} more" if len(alike) > _SHOWN else ""
     limit = (
         f"{space.capacity} B per partition (nl.tile_size.sbuf_fmax_bytes)"
         if space.name == "sbuf"

@@ -22,11 +22,15 @@ import numpy as np
 from nkiconv.simulate.dtypes import ELEMENT_TYPES, Array
 from nkiconv.simulate.errors import CapacityError, ConstraintError, ShapeError
 from nkiconv.simulate.hardware import HARDWARE, Hardware, current_target
+from nkiconv.simulate.late import LateTransfers
 from nkiconv.simulate.memory import Allocation, Storage
 from nkiconv.simulate.tensor import SPACE, MemoryRegion, NkiTensor
 from nkiconv.simulate.trace import LANES, Trace
 
 _HERE = str(Path(__file__).resolve().parent) + os.sep
+
+_SHOWN_LINES = 3
+"""Lines of the kernel named where a program is too large."""
 
 _current: ContextVar[Program | None] = ContextVar("nkiconv_program", default=None)
 
@@ -82,6 +86,8 @@ class Program:
         `hbm_read_bytes` by name of the tensor: of the kernel's parameter, or as allocated.
     macs_by_type
         Multiply-accumulates by dtype of the moving operand.
+    late
+        Transfers that wait for a reason to happen; None where DMA is eager.
     scalar_registers
         ScalarE's accumulation registers, one for each partition.
     vector_registers, vector_registers_known
@@ -112,6 +118,7 @@ class Program:
         self.scalar_registers = np.zeros(self.hardware.partitions, dtype=np.float32)
         self.vector_registers = np.full(self.hardware.partitions, np.nan, dtype=np.float32)
         self.vector_registers_known = np.zeros(self.hardware.partitions, dtype=np.bool_)
+        self.late: LateTransfers | None = None
         self._lines: dict[tuple[CodeType, int], int] = {}
 
     @property
@@ -237,6 +244,25 @@ class Program:
         self.allocations.append(made)
         storage = Storage(made, buffer=flat, read_only=read_only)
         return NkiTensor(shape, dtype, storage, MemoryRegion.shared_hbm, name)
+
+    def settle(self) -> None:
+        """Let all transfers that still wait happen, as at the end of the kernel."""
+        if self.late is not None:
+            self.late.settle_all()
+
+    def too_large(self) -> CapacityError:
+        """Return the refusal of one instruction more than a program may have."""
+        count = len(self.trace) - self.repeated
+        lines = "".join(
+            f"\n  {number:>9,} of them at {place}"
+            for place, number in self.trace.sources().most_common(_SHOWN_LINES)
+        )
+        return CapacityError(
+            f"{self.kernel}: more than {count:,} instructions, every loop unrolled; the limit is "
+            f"{self.hardware.program_max_instructions:,} (compiler errors NCC_EBVF030 and "
+            f"NCC_EVRF007){lines}",
+            code="program.instructions",
+        )
 
     def _check_extent(self, shape: tuple[int, ...], dtype: str, space: str) -> None:
         hw = self.hardware

@@ -21,11 +21,12 @@ from nkiconv.simulate.errors import (
     NkiconvError,
     UninitializedReadError,
 )
+from nkiconv.simulate.late import LateTransfers, dma_is_late, use_dma
 from nkiconv.simulate.placement import place
 from nkiconv.simulate.profile import report_launch
 from nkiconv.simulate.program import Program, active, is_simulator, running
 from nkiconv.simulate.subset import check_kernel
-from nkiconv.simulate.tensor import NkiTensor, tensors_in
+from nkiconv.simulate.tensor import MemoryRegion, NkiTensor, tensors_in
 
 _LOGICAL_CORES_SINCE = 3
 """Generation of the NeuronCore from which on two make a logical one (LNC)."""
@@ -148,6 +149,11 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     inputs: list[tuple[Any, Array, NkiTensor]] = []
 
     def bind(value: Any, label: str) -> Any:
+        if isinstance(value, list):
+            raise ConstraintError(
+                f"{name}({label}): a kernel takes no lists as arguments (NKI 0.3.0 release notes)",
+                code="argument.list",
+            )
         if not is_array(value):
             return value
         op = f"{name}({label})"
@@ -170,7 +176,9 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         # Infinity and NaN come and go on the device without remark, and so they do here.
         with running(part), np.errstate(all="ignore"):
             try:
+                part.late = LateTransfers() if dma_is_late() else None
                 result = kernel.func(*bound_args, **bound_kwargs)
+                part.settle()
                 if part.loops:
                     raise ConstraintError(
                         f"{name}: an on-chip loop was left by break or return; its iterations end "
@@ -179,11 +187,12 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
                 return result
             except NkiconvError as error:
                 # Instructions say where they stand themselves; views and allocations do not.
-                error.locate(_place_in_kernel(error))
+                _locate(error)
                 raise
 
     result = execute(program) if kernel.grid <= (1,) else _on_cores(name, program, execute)
     _order(program, kernel.edges)
+    _check_results(name, result, [tensor for _, _, tensor in inputs])
     placement = place(program.allocations, program.hardware, name)
     for _, original, tensor in inputs:
         _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
@@ -245,12 +254,16 @@ def _on_cores(name: str, program: Program, execute: Callable[[Program], Any]) ->
     return results[0]
 
 
-def _place_in_kernel(error: NkiconvError) -> str:
-    """Return ``file.py:line`` of the innermost frame of an error outside the simulator."""
+def _locate(error: NkiconvError) -> None:
+    """Say where in the kernel an error is from, and by way of which calls."""
     frames = [f for f in extract_tb(error.__traceback__) if not is_simulator(f.filename)]
-    if not frames:  # found after the kernel's last line
-        return ""
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    places = [f"{Path(f.filename).name}:{f.lineno}" for f in frames]
+    if not places:  # a late transfer, at the end of the kernel: it knows its line
+        return
+    error.locate(places[-1])
+    if error.place == places[-1] and len(places) > 1:
+        route = [f"{f.name} {place}" for f, place in zip(frames, places, strict=True)]
+        error.add_route(" -> ".join(route))
 
 
 def _parameter_names(func: Callable[..., Any], count: int) -> list[str]:
@@ -277,6 +290,36 @@ def _write_back(original: Array, tensor: NkiTensor) -> None:
         np.copyto(original, values.view(original.dtype))  # bool is kept in bytes
 
 
+def _check_results(name: str, result: Any, inputs: list[NkiTensor]) -> None:
+    """Refuse results that are not buffers of their own, and a kernel without any effect."""
+    results = tensors_in(result)
+    if (
+        not results
+        and not isinstance(result, dict)
+        and not any(tensor._storage.written for tensor in inputs)
+    ):
+        raise ConstraintError(
+            f"{name}: returns no tensor and writes to no argument, so that nothing would be left "
+            "of its work",
+            code="result.nothing",
+        )
+    for at, tensor in enumerate(results):
+        storage = tensor._storage
+        if storage.is_input and not storage.written:
+            raise HazardError(
+                f"{name}: returns the argument {storage.allocation.name} without having written "
+                "to it; a result is a buffer of its own",
+                code="result.input",
+            )
+        for other in results[:at]:
+            if other._storage is storage and np.shares_memory(other._array, tensor._array):
+                raise HazardError(
+                    f"{name}: returns {tensor!r} and {other!r}, which share memory; each result "
+                    "is a buffer of its own",
+                    code="result.twice",
+                )
+
+
 def _to_host(name: str, result: Any, first: Any, *, alone: bool = True) -> Any:
     """Return a kernel's result as host arrays, each with memory of its own."""
     if isinstance(result, (tuple, list)):
@@ -293,6 +336,12 @@ def _to_host(name: str, result: Any, first: Any, *, alone: bool = True) -> Any:
         raise ConstraintError(
             f"{name}: returns {result!r}; results must be in HBM (buffer=nl.shared_hbm)",
             code="result.memory",
+        )
+    if result.buffer is MemoryRegion.private_hbm:
+        raise ConstraintError(
+            f"{name}: returns {result!r} in nl.hbm (private_hbm); results must be in nl.shared_hbm "
+            "(NKI 0.3.0 release notes, Breaking Changes)",
+            code="result.private",
         )
     missing = storage.count_unwritten(result, result._element)
     if missing:
@@ -336,6 +385,15 @@ def simulate_kernel(kernel: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     return jit(kernel)(*args, **kwargs)
 
 
-def simulate(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that runs `kernel` on the simulator: ``simulate(kernel)(*args)``."""
-    return functools.partial(simulate_kernel, kernel)
+def simulate(kernel: Callable[..., Any], *, dma: str | None = None) -> Callable[..., Any]:
+    """Return a function that runs `kernel` on the simulator: ``simulate(kernel)(*args)``.
+
+    With ``dma="late"`` transfers happen as late as dependencies allow (`nkiconv.simulate.late`);
+    None is what `use_dma` or the variable NKICONV_DMA say, and otherwise ``"eager"``.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with use_dma(dma):
+            return simulate_kernel(kernel, *args, **kwargs)
+
+    return run

@@ -101,7 +101,8 @@ class _Lists:
     """When whatever held these bytes before is done with them; -1 until the first use."""
 
 
-def _overlap(a: Box, b: Box) -> bool:
+def overlap(a: Box, b: Box) -> bool:
+    """Whether two boxes of one tensor share a byte."""
     return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
@@ -177,13 +178,13 @@ def schedule(
                 if apart and (by == _BARRIER if meets else by != _BARRIER and by not in own[core]):
                     continue
                 # In-order lanes finish their writes in order; only a reader has to wait.
-                if (not writes or by != lane) and until + hop > ready and _overlap(box, other):
+                if (not writes or by != lane) and until + hop > ready and overlap(box, other):
                     ready = until + hop
             if writes:
                 for other, by, until in known.reads:
                     if apart and not meets and by not in own[core]:
                         continue
-                    if by != lane and until + hop > ready and _overlap(box, other):
+                    if by != lane and until + hop > ready and overlap(box, other):
                         ready = until + hop
         for producer in producers.get(index, ()):
             ready = max(ready, ends[producer] + hop)

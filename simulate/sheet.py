@@ -24,6 +24,7 @@ from nkiconv.simulate.errors import (
     UninitializedReadError,
 )
 from nkiconv.simulate.hardware import Hardware
+from nkiconv.simulate.late import LateTransfers, Touch
 from nkiconv.simulate.memory import BY_ENGINE
 from nkiconv.simulate.program import Program, current, kernel_frame, kernel_line
 from nkiconv.simulate.slugs import rule_slugs
@@ -212,6 +213,14 @@ def free_elems(tensor: NkiTensor) -> int:
     return elems
 
 
+def _touches(tensors: list[Used]) -> list[Touch]:
+    """Return which bytes an instruction reads and writes, for `LateTransfers`."""
+    return [
+        (tensor._storage.allocation.number, operand.role is Role.WRITE, tensor._region())
+        for _, operand, tensor in tensors
+    ]
+
+
 def _overlaps(tensor: NkiTensor) -> bool:
     """Whether two elements of a view may share a place: a stride within the reach of the rest."""
     reach = 0
@@ -239,6 +248,7 @@ class Sheet:
         prepare: Callable[[Call], None] | None = None,
         count: Callable[[Call], None] | None = None,
         writes_as: int = BY_ENGINE,
+        at_once: bool = False,
     ) -> None:
         self.name = body.__name__
         self._op = f"nisa.{self.name}"
@@ -265,6 +275,7 @@ class Sheet:
         self.prepare = prepare
         self.count = count
         self.writes_as = writes_as
+        self.at_once = at_once  # the cores meet in it: it never waits where DMA is late
         self.outputs = tuple(n for n, o in self.operand_items if o.role is Role.WRITE)
         parameters = self.signature.parameters
         self._names = tuple(parameters)
@@ -284,7 +295,13 @@ class Sheet:
         program = current(self._op)
         call = Call(self, self._bind(args, kwargs), program, program.hardware)
         try:
-            return self._execute(call)
+            tensors, cost = self._admit(call)
+            if program.late is None or not self._wait(call, tensors, program.late):
+                self._carry_out(call, tensors)
+                return self._record(call, tensors, cost)
+            issued = self._record(call, tensors, cost)
+            self._defer(call, tensors, program.late, issued._index)
+            return issued
         except NkiconvError as error:
             error.locate(kernel_line())
             raise
@@ -308,8 +325,8 @@ class Sheet:
         self.signature.bind(*args, **kwargs)  # raises TypeError, in Python's own words
         raise TypeError(f"nisa.{self.name}: arguments do not fit")  # pragma: no cover
 
-    def _execute(self, call: Call) -> NkiInstruction:
-        """Check, compute, write and record one call.
+    def _admit(self, call: Call) -> tuple[list[Used], Cost]:
+        """Check one call, and return its tensors and its cost.
 
         Most checks depend on shapes, types and options alone: a call that looks like an earlier
         one in these passes as that did, at the same cost.
@@ -325,6 +342,10 @@ class Sheet:
                 self._accepted[key] = (call.lane, cost)
         else:
             call.lane, cost = verdict
+        return tensors, cost
+
+    def _carry_out(self, call: Call, tensors: list[Used]) -> None:
+        """Run the checks that look at memory, compute, and write."""
         for rule, code in self._dynamic_rules:
             self._check_rule(call, rule, code)
         if self.prepare is not None:
@@ -332,7 +353,24 @@ class Sheet:
         self._check_access(call, tensors)
         values = self._fetch(call, tensors)
         self._store(call, values, self.body(**values))
-        return self._record(call, tensors, cost)
+
+    def _wait(self, call: Call, tensors: list[Used], late: LateTransfers) -> bool:
+        """Let the transfers happen that the call depends on; return whether it is one itself."""
+        late.settle(_touches(tensors))
+        return call.lane.is_dma and not self.at_once
+
+    def _defer(self, call: Call, tensors: list[Used], late: LateTransfers, index: int) -> None:
+        """Leave a transfer until something depends on it."""
+        place = kernel_line()
+
+        def carry_out() -> None:
+            try:
+                self._carry_out(call, tensors)
+            except NkiconvError as error:
+                error.locate(place)
+                raise
+
+        late.add(index, _touches(tensors), carry_out)
 
     def _look(self, call: Call) -> tuple[list[Used], tuple[Any, ...] | None]:
         """Return the tensors, and what the static checks and the cost depend on.
@@ -569,6 +607,8 @@ class Sheet:
         trace = program.trace
         words: list[int] = []
         index = len(trace)
+        if index - program.repeated >= program.hardware.program_max_instructions:
+            raise program.too_large()
         if program.race is not None:
             for _, operand, tensor in tensors:
                 if tensor._storage.space == "hbm":
@@ -579,7 +619,7 @@ class Sheet:
                 used.first_use = index
             used.last_use = index
             words += (used.number, operand.role is Role.WRITE, *tensor._region())
-        frame = kernel_frame(3)
+        frame = kernel_frame(2)
         source = program.line_number(frame.f_code, frame.f_lineno)
         label = call.args.get("name")
         trace.add(

@@ -8,6 +8,7 @@ operands.  Meaning is left to `schedule`; this module only packs and unpacks.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -144,6 +145,12 @@ class Trace:
         words.extend((opcode, lane, source, label, occupancy_ps, latency_ps, table, len(operands)))
         words.extend(operands)
         return index
+
+    def sources(self) -> Counter[str]:
+        """Return how many instructions each source line gave."""
+        words = self._words
+        counts = Counter(words[begin + 2] for begin in self._starts)
+        return Counter({self._names[number]: count for number, count in counts.items()})
 
     def raw(self, first: int = 0) -> Iterator[tuple[int, list[int]]]:
         """Yield (index, words) of each instruction from `first` on, without unpacking."""

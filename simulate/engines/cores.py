@@ -52,6 +52,7 @@ def _meet(call: Call, key: object, value: object) -> list[Any]:
     if cores is None:  # pragma: no cover - the rule above refuses it
         raise ConstraintError(f"nisa.{call.sheet.name}: there is one core only")
     op = f"nisa.{call.sheet.name}"
+    call.program.settle()
     return cores.wait(call.program.core, op, key, value, kernel_line())
 
 
@@ -198,6 +199,7 @@ def _exchange_cost(call: Call) -> Cost:
         ),
     ),
     prepare=_exchange,
+    at_once=True,
     count=_end_barrier,
     cost=_exchange_cost,
     sources=(isa("sendrecv"), assumed("as long as a copy of the tile within SBUF")),

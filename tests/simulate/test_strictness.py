@@ -1,0 +1,568 @@
+"""Every code that no sheet states has an example that breaks it and is refused under that code.
+
+Rules of sheets have theirs in test_sheets.py, constructs of Python in test_subset.py.  One example
+for each code, hence the length.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nkiconv.simulate import errors, hardware, profile, simulate_kernel, subset, use_dma
+from nkiconv.simulate.advice import ADVICE
+from nkiconv.simulate.errors import NkiconvError, ShapeError
+from nkiconv.simulate.memory import Allocation
+from nkiconv.simulate.nki import isa as nisa
+from nkiconv.simulate.nki import jit
+from nkiconv.simulate.nki import language as nl
+from nkiconv.simulate.placement import place
+from nkiconv.simulate.program import Program
+from nkiconv.simulate.registers import VirtualRegister
+from nkiconv.simulate.rules import _SAID, CATALOGUE
+from nkiconv.simulate.sheet import SHEETS
+from nkiconv.simulate.slugs import rule_slugs
+from nkiconv.simulate.strictness import all_codes, generations, limits_of, near
+from nkiconv.simulate.subset import check_kernel
+
+SOURCES = Path(errors.__file__).resolve().parent
+X = np.ones((4, 8), np.float32)
+
+
+def new(*shape: int, dtype: str = "float32", buffer: Any = nl.sbuf) -> Any:
+    return nl.ndarray(shape or (4, 8), dtype, buffer)
+
+
+def full(tensor: Any) -> Any:
+    tensor._array[...] = 1
+    tensor._storage.mark(tensor, tensor._element, 1)
+    return tensor
+
+
+def matmul(dst: Any, **options: Any) -> None:
+    nisa.nc_matmul(dst=dst, stationary=full(new(4, 4)), moving=full(new()), **options)
+
+
+def half_written() -> None:
+    dst = new(buffer=nl.psum)
+    nisa.nc_matmul(dst=dst[:, 0:4], stationary=full(new(4, 4)), moving=full(new(4, 4)))
+    matmul(dst)
+
+
+def after_memset() -> None:
+    dst = new(buffer=nl.psum)
+    nisa.memset(dst=dst, value=0)
+    matmul(dst, accumulate=True)
+
+
+def later() -> None:
+    first = nisa.memset(dst=new(), value=0)
+    first.depends_on(nisa.memset(dst=new(), value=0))
+
+
+def live(space: str, *ranges: tuple[int, int, int]) -> None:
+    """Place tensors of so many bytes, each in use from one instruction to another."""
+    made = []
+    for number, (size, first, last) in enumerate(ranges):
+        made.append(Allocation(number, space, (1, size), "uint8", "", "k.py:1"))
+        made[-1].first_use, made[-1].last_use = first, last
+    place(made, hardware.HARDWARE["trn1"], "kernel")
+
+
+def fragmented(space: str, unit: int, size: int) -> None:
+    """Two tensors that stay split what the others leave, whichever address they are given."""
+    half = size // 2 // unit * unit
+    pieces = [(unit, i, 100 if i % 2 else 50 + i) for i in range(size // unit)]
+    live(space, *pieces, (half, 99, 100))
+
+
+def too_large(chip: Any) -> None:
+    small = dataclasses.replace(chip.program.hardware, program_max_instructions=3)
+    chip.program.hardware = small
+    for _ in range(4):
+        nisa.memset(dst=new(), value=0)
+
+
+def read_only(chip: Any) -> None:
+    out = chip.program.wrap_input(X, "float32", "out", read_only=True)
+    nisa.dma_copy(dst=out, src=full(new()))
+
+
+# Inside a running kernel for trn1.
+INSIDE: dict[str, Callable[[Any], object]] = {
+    "tensor.buffer": lambda c: nl.ndarray((4, 8), nl.float32, "sbuf"),  # type: ignore[arg-type]
+    "tensor.address": lambda c: nl.ndarray((4, 8), nl.float32, address=(0, 0)),
+    "tensor.whole_number": lambda c: new(4, 8 / 2),  # type: ignore[arg-type]
+    "tensor.shape": lambda c: nl.ndarray((), nl.float32),
+    "tensor.size": lambda c: new(4, 0),
+    "tensor.free_dimension": lambda c: new(4),
+    "tensor.partitions": lambda c: new(129, 8),
+    "tensor.index_count": lambda c: new()[0, 0, 0],
+    "tensor.index_bounds": lambda c: new()[0, 8],
+    "tensor.slice_bounds": lambda c: new()[:, 0:9],
+    "tensor.slice_step": lambda c: new()[:, 0:8:0],
+    "tensor.partition_step": lambda c: new()[0:4:2, :],
+    "tensor.partition_first": lambda c: new().permute((1, 0)),
+    "tensor.ds": lambda c: nl.ds(-1, 4),
+    "tensor.assignment": lambda c: new().__setitem__(0, 1),
+    "tensor.dimension": lambda c: new().slice(2, 0, 1),
+    "tensor.rank": lambda c: new(4, 1).squeeze_dim(1),
+    "tensor.permutation": lambda c: new().permute((0, 0)),
+    "tensor.broadcast": lambda c: new().broadcast(1, 2),
+    "tensor.squeeze": lambda c: new(4, 2, 2).squeeze_dim(1),
+    "tensor.flatten_order": lambda c: new(4, 2, 2).flatten_dims(2, 1),
+    "tensor.flatten_dense": lambda c: new(4, 2, 4)[:, :, 0:2].flatten_dims(1, 2),
+    "tensor.reshape_copy": lambda c: new(4, 2, 4)[:, :, 0:2].reshape((4, 4)),
+    "tensor.elements": lambda c: new().reshape((4, 9)),
+    "tensor.rearrange": lambda c: new().rearrange(["p", "a"], ["p", "b"]),
+    "tensor.ap_offset": lambda c: new(dtype="int8")[:, 1:8].ap([[2, 4], [1, 1]], dtype="int32"),
+    "tensor.ap_pattern": lambda c: new().ap([[8, 4], [1]]),
+    "tensor.ap_bounds": lambda c: new().ap([[8, 4], [1, 9]]),
+    "tensor.ap_row": lambda c: new(4, 3, dtype="int8").ap([[1, 4], [1, 1]], dtype="int16"),
+    "tensor.ap_partition_stride": lambda c: new().ap([[4, 4], [1, 4]]),
+    "tensor.view_contiguous": lambda c: new()[:, 0:8:2].view(nl.int16),
+    "tensor.view_size": lambda c: new(4, 3, dtype="int8").view(nl.int16),
+    "tensor.run_time_address": lambda c: new().vector_select(0, new()),
+    "dtype.unknown": lambda c: new(dtype="float64"),
+    "dtype.packed": lambda c: new(dtype="float4_e2m1fn_x4"),
+    "sbuf.tensor_size": lambda c: new(4, 45_057),
+    "psum.tensor_size": lambda c: new(4, 4097, buffer=nl.psum),
+    "program.instructions": too_large,
+    "order.producer": lambda c: nisa.memset(dst=new(), value=0).depends_on("first"),  # type: ignore[arg-type]
+    "order.later": lambda c: later(),
+    "language.function": lambda c: nl.add(new(), new()),
+    "register.empty": lambda c: VirtualRegister()._read("op"),
+    "register.counter": lambda c: VirtualRegister(0, frozen=True)._write(1, "op"),
+    "register.range": lambda c: VirtualRegister()._write(2**32, "op"),
+    "option.not_modelled": lambda c: nisa.dma_copy(dst=new(), src=new(), priority=1),
+    "option.engine": lambda c: nisa.memset(dst=new(), value=0, engine=nisa.tensor_engine),
+    "operand.tensor": lambda c: nisa.tensor_copy(dst=new(), src="x"),
+    "operand.list": lambda c: nisa.dma_compute(dst=new(), srcs=[], reduce_op=nl.add),
+    "operand.memory": lambda c: nisa.tensor_copy(dst=new(), src=new(buffer=nl.shared_hbm)),
+    "operand.dtype": lambda c: nisa.nc_matmul(
+        dst=new(buffer=nl.psum), stationary=new(4, 4, dtype="int8"), moving=new()
+    ),
+    "operand.repeats": lambda c: nisa.memset(dst=new(4, 1).broadcast(1, 8), value=0),
+    "operand.free_size": lambda c: nisa.nc_matmul(
+        dst=new(4, 513, buffer=nl.psum), stationary=new(4, 4), moving=new(4, 513)
+    ),
+    "operand.per_partition": lambda c: nisa.tensor_scalar(
+        dst=new(), data=new(), op0=nl.add, operand0=new(4, 2)
+    ),
+    "operand.partition_start": lambda c: nisa.memset(dst=new(8, 8)[4:8, :], value=0),
+    "operand.free_dims": lambda c: nisa.memset(dst=new(4, 2, 2, 2, 2, 2), value=0),
+    "operand.stride": lambda c: nisa.memset(dst=new(4, 65_536, dtype="int8"), value=0),
+    "operand.read_only": read_only,
+    "operand.unwritten": lambda c: nisa.tensor_copy(dst=new(), src=new()),
+    "nc_matmul.mixed_accumulate": lambda c: half_written(),
+    "nc_matmul.accumulate_unwritten": lambda c: matmul(new(buffer=nl.psum), accumulate=True),
+    "nc_matmul.accumulate_foreign": lambda c: after_memset(),
+}
+
+
+def stored(x_hbm: Any, buffer: Any = nl.shared_hbm) -> Any:
+    y_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=buffer)
+    nisa.dma_copy(dst=y_hbm, src=x_hbm)
+    return y_hbm
+
+
+def twice(x_hbm: Any) -> Any:
+    y_hbm = stored(x_hbm)
+    return y_hbm, y_hbm[0:1, :]
+
+
+def overwrite(x_hbm: Any, out_hbm: Any) -> None:
+    nisa.dma_copy(dst=out_hbm, src=x_hbm)
+
+
+def cast(x_hbm: Any) -> Any:
+    y_hbm = nl.ndarray(x_hbm.shape, nl.float8_e4m3, buffer=nl.shared_hbm)
+    nisa.dma_copy(dst=y_hbm, src=x_hbm)
+    return y_hbm
+
+
+CONSTANT = 1
+
+
+def reads_constant(x_hbm: Any) -> Any:
+    return x_hbm[CONSTANT]
+
+
+def changed_constant(patch: pytest.MonkeyPatch) -> None:
+    check_kernel(reads_constant)
+    patch.setitem(reads_constant.__globals__, "CONSTANT", 2)
+    check_kernel(reads_constant)
+
+
+def with_mode(mode: str) -> None:
+    with use_dma(mode):
+        pass
+
+
+def two_targets() -> None:
+    for target in ("trn1", "trn2"):
+        with hardware.use_target(target):
+            simulate_kernel(stored, X)
+
+
+def second_copy(patch: pytest.MonkeyPatch) -> None:
+    from nkiconv.simulate import embedded
+
+    raise embedded._no_twin(len, "it has no source")
+
+
+def with_environment(patch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    from nkiconv.simulate import embedded
+
+    patch.setenv(name, value)
+    embedded.status()
+    hardware.current_target()
+
+
+def without_jinja2(patch: pytest.MonkeyPatch) -> None:
+    from nkiconv.simulate.report.html import write_html
+
+    patch.setitem(__import__("sys").modules, "jinja2", None)
+    _, seen = profile(jit(stored), X)
+    write_html(seen, "page.html")
+
+
+def passes(x_hbm: Any) -> Any:
+    pass
+
+
+def without_pass(patch: pytest.MonkeyPatch) -> None:
+    """Check a kernel with a statement that the tables do not know, as a newer Python may have."""
+    patch.setattr(subset, "ALLOWED", subset.ALLOWED - {ast.Pass})
+    check_kernel(passes)
+
+
+# Outside of any kernel.
+OUTSIDE: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
+    "argument.kind": lambda m: __import__("nkiconv.simulate.arrays", fromlist=["x"]).as_numpy("x"),
+    "argument.device": lambda m: simulate_kernel(stored, torch.ones(2, 3, device="meta")),
+    "argument.gradients": lambda m: simulate_kernel(stored, torch.ones(2, 3, requires_grad=True)),
+    "argument.dtype_torch": lambda m: simulate_kernel(stored, torch.ones(2, 3).to_sparse()),
+    "argument.dtype": lambda m: simulate_kernel(stored, np.ones((2, 3))),
+    "argument.empty": lambda m: simulate_kernel(stored, np.ones((0, 3), np.float32)),
+    "argument.list": lambda m: simulate_kernel(stored, [1, 2]),
+    "argument.shared": lambda m: simulate_kernel(overwrite, *[np.ones((2, 3), np.float32)] * 2),
+    "result.memory": lambda m: simulate_kernel(lambda_free(nl.sbuf), X),
+    "result.private": lambda m: simulate_kernel(stored, X, nl.hbm),
+    "result.dict": lambda m: simulate_kernel(returns_dict, X),
+    "result.unwritten": lambda m: simulate_kernel(returns_fresh, X),
+    "result.input": lambda m: simulate_kernel(returns_input, X),
+    "result.twice": lambda m: simulate_kernel(twice, X),
+    "result.nothing": lambda m: simulate_kernel(returns_nothing, X),
+    "result.dtype_torch": lambda m: simulate_kernel(cast, torch.ones(2, 3)),
+    "launch.grid": lambda m: jit(stored)[2],
+    "jit.options": lambda m: jit(mode="torch"),
+    "jit.function": lambda m: jit(3),  # type: ignore[arg-type]
+    "sbuf.capacity": lambda m: live("sbuf", (100_000, 0, 1), (100_000, 1, 2)),
+    "psum.capacity": lambda m: live("psum", *[(2048, 0, 1)] * 9),
+    "sbuf.fragmentation": lambda m: fragmented("sbuf", 22_528, 180_224),
+    "psum.fragmentation": lambda m: fragmented("psum", 2048, 16_384),
+    "program.outside": lambda m: new(),
+    "dma.mode": lambda m: with_mode("lazy"),
+    "setup.variable": lambda m: with_environment(m, "NKICONV_SIMULATOR", "coffee"),
+    "setup.vendor": lambda m: with_environment(m, "NKICONV_SIMULATOR", "vendor"),
+    "setup.target": lambda m: with_environment(m, hardware.TARGET_VARIABLE, "trn9"),
+    "setup.second_copy": second_copy,
+    "profile.no_kernel": lambda m: profile(len, []),
+    "profile.targets": lambda m: profile(two_targets),
+    "report.file": lambda m: profile(jit(stored), X)[1].save_trace("no/such/folder/x.json"),
+    "report.jinja2": without_jinja2,
+    "python.other": without_pass,
+    "python.no_function": lambda m: check_kernel(len),
+    "python.changed_constant": changed_constant,
+}
+
+
+def lambda_free(buffer: Any) -> Any:
+    def stays(x_hbm: Any) -> Any:
+        return stored(x_hbm, buffer)
+
+    return stays
+
+
+def returns_dict(x_hbm: Any) -> Any:
+    return {"y": stored(x_hbm)}
+
+
+def returns_fresh(x_hbm: Any) -> Any:
+    return nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)
+
+
+def returns_input(x_hbm: Any) -> Any:
+    return x_hbm.reshape((2, 16))
+
+
+def returns_nothing(x_hbm: Any) -> None:
+    stored(x_hbm)
+
+
+# Of Python: what a kernel refers to, where no construct is to blame; X is not allowed there.
+class _Plain:
+    pass
+
+
+class _WithProperty(nl.NKIObject):
+    @property
+    def size(self) -> int:
+        return 1
+
+
+class _Callable:
+    def __call__(self) -> int:
+        return 1
+
+
+_CALLABLE = _Callable()
+_LIST = [1]
+
+
+def calls_sum(x: Any) -> Any:
+    return sum(x)
+
+
+def calls_numpy(x: Any) -> Any:
+    return np.ceil(x)
+
+
+def calls_object(x: Any) -> Any:
+    return _CALLABLE()
+
+
+def reads_list(x: Any) -> Any:
+    return _LIST[x]
+
+
+def sets_module(x: Any) -> None:
+    np.pi = x  # type: ignore[misc]
+
+
+def makes_plain(x: Any) -> Any:
+    return _Plain()
+
+
+def makes_property(x: Any) -> Any:
+    return _WithProperty()
+
+
+REFERRING: dict[str, Callable[..., object]] = {
+    "python.builtin": calls_sum,
+    "python.host_function": calls_numpy,
+    "python.host_object": calls_object,
+    "python.outer_variable": reads_list,
+    "python.module_assignment": sets_module,
+    "python.class_bases": makes_plain,
+    "python.property": makes_property,
+}
+
+
+def code_of(run: Callable[[], object]) -> tuple[NkiconvError, str]:
+    with pytest.raises(NkiconvError) as caught:
+        run()
+    return caught.value, caught.value.code
+
+
+def check(error: NkiconvError, code: str) -> None:
+    entry = CATALOGUE[code]
+    assert error.code == code
+    assert type(error).__name__ == entry.error
+    said = code in _SAID or code.startswith("python.")
+    ending = f" [{code}]" if said else f"\n  Cure: {entry.cure} [{code}]"
+    assert ending in str(error)
+
+
+@pytest.mark.parametrize("code", INSIDE)
+def test_refused_inside_a_kernel(code: str, chip: Any) -> None:
+    error, _ = code_of(lambda: INSIDE[code](chip))
+    check(error, code)
+
+
+@pytest.mark.parametrize("code", OUTSIDE)
+def test_refused_outside_a_kernel(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error, _ = code_of(lambda: OUTSIDE[code](monkeypatch))
+    check(error, code)
+
+
+@pytest.mark.parametrize("code", REFERRING)
+def test_refused_by_what_it_refers_to(code: str) -> None:
+    error, _ = code_of(lambda: check_kernel(REFERRING[code]))
+    check(error, code)
+
+
+def test_no_code_is_without_an_example() -> None:
+    assert {*INSIDE, *OUTSIDE, *REFERRING} == set(CATALOGUE)
+
+
+# --- No error without a code ---------------------------------------------------------------------
+
+ERRORS = {name for name in errors.__all__}
+
+
+def raised() -> list[tuple[str, ast.Call]]:
+    """Every place in the simulator where one of its errors is made."""
+    found = []
+    for path in sorted(SOURCES.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ERRORS:
+                found.append((f"{path.relative_to(SOURCES)}:{node.lineno}", node))
+    return found
+
+
+def test_every_error_names_a_known_code() -> None:
+    """Give a new error ``code="group.slug"``, an entry in simulate/rules.py and an example here."""
+    spaces = {"{space.name}": ("sbuf", "psum"), "{space}": ("sbuf", "psum")}
+    wrong = []
+    for where, call in raised():
+        given = [ast.unparse(k.value) for k in call.keywords if k.arg == "code"] or ["none"]
+        given = [given[0].removeprefix("f").strip("'")]
+        names = {given[0].replace(k, s) for k, v in spaces.items() if k in given[0] for s in v}
+        if not (names or set(given)) <= set(all_codes()) and "python_code" not in given[0]:
+            wrong.append(where)
+    assert not wrong
+
+
+# --- Codes of sheets -----------------------------------------------------------------------------
+
+
+def test_codes_are_short_and_can_be_read() -> None:
+    for code in all_codes():
+        assert re.fullmatch(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]{1,39}", code), code
+        assert not re.search(r"_\d$", code), f"{code}: give the rule a code= of its own"
+
+
+def test_codes_within_a_sheet_differ() -> None:
+    for sheet in SHEETS.values():
+        assert len(set(sheet.codes)) == len(sheet.rules)
+        assert all(code.startswith(f"{sheet.name}.") for code in sheet.codes)
+
+
+def _one_bank(call: Any) -> bool:
+    return True
+
+
+_nameless = lambda call: True  # noqa: E731 - it has no name for the slug
+
+
+def factory() -> Callable[[Any], bool]:
+    return lambda call: True
+
+
+def test_slugs_come_from_names_or_sentences() -> None:
+    made = [
+        ("", _one_bank, "dst must lie in one bank"),
+        ("", factory(), "a and b must have the same dtype"),
+        ("", _nameless, "dst must be float32 on the older cores, which add in it"),
+        ("own", _one_bank, "whatever"),
+        ("", _nameless, "cast needs trn3"),
+    ]
+    assert rule_slugs("cast", made) == (
+        "one_bank", "factory", "dst_float32_older_cores", "own", "generation",
+    )  # fmt: skip
+    alike = [("", _one_bank, "dst must be even"), ("", _one_bank, "src must be odd")]
+    assert rule_slugs("cast", alike) == ("dst_even", "src_odd")
+    assert rule_slugs("cast", [("same", _one_bank, "a"), ("same", _one_bank, "b")]) == (
+        "same", "same_2",
+    )  # fmt: skip
+
+
+def test_every_advice_is_used() -> None:
+    codes = {code for sheet in SHEETS.values() for code in sheet.codes}
+    known = codes | {code.partition(".")[2] for code in codes}
+    assert {key for key in ADVICE} <= known
+    shared = {"same_elements", "same_dtype", "both_in_psum", "gpsimd_in_psum", "bitvec_integers"}
+    assert all(ADVICE[slug].cure for slug in shared)
+
+
+def test_facts_behind_codes() -> None:
+    with_limits = [entry for entry in all_codes().values() if entry.limits]
+    assert len(with_limits) >= 10
+    assert all(limits_of(entry.limits) for entry in with_limits)
+    assert limits_of(("moving_max_columns",)) == [
+        "moving_max_columns: 512 on trn1, 512 on trn2, 4,096 on trn3 (columns; isa nc_matmul: tile "
+        "size)"
+    ]
+    assert limits_of(("program_max_instructions",))[0].startswith(
+        "program_max_instructions: 5,000,000 on all targets (instructions; "
+    )
+    assert generations("activate2") == ("trn3",)
+    assert generations("range_select") == ("trn2", "trn3")
+    assert generations("nc_matmul") == ("trn1", "trn2", "trn3")
+
+
+def test_codes_that_resemble() -> None:
+    assert "nc_matmul.one_bank" in near("nc_matmul.onebank")
+    assert near("report") == ["report.file", "report.jinja2"]
+    assert near("") == []
+
+
+# --- Which engine reaches which memory -----------------------------------------------------------
+
+
+def test_engines_reach_their_memories_alone(start: Any) -> None:
+    from nkiconv.bench.generated import _engines
+
+    for sheet in SHEETS.values():
+        engines = _engines(sheet.lane)
+        spaces = {name: operand.spaces for name, operand in sheet.operands.items()}
+        reaches_psum = any("psum" in found for found in spaces.values())
+        if "DMA" in engines:
+            assert not reaches_psum, sheet.name
+        else:
+            assert not any("hbm" in found for found in spaces.values()), sheet.name
+        if "GpSimdE" in engines and reaches_psum:
+            assert f"{sheet.name}.gpsimd_in_psum" in sheet.codes
+        if engines == ["TensorE"]:
+            assert all(spaces[name] == {"psum"} for name in sheet.outputs), sheet.name
+            reads = spaces.keys() - set(sheet.outputs)
+            assert all(spaces[name] == {"sbuf"} for name in reads), sheet.name
+
+
+# --- Messages ------------------------------------------------------------------------------------
+
+
+def outer(x_hbm: Any) -> Any:
+    x_sb = nl.ndarray((4, 8), nl.float32)
+    middle(x_sb, x_hbm)
+    return x_hbm
+
+
+def middle(dst: Any, src: Any) -> None:
+    nisa.dma_copy(dst=dst, src=src[0:2, :])
+
+
+def test_a_message_ends_with_the_calls_that_lead_to_its_line() -> None:
+    error, code = code_of(lambda: simulate_kernel(outer, X))
+    first, second = outer.__code__.co_firstlineno + 2, middle.__code__.co_firstlineno + 1
+    assert code == "dma_copy.same_size"
+    assert str(error).splitlines()[-1] == (
+        f"  Called: outer test_strictness.py:{first} -> middle test_strictness.py:{second}"
+    )
+
+
+def test_an_error_without_a_code_is_left_as_it_is() -> None:
+    assert str(ShapeError("conv2d: no")) == "conv2d: no"
+    assert ShapeError("conv2d: no").code == ""
+    assert ShapeError().args == ()
+
+
+def test_too_many_instructions_are_counted_by_line(chip: Any) -> None:
+    error, _ = code_of(lambda: too_large(chip))
+    line = too_large.__code__.co_firstlineno + 4
+    assert str(error).startswith(
+        f"test_strictness.py:{line}: kernel: more than 3 instructions, every loop unrolled; the "
+        "limit is 3 (compiler errors NCC_EBVF030 and NCC_EVRF007)\n"
+        f"          3 of them at test_strictness.py:{line}\n  Cure: "
+    )
+    assert Program("k", "trn1").hardware.program_max_instructions == 5_000_000
