@@ -61,9 +61,14 @@ def write(root: Path) -> list[Path]:
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     for row in rows:
-        cells = [cell.replace("|", "\\|").replace("<", "&lt;") for cell in row]
+        cells = [_escaped(cell) for cell in row]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    """Return a cell's text without what Markdown would take for a column, a tag or a link."""
+    return cell.replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 # --- Coverage: every name of the vendor's release ------------------------------------------------
@@ -109,16 +114,16 @@ def _embedded(have: bool, value: object, kind: str) -> str:
     return "for op= alone" if only_names and kind == "functions" else "yes"
 
 
-_SHORT = {"TENSOR": "TensorE", "VECTOR": "VectorE", "SCALAR": "ScalarE", "GPSIMD": "GpSimdE"}
-
-
 def _engines(lane: Any) -> list[str]:
     """Return the engines that a sheet's lane, or the function that chooses it, mentions."""
     if isinstance(lane, Lane):
         return ["DMA" if lane.is_dma else lane.label]
     names = _mentioned(lane.__code__)
-    found = [label for name, label in _SHORT.items() if name in names]
-    return found + (["DMA"] if any(name.startswith("DMA_") for name in names) else [])
+    lists = [
+        lane.__globals__[name] for name in names if isinstance(lane.__globals__.get(name), tuple)
+    ]
+    names |= {one.name for each in lists for one in each if isinstance(one, Lane)}
+    return [*dict.fromkeys("DMA" if one.is_dma else one.label for one in Lane if one.name in names)]
 
 
 def _mentioned(code: CodeType) -> set[str]:
@@ -155,8 +160,8 @@ def _coverage(root: Path) -> str:
         f"{_MADE}",
         "Every public name of the vendor's release, and whether the embedded NKI has it. Names, "
         "parameters and defaults are compared with the vendor's in tests/simulate/test_api.py, "
-        "limits of instructions broken in test_sheets.py, costs worked out by hand in test_costs.py; "
-        "the last column is the other test file that uses a name most.",
+        "limits of instructions broken in test_sheets.py, costs worked out by hand in "
+        "test_costs.py; the last column is the other test file that uses a name most.",
     ]
     for module in _MODULES:
         rows = list(coverage_rows(module, tests))

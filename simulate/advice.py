@@ -137,6 +137,7 @@ ADVICE: dict[str, Advice] = {
         "Lanes do not see each other's partitions.",
     ),
     "tensor_reduce.reduced_size": Advice("allocate dst with the kept elements, at least (P, 1)"),
+    "memset.value_type": Advice("write the number without a point"),
     "memset.fits_type": Advice("choose a value within the integer type"),
     "dma_transpose.axes": Advice("leave axes= away"),
     "dma_transpose.item_size": Advice("view 1-byte data as 2-byte where pairs may stay together"),

@@ -200,7 +200,8 @@ def _check_fixed(space: _Space, used: Sequence[Allocation], kernel: str) -> None
                     f"{kernel}: {tensor.describe()} at address {tensor.address} takes bytes that "
                     f"{other.describe()} at address {other.address} still needs: the one is first "
                     f"used before the last use of the other (instructions {tensor.first_use} and "
-                    f"{other.last_use}); use addresses that are free by then"
+                    f"{other.last_use}); use addresses that are free by then",
+                    code="tensor.address_overlap",
                 )
         live.append(tensor)
 

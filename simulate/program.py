@@ -204,12 +204,16 @@ class Program:
         hw = self.hardware
         op = f"nl.ndarray(address={address!r})"
         if space == "hbm":
-            raise ConstraintError(f"{op}: a tensor in HBM has no address that a kernel can choose")
+            raise ConstraintError(
+                f"{op}: a tensor in HBM has no address that a kernel can choose",
+                code="tensor.address",
+            )
         numbers = address if isinstance(address, (tuple, list)) else ()
         if len(numbers) != 2 or not all(type(n) is int and n >= 0 for n in numbers):
             raise ConstraintError(
                 f"{op}: must be (first partition, first byte), two integers from 0 on "
-                "(nki.language.ndarray)"
+                "(nki.language.ndarray)",
+                code="tensor.address",
             )
         first, begin = numbers
         unit, source = (
@@ -218,19 +222,23 @@ class Program:
             else (hw.sbuf_align_bytes, "nl.tile_size.sbuf_min_align")
         )
         if begin % unit:
-            raise ConstraintError(f"{op}: byte {begin} is no multiple of {unit} ({source})")
+            raise ConstraintError(
+                f"{op}: byte {begin} is no multiple of {unit} ({source})", code="tensor.address"
+            )
         if first % hw.quadrant_partitions or first + shape[0] > hw.partitions:
             raise ConstraintError(
                 f"{op}: {shape[0]} partitions from {first}; they start at a multiple of "
                 f"{hw.quadrant_partitions} and end within {hw.partitions} "
-                "(architecture guides, Accessing SBUF/PSUM tensors)"
+                "(architecture guides, Accessing SBUF/PSUM tensors)",
+                code="tensor.address",
             )
         limit = hw.sbuf_usable_bytes if space == "sbuf" else hw.psum_banks * hw.psum_bank_bytes
         end = begin + prod(shape[1:]) * ELEMENT_TYPES[dtype].itemsize
         if end > limit:
             raise CapacityError(
                 f"{op}: {dtype}{list(shape)} would end at byte {end} of each partition; "
-                f"{space.upper()} of {hw.target} has {limit}"
+                f"{space.upper()} of {hw.target} has {limit}",
+                code=f"{space}.tensor_size",
             )
         return first, begin
 

@@ -100,7 +100,8 @@ class Kernel:
             if not fits or not all(isinstance(name, str) for name in (edge[0], *producers)):
                 raise ConstraintError(
                     f"{self!r}.with_schedule: {edge!r} is not (instruction, instruction or list of "
-                    "instructions), by name (guide to the scheduling APIs)"
+                    "instructions), by name (guide to the scheduling APIs)",
+                    code="order.edge",
                 )
             pairs += [(edge[0], str(producer)) for producer in producers]
         return Kernel(self.func, self.grid, (*self.edges, *pairs))
@@ -144,7 +145,8 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if kernel.grid > (1,) and program.hardware.generation < _LOGICAL_CORES_SINCE:
         raise ConstraintError(
             f"{name}[{kernel.grid[0]}]: {program.hardware.target} has no logical cores of two; "
-            "they came with trn2 (Using Logical Neuron Cores)"
+            "they came with trn2 (Using Logical Neuron Cores)",
+            code="launch.generation",
         )
     inputs: list[tuple[Any, Array, NkiTensor]] = []
 
@@ -182,7 +184,8 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
                 if part.loops:
                     raise ConstraintError(
                         f"{name}: an on-chip loop was left by break or return; its iterations end "
-                        "only when its bound is reached (nki.language.fori_loop)"
+                        "only when its bound is reached (nki.language.fori_loop)",
+                        code="loop.left",
                     )
                 return result
             except NkiconvError as error:
@@ -216,14 +219,16 @@ def _order(program: Program, edges: tuple[tuple[str, str], ...]) -> None:
                 raise ConstraintError(
                     f"{program.kernel}.with_schedule: {name!r} is the name of "
                     f"{len(found.get(name, ()))} instructions; an edge needs one (name= of a nisa "
-                    "function; guide to the scheduling APIs)"
+                    "function; guide to the scheduling APIs)",
+                    code="order.name",
                 )
         consumer, producer = (found[name][0] for name in pair)
         if producer >= consumer:
             raise HazardError(
                 f"{program.kernel}.with_schedule: {pair[0]!r} is to wait for {pair[1]!r}, which "
                 "comes later in the program; the embedded NKI keeps the order of the program, so "
-                "write them in that order"
+                "write them in that order",
+                code="order.later",
             )
         program.trace.edges.append((consumer, producer))
 
@@ -241,13 +246,15 @@ def _on_cores(name: str, program: Program, execute: Callable[[Program], Any]) ->
             if not meeting.is_shared(tensor._storage):
                 raise ConstraintError(
                     f"{name}: core {core} returns {tensor!r}; results of a kernel on two cores "
-                    "must be in shared HBM (Using Logical Neuron Cores, Final Notes)"
+                    "must be in shared HBM (Using Logical Neuron Cores, Final Notes)",
+                    code="result.not_shared",
                 )
     kept = [[t._storage for t in tensors_in(result)] for result in results]
     if any(storages != kept[0] for storages in kept):
         raise HazardError(
             f"{name}: the cores return different tensors; both must return the same ones "
-            "(Using Logical Neuron Cores, Final Notes)"
+            "(Using Logical Neuron Cores, Final Notes)",
+            code="result.cores_differ",
         )
     for part in parts[1:]:
         program.join(part)

@@ -46,9 +46,10 @@ def rule_slugs(sheet: str, rules: Sequence[tuple[str, Callable[..., Any], str]])
     where that is not enough to tell two apart, the first words of its sentence.
     """
     slugs = [code or _of_predicate(sheet, holds, sentence) for code, holds, sentence in rules]
-    for at, slug in enumerate(slugs):
-        if slugs.count(slug) > 1 and not rules[at][0]:
-            slugs[at] = _of_sentence(rules[at][2])
+    alike = {slug for slug in slugs if slugs.count(slug) > 1}
+    for at, (code, _, sentence) in enumerate(rules):
+        if slugs[at] in alike and not code:
+            slugs[at] = _of_sentence(sentence)
     seen: dict[str, int] = {}
     for at, slug in enumerate(slugs):
         seen[slug] = seen.get(slug, 0) + 1
@@ -70,5 +71,6 @@ def _of_predicate(sheet: str, holds: Callable[..., Any], sentence: str) -> str:
 
 
 def _of_sentence(sentence: str) -> str:
-    words = [w for w in re.findall(r"[a-z0-9_]+", sentence.lower()) if w not in _EMPTY]
+    found = re.findall(r"[a-z0-9_]+", sentence.lower())
+    words = [word for word in found if word not in _EMPTY and not word.isdigit()]
     return "_".join(words[:_MOST_WORDS]).strip("_")

@@ -112,6 +112,14 @@ def _also_read_dst(call: Call) -> None:
             code="value_number",
         ),
         Rule(
+            "value must be an integer where dst holds integers: 2, not 2.0",
+            lambda c: c["dst"]._element.kind != "int" or isinstance(c["value"], int),
+            "NKI 0.3.0 release notes, Breaking Changes",
+            shows=lambda c: f"{c['value']!r} for {c['dst'].dtype}",
+            error=DtypeError,
+            code="value_type",
+        ),
+        Rule(
             "value must be representable in dst's integer dtype",
             _fits_type,
             isa("memset"),

@@ -168,6 +168,7 @@ def test_what_the_loop_uses_stays_until_it_ends() -> None:
             nisa.tensor_copy(dst=nl.ndarray((4, 8), nl.float32), src=late[:, 0:8])
 
         nl.fori_loop(0, 1, body)
+        nisa.dma_copy(dst=x_hbm, src=first[:, 0:8])
         return x_hbm
 
     with pytest.raises(CapacityError, match="are live in SBUF at once"):

@@ -94,6 +94,7 @@ def test_start_partition_counts_from_the_address() -> None:
         tile = nl.ndarray((64, 8), nl.float32, address=(32, 0))
         nisa.dma_copy(dst=tile, src=x_hbm)
         nisa.tensor_copy(dst=tile[first : first + 32], src=tile[first : first + 32])
+        nisa.dma_copy(dst=x_hbm, src=tile)
         return x_hbm
 
     x = np.ones((64, 8), np.float32)

@@ -216,6 +216,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     "memset": [
         ("GpSimdE cannot", lambda c: {"dst": p(c), "engine": E.gpsimd}),
         ("value must be a number", lambda c: {"value": "0"}),
+        ("value must be an integer", lambda c: {"dst": t(c, dtype="int32"), "value": 2.0}),
         ("value must be representable", lambda c: {"dst": t(c, dtype="uint8"), "value": 256}),
     ],
     "tensor_tensor": [
