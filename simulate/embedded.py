@@ -1,7 +1,7 @@
 """Which NKI answers ``import nki``: the vendor's, or the one embedded here.
 
 Kernels say ``import nki`` as the vendor documents.  `install` puts a finder on ``sys.meta_path``
-that answers this name, and ``nki.language``, ``nki.isa``, ``nki.typing``, from ``simulate/nki/``.
+that answers this name, and that of each module in `_SUBMODULES`, from ``simulate/nki/``.
 
 =============================  ======================  ==========================================
 found under the name ``nki``   NKICONV_SIMULATOR       used, and where the finder stands
@@ -46,7 +46,7 @@ VARIABLE = "NKICONV_SIMULATOR"
 _ALLOWED = ("", "auto", "embedded", "vendor")
 
 _FOLDER = Path(__file__).resolve().parent / "nki"
-_SUBMODULES = ("language", "isa", "typing")
+_SUBMODULES = ("language", "isa", "typing", "collectives")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])  # any kernel or host function
 

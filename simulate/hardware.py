@@ -107,6 +107,10 @@ class Hardware:
     n_gather_group_elems: int
     nonzero_elem_cycles: int
     exponential_elems_per_cycle: int
+    topk_elem_cycles: int
+    random_elems_per_cycle: int
+    vector_xorwow_states: int
+    vector_xorwow_generation: int
     scalar_table_load_ns: float
     float32_pair_cycles: float
     reciprocal_cycles: float
@@ -267,6 +271,20 @@ def _facts() -> Iterator[Fact]:
         (1, 1, 4),
         "A4: four times ScalarE's rate, at the same clock; trn1 and trn2 lack the instruction",
         (assumed, assumed, documented),
+    )
+    yield from same("topk_elem_cycles", "cycles/element", 4, "isa topk: 4 n + K", documented)
+    yield from each(
+        "random_elems_per_cycle",
+        "elements/cycle",
+        (1, 1, 4),
+        "A4: VectorE generates four words a lane and cycle; older ones: no public figure",
+        (assumed, assumed, documented),
+    )
+    yield from same(
+        "vector_xorwow_states", "states/lane", 4, "A4: XORWOW-based PRNG of VectorE", documented
+    )
+    yield from same(
+        "vector_xorwow_generation", "NeuronCore version", 4, "A4: XORWOW-based PRNG", documented
     )
     yield from same("scalar_table_load_ns", "ns", 1283, "published profiles", measured)
     yield from each(

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from math import prod
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,7 +25,10 @@ from nkiconv.simulate.hardware import HARDWARE, Hardware, current_target
 from nkiconv.simulate.late import LateTransfers
 from nkiconv.simulate.memory import Allocation, Storage
 from nkiconv.simulate.tensor import SPACE, MemoryRegion, NkiTensor
-from nkiconv.simulate.trace import LANES, Trace
+from nkiconv.simulate.trace import LANES, Lane, Trace
+
+if TYPE_CHECKING:
+    from nkiconv.simulate.engines._random import Generator
 
 _HERE = str(Path(__file__).resolve().parent) + os.sep
 
@@ -93,6 +96,8 @@ class Program:
     vector_registers, vector_registers_known
         VectorE's accumulation registers, one for each partition, and whether an instruction of
         this program has left a documented value in them.
+    random
+        The engines' random number generators, by engine, made when first used.
     """
 
     def __init__(self, kernel: str, target: str | None = None) -> None:
@@ -119,6 +124,7 @@ class Program:
         self.vector_registers = np.full(self.hardware.partitions, np.nan, dtype=np.float32)
         self.vector_registers_known = np.zeros(self.hardware.partitions, dtype=np.bool_)
         self.late: LateTransfers | None = None
+        self.random: dict[Lane, Generator] = {}
         self._lines: dict[tuple[CodeType, int], int] = {}
 
     @property

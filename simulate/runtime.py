@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from traceback import extract_tb
@@ -22,6 +23,7 @@ from nkiconv.simulate.errors import (
     UninitializedReadError,
 )
 from nkiconv.simulate.late import LateTransfers, dma_is_late, use_dma
+from nkiconv.simulate.launch import check_argument, check_declared, check_environment
 from nkiconv.simulate.placement import place
 from nkiconv.simulate.profile import report_launch
 from nkiconv.simulate.program import Program, active, is_simulator, running
@@ -110,15 +112,30 @@ class Kernel:
 def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
     """Make a kernel of a function.
 
+    ``mode`` has no effect since NKI 0.3.0, and is taken with a warning.
+
     Raises
     ------
     ConstraintError
-        Options are given, which the embedded NKI would have to ignore, or `fn` is no function.
+        Other options are given, or `fn` is no function.
     """
+    if "platform_target" in kwargs:
+        raise ConstraintError(
+            f"nki.jit: platform_target={kwargs['platform_target']!r} is an error since NKI 0.3.0; "
+            "set NEURON_PLATFORM_TARGET_OVERRIDE (NKI 0.3.0 update guide)",
+            code="jit.options",
+        )
+    if "mode" in kwargs:
+        warnings.warn(
+            f"nki.jit: mode={kwargs.pop('mode')!r} is deprecated and has no effect; the embedded "
+            "NKI always simulates (NKI 0.3.0 update guide)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
     if kwargs:
         raise ConstraintError(
-            f"nki.jit: options {sorted(kwargs)} are not modelled by the embedded NKI; choose the "
-            "target with NEURON_PLATFORM_TARGET_OVERRIDE",
+            f"nki.jit: options {sorted(kwargs)} are not modelled by the embedded NKI, and would "
+            "have to be ignored",
             code="jit.options",
         )
     if fn is None:
@@ -138,6 +155,7 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     NkiconvError
         Whatever the kernel does that the device or the compiler would refuse.
     """
+    check_environment()
     check_kernel(kernel.func)
     name = getattr(kernel.func, "__name__", "kernel")
     program = Program(name)
@@ -151,14 +169,10 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     inputs: list[tuple[Any, Array, NkiTensor]] = []
 
     def bind(value: Any, label: str) -> Any:
-        if isinstance(value, list):
-            raise ConstraintError(
-                f"{name}({label}): a kernel takes no lists as arguments (NKI 0.3.0 release notes)",
-                code="argument.list",
-            )
-        if not is_array(value):
-            return value
         op = f"{name}({label})"
+        if not is_array(value):
+            check_argument(value, op)
+            return value
         original = as_numpy(value, op=op)
         kind = from_numpy(original.dtype, op=op)
         if original.size == 0:
@@ -173,6 +187,7 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     labels = _parameter_names(kernel.func, len(args))
     bound_args = [bind(value, label) for value, label in zip(args, labels, strict=True)]
     bound_kwargs = {key: bind(value, key) for key, value in kwargs.items()}
+    check_declared(kernel.func, dict(zip(labels, bound_args, strict=True)) | bound_kwargs)
 
     def execute(part: Program) -> Any:
         # Infinity and NaN come and go on the device without remark, and so they do here.
@@ -195,8 +210,8 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
     result = execute(program) if kernel.grid <= (1,) else _on_cores(name, program, execute)
     _order(program, kernel.edges)
-    _check_results(name, result, [tensor for _, _, tensor in inputs])
     placement = place(program.allocations, program.hardware, name)
+    _check_results(name, result, [tensor for _, _, tensor in inputs])
     for _, original, tensor in inputs:
         _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
         _write_back(original, tensor)

@@ -95,7 +95,7 @@ class Operand:
     per_partition: bool = False
     """Must have the shape ``(partitions, 1)``."""
     fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
-    touches: Callable[[NkiTensor, Hardware], NkiTensor] | None = None
+    touches: Callable[[NkiTensor, Call], NkiTensor] | None = None
     """Which part of the tensor is read or written, where that is not all of it."""
     most: int = 0
     """A list of up to so many tensors stands here; 0 where it is one tensor."""
@@ -178,6 +178,8 @@ class NkiInstruction(NKIObject):
     """Handle of an executed instruction."""
 
     __slots__ = ("_index", "_program")
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
     def __init__(self, handle: tuple[Program, int]) -> None:
         self._program, self._index = handle
@@ -527,7 +529,7 @@ class Sheet:
 
     def _check_access(self, call: Call, tensors: list[Used]) -> None:
         for name, operand, whole in tensors:
-            tensor = whole if operand.touches is None else operand.touches(whole, call.hw)
+            tensor = whole if operand.touches is None else operand.touches(whole, call)
             storage = tensor._storage
             if operand.role is Role.WRITE:
                 if storage.read_only:
@@ -556,7 +558,7 @@ class Sheet:
             if operand.role is Role.WRITE and name not in call.also_read:
                 values[name] = None
                 continue
-            tensor = whole if operand.touches is None else operand.touches(whole, call.hw)
+            tensor = whole if operand.touches is None else operand.touches(whole, call)
             fetch = operand.fetch
             if not isinstance(fetch, Fetch):
                 fetch = fetch(call)
@@ -584,7 +586,7 @@ class Sheet:
                 continue
             touches = self.operands[name].touches
             if touches is not None:
-                tensor = touches(tensor, call.hw)
+                tensor = touches(tensor, call)
             kind = tensor._kind
             storage = tensor._storage
             if result is values[name]:

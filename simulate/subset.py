@@ -187,6 +187,8 @@ _BUILTIN_CURES = {
 }
 _MATH = frozenset({"math.ceil", "math.floor", "math.gcd", "math.sqrt"})  # 28, 2, 3, 1
 _NKI_ROOTS = frozenset({"nki", "nkiconv.simulate"})
+_OLD_ROOTS = frozenset({"neuronxcc"})
+_OLD = "neuronxcc.nki is an error inside a kernel (NKI 0.4.0 release notes, Breaking Changes)"
 _HOST_ROOTS = frozenset({"jax", "ml_dtypes", "numpy", "scipy", "torch"}) | sys.stdlib_module_names
 # Never compiled: equality is structural in NKI, messages and copies are the host's.
 _HOST_METHODS = frozenset({"__eq__", "__hash__", "__replace__", "__repr__", "__str__"})
@@ -314,6 +316,8 @@ class _Reader:
         elif isinstance(node, ast.Attribute):
             outside = self.look_up(node.value, local)
             if outside is not None and isinstance(module := outside[2], ModuleType):
+                if _is_from(module, _OLD_ROOTS):
+                    return None, module.__name__, module  # whatever it has is refused
                 if _is_from(module, _NKI_ROOTS):
                     return None, node.attr, None
                 if hasattr(module, node.attr):
@@ -323,6 +327,11 @@ class _Reader:
     def check_value(self, holder: object, name: str, value: object) -> None:
         """Follow a function or class, remember a constant, refuse the rest."""
         value = _unwrap(value)
+        if _is_from(value, _OLD_ROOTS):
+            full_name = getattr(value, "__name__", name)
+            if not isinstance(value, ModuleType):
+                full_name = f"{getattr(value, '__module__', '')}.{full_name}"
+            self.refuse(full_name, "the same name of nki, nki.isa or nki.language", _OLD)
         if isinstance(value, (ModuleType, Enum)) or _is_from(value, _NKI_ROOTS):
             return
         if value is None or isinstance(value, (bool, int, float, str, tuple)):

@@ -20,6 +20,7 @@ from typing import Any
 from nkiconv.simulate.dtypes import Array, ElementType, Float32Array, element_type
 from nkiconv.simulate.errors import ConstraintError, OutOfBoundsError, ShapeError
 from nkiconv.simulate.memory import Storage
+from nkiconv.simulate.objects import NKIObject as NKIObject
 
 
 class MemoryRegion(Enum):
@@ -37,10 +38,6 @@ SPACE = {
     MemoryRegion.private_hbm: "hbm",
     MemoryRegion.shared_hbm: "hbm",
 }
-
-
-class NKIObject:
-    """Base of the classes that a kernel may take as an argument or use inside."""
 
 
 class DynamicSlice:
@@ -149,6 +146,9 @@ class NkiTensor(NKIObject):
         view._storage = self._storage
         view._on_chip = self._on_chip
         return view
+
+    __eq__ = object.__eq__  # the same tensor; values are compared by instructions
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         sizes = ", ".join(map(str, self.shape))

@@ -15,7 +15,6 @@ from nkiconv.simulate.engines._common import busy_until_done, elementwise_cost, 
 from nkiconv.simulate.engines.gpsimd_gather import same_start
 from nkiconv.simulate.engines.gpsimd_patterns import is_int32
 from nkiconv.simulate.errors import ShapeError
-from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.sheet import (
     SBUF,
     Call,
@@ -99,10 +98,11 @@ def sequence_bounds(dst: Any, segment_ids: Any, name: Any = None) -> Array:
     return bounds.astype(np.float32)
 
 
-def _first_of_each_core(tensor: NkiTensor, hw: Hardware) -> NkiTensor:
+def _first_of_each_core(tensor: NkiTensor, call: Call) -> NkiTensor:
     """Return the part of a tensor in the first partition of each core (isa nonzero_with_count)."""
-    count = -(-tensor.shape[0] // hw.gpsimd_core_partitions)
-    strides = (tensor.strides[0] * hw.gpsimd_core_partitions, *tensor.strides[1:])
+    lanes = call.hw.gpsimd_core_partitions
+    count = -(-tensor.shape[0] // lanes)
+    strides = (tensor.strides[0] * lanes, *tensor.strides[1:])
     return tensor._view((count, *tensor.shape[1:]), strides, tensor.offset)
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 from nkiconv.simulate import program as _program
 from nkiconv.simulate.dtypes import element_type as _element_type
+from nkiconv.simulate.functions.random import dropout as dropout
+from nkiconv.simulate.functions.random import rand as rand
+from nkiconv.simulate.functions.random import random_seed as random_seed
 from nkiconv.simulate.hardware import Hardware as _Hardware
 from nkiconv.simulate.hardware import hardware as _hardware
 from nkiconv.simulate.loops import dynamic_range as dynamic_range

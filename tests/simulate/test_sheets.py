@@ -150,6 +150,16 @@ VALID: dict[str, Changes] = {
     "dma_compute": lambda c: (
         {"dst": t(c), "srcs": [full(h(c), 1), full(t(c), 2)], "reduce_op": nl.add}
     ),
+    "rng": lambda c: {"dst": t(c, dtype="int32")},
+    "dropout": lambda c: {"dst": t(c), "data": t(c), "prob": 0.5},
+    "set_rng_seed": lambda c: {"src_seeds": t(c, 1, 1, dtype="int32")},
+    "rand_set_state": lambda c: {"src_seeds": t(c, 4, 6, dtype="uint32")},
+    "rand_get_state": lambda c: {"dst": t(c, 4, 6, dtype="uint32")},
+    "rand2": lambda c: {"dst": t(c), "min": 0.0, "max": 1.0},
+    "topk": lambda c: (
+        {"val_dst": t(c, 16, 8, dtype="bfloat16"), "idx_dst": t(c, 16, 8, dtype="uint32")}
+        | {"src": t(c, 16, 3, dtype="bfloat16"), "n": 42}
+    ),
     "activate2": lambda c: (
         {"dst": t(c), "op": nl.copy, "data": t(c), "imm0": 2.0, "imm1": 1.0}
         | {"op0": nl.multiply, "op1": nl.add}
@@ -163,6 +173,9 @@ SINCE = {
     "nonzero_with_count": 3,
     "exponential": 4,
     "activate2": 4,
+    "rand_set_state": 3,
+    "rand_get_state": 3,
+    "rand2": 4,
 }
 """First NeuronCore version of instructions that not all have."""
 
@@ -509,6 +522,55 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
         ("imm0, imm1, reduce_res must", lambda c: {"imm1": t(c, 3, 1)}, "trn3"),
         ("reduce_cmd must be", lambda c: {"reduce_cmd": nisa.reduce_cmd.load_reduce}, "trn3"),
         ("reduce_op must be nl.add", lambda c: {"reduce_op": nl.maximum, **ADDING}, "trn3"),
+    ],
+    "rng": [
+        ("engine must be", lambda c: {"engine": E.unknown}),
+        ("GpSimdE generates", lambda c: {"engine": E.gpsimd}),
+        ("GpSimdE cannot", lambda c: {"dst": p(c, dtype="int32"), "engine": E.gpsimd}, "trn2"),
+    ],
+    "dropout": [
+        ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
+        ("prob must have one", lambda c: {"prob": t(c, 3, 1)}),
+        ("dst must have the dtype", lambda c: {"data": t(c, dtype="bfloat16")}),
+        ("prob must be float32", lambda c: {
+            **each(c, "int32", "dst", "data"), "prob": t(c, 4, 1, dtype="bfloat16"),
+        }),
+        ("prob must lie", lambda c: {"prob": full(t(c, 4, 1), 1.5)}),
+    ],
+    "set_rng_seed": [
+        ("src_seeds must have the shape", lambda c: {"src_seeds": t(c, 2, 1, dtype="int32")}),
+    ],
+    "rand_set_state": [
+        ("engine must be", lambda c: {"engine": E.unknown}, "trn2"),
+        ("rand_set_state needs trn2", lambda c: {}),
+        ("VectorE's state can", lambda c: {
+            "engine": E.vector, "src_seeds": t(c, 4, 24, dtype="uint32"),
+        }, "trn2"),
+        ("src_seeds must have two", lambda c: {"engine": E.vector}, "trn3"),
+    ],
+    "rand_get_state": [
+        ("engine must be", lambda c: {"engine": E.unknown}, "trn2"),
+        ("rand_get_state needs trn2", lambda c: {}),
+        ("VectorE's state can", lambda c: {
+            "engine": E.vector, "dst": t(c, 4, 24, dtype="uint32"),
+        }, "trn2"),
+        ("dst must have two", lambda c: {"dst": t(c, 4, 24, dtype="uint32")}, "trn3"),
+        ("GpSimdE cannot", lambda c: {"dst": p(c, 4, 6, dtype="uint32")}, "trn3"),
+    ],
+    "rand2": [
+        ("rand2 needs trn3", lambda c: {}, "trn2"),
+        ("min, max must have one", lambda c: {"max": t(c, 3, 1)}, "trn3"),
+        ("min and max must be finite", lambda c: {"min": full(t(c, 4, 1), 1)}, "trn3"),
+    ],
+    "topk": [
+        ("val_dst, idx_dst and src must have", lambda c: {"src": t(c, 32, 3, dtype="bfloat16")}),
+        ("val_dst, idx_dst, src must start", lambda c: {
+            "src": t(c, 128, 3, dtype="bfloat16")[32:48],
+        }),
+        ("n must be an integer", lambda c: {"n": 7}),
+        ("src must have an element", lambda c: {"n": 49}),
+        ("val_dst and idx_dst must have K", lambda c: {"n": 8, "idx_dst": t(
+            c, 16, 9, dtype="uint32"), "val_dst": t(c, 16, 9, dtype="bfloat16")}),
     ],
 }  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""The functions of ``nki.language`` that work on tiles, made of instructions."""
