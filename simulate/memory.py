@@ -10,7 +10,7 @@ known, as the compiler's allocator does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,6 +117,7 @@ class Storage:
     """
 
     __slots__ = (
+        "_answer_version",
         "_map",
         "_seen_version",
         "_shadow",
@@ -152,6 +153,7 @@ class Storage:
         self.uniform: int | None = BY_ENGINE if self.is_input else UNWRITTEN
         self._map: _WriteMap | None = None
         self._version = 0
+        self._answer_version = -1
         self._seen_version = -1
         self._shadow: Float32Array | None = None
         self._shadow_version = -1
@@ -160,6 +162,15 @@ class Storage:
     def written(self) -> bool:
         """Whether any instruction has written here."""
         return self._version > 0
+
+    @property
+    def holds_answer(self) -> bool:
+        """Whether this is still what a comparison (nl.equal and its like) has written."""
+        return self._answer_version == self._version
+
+    def hold_answer(self) -> None:
+        """Note that the elements are the answer of a comparison."""
+        self._answer_version = self._version
 
     def describe(self) -> str:
         """Return name, type and shape, and where it was allocated."""
@@ -246,6 +257,25 @@ class Storage:
             return 0
         return view.size if self._map is None else self._map.count_unwritten(view, kind.itemsize)
 
+    def codes(self, view: NkiTensor, kind: ElementType, at: Any) -> Array:
+        """Return who wrote the elements of ``view[at]``, `at` being an index of NumPy."""
+        if self._map is None:
+            code = self.uniform or UNWRITTEN
+            everywhere: Array = np.broadcast_to(np.uint8(code), view.shape)[at]
+            return everywhere
+        return self._map.codes(view, kind.itemsize, at)
+
+    def mark_each(self, view: NkiTensor, kind: ElementType, at: Any, codes: Array) -> None:
+        """Note for each element of ``view[at]`` who wrote it."""
+        self._version += 1
+        self._shadow = None
+        if self._map is None:
+            if bool((codes == (self.uniform or UNWRITTEN)).all()):
+                return
+            self._map = _WriteMap(self, self.uniform or UNWRITTEN)
+            self.uniform = None
+        self._map.mark_each(view, kind.itemsize, at, codes)
+
     def _covers(self, view: NkiTensor, kind: ElementType) -> bool:
         """Whether `view` is the whole storage, its dimensions in any order."""
         if view.size * kind.itemsize != self.partitions * self.free_bytes or view.offset:
@@ -286,6 +316,24 @@ class _WriteMap:
         if self._on_chip and len(self._codes) == 1 and view.shape[0] != self._partitions:
             self._codes = np.repeat(self._codes, self._partitions, axis=0)
         self._part(view, itemsize)[...] = code
+        self.changed = True
+
+    def codes(self, view: NkiTensor, itemsize: int, at: Any) -> Array:
+        """Return a code for each element of ``view[at]``, the lowest one of its bytes."""
+        self._refine(itemsize)
+        part: Array = self._part(view, itemsize)
+        if self._on_chip and len(self._codes) == 1:
+            part = np.broadcast_to(part, (view.shape[0], *part.shape))
+        found: Array = part[at]
+        return found if itemsize == self._grain else found.min(axis=-1)
+
+    def mark_each(self, view: NkiTensor, itemsize: int, at: Any, codes: Array) -> None:
+        """Set the code of each element of ``view[at]``."""
+        self._refine(itemsize)
+        if self._on_chip and len(self._codes) == 1:
+            self._codes = np.repeat(self._codes, self._partitions, axis=0)
+        part = self._part(view, itemsize)
+        part[at] = codes if itemsize == self._grain else codes[..., None]
         self.changed = True
 
     def writers(self, view: NkiTensor, itemsize: int) -> tuple[int, int]:

@@ -2,21 +2,36 @@
 
 Each is one object with its float32 arithmetic.  Which instruction takes which operator follows the
 vendor's tables *Supported Math Operators* and *Supported Activation Functions* (NKI 0.6.0).
+Most are functions on tiles as well, ``nl.add(x, y)``: these are in `nkiconv.simulate.functions`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.activations import ACTIVATIONS, Activation, reciprocal, relu, rsqrt, single
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.errors import ConstraintError
 
 Binary = Callable[[Any, Any], Array]
 Unary = Callable[[Array], Array]
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {}
+"""What ``nl.name(...)`` does on tiles; `nkiconv.simulate.functions` fills it."""
+
+
+class _VendorSignature:
+    """Gives `inspect.signature` the function on tiles of an operator; the class keeps its own."""
+
+    def __get__(self, op: Op | None, owner: type) -> inspect.Signature:
+        if op is None:
+            raise AttributeError("__signature__")
+        return inspect.signature(op._function())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,54 +44,63 @@ class Op:
         Arithmetic with two operands, None where the operator has one.
     unary
         Arithmetic with one operand, as a tensor-scalar operator.
-    activation
-        The function on ScalarE, None where ScalarE does not have it.
     bitvec
         Works on bit patterns of integers.
     reduces
         May be the operator of a reduction.
     least_generation
         First NeuronCore version that has it on VectorE.
-    valid
-        Documented range of |input| on ScalarE, None where it is unlimited.
-    table
-        Which activation table ScalarE needs; sets as published profiles show them.
+    scalar
+        The function on ScalarE, None where ScalarE does not have it.
     """
 
     name: str
     binary: Binary | None = None
     unary: Unary | None = None
-    activation: Unary | None = None
     bitvec: bool = False
     reduces: bool = False
     least_generation: int = 2
-    valid: tuple[float, float] | None = None
-    table: int = 0
+    scalar: Activation | None = None
 
     def __repr__(self) -> str:
         return f"nl.{self.name}"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: as functions on tiles the operators are not embedded yet."""
-        raise ConstraintError(
-            f"nl.{self.name}(...) as a function on tiles is part of NKI 0.6.0 but not of the "
-            f"embedded NKI yet; use an instruction with op=nl.{self.name}, such as "
-            "nisa.tensor_tensor, nisa.tensor_scalar or nisa.activation",
-            code="language.function",
-        )
+    @property
+    def activation(self) -> Callable[..., Array] | None:
+        """The arithmetic of ScalarE's function, None where there is none."""
+        return None if self.scalar is None else self.scalar.function
 
+    @property
+    def table(self) -> int:
+        """The activation table that ScalarE needs, 0 where it needs none."""
+        return 0 if self.scalar is None else self.scalar.table
 
-def _float(result: Any) -> Array:
-    """Turn a comparison's truth values into 1.0 and 0.0."""
-    return np.asarray(result, dtype=np.float32)
+    __signature__ = _VendorSignature()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Apply the operator to tiles, as ``nl.add(x, y)``."""
+        return self._function()(*args, **kwargs)
+
+    def _function(self) -> Callable[..., Any]:
+        found = FUNCTIONS.get(self.name)
+        if found is None:
+            raise ConstraintError(
+                f"nl.{self.name} is not a function on tiles in NKI 0.6.0 but an operator alone; "
+                f"use an instruction with op=nl.{self.name}",
+                code="language.operator_only",
+            )
+        return found
 
 
 def _truth(ufunc: Any) -> Binary:
-    return lambda x, y: _float(ufunc(x, y))
+    return lambda x, y: single(ufunc(x, y))
 
 
 def _by_magnitude(compare: Any) -> Binary:
-    """Return the operand whose magnitude wins, with its sign; the first where they are equal."""
+    """Return the operand whose magnitude wins, with its sign; the second where they are equal.
+
+    Which one wins a tie is in the vendor's pages of nl.abs_max and nl.abs_min.
+    """
 
     def chosen(x: Any, y: Any) -> Array:
         wins = np.asarray(compare(np.abs(x), np.abs(y)))
@@ -99,77 +123,6 @@ def _shift_right(x: Any, y: Any) -> Array:
     return shifted.view(bits.dtype)
 
 
-def erfc(x: Array) -> Array:
-    """Return the complementary error function, within 1.2e-7 of its value.
-
-    Notes
-    -----
-    A Chebyshev fit in ``t = 1/(1 + |x|/2)`` (Press et al., Numerical Recipes, erfc), in float64.
-    """
-    wide = np.asarray(x, dtype=np.float64)
-    magnitude = np.abs(wide)
-    t = 1.0 / (1.0 + 0.5 * magnitude)
-    series = np.full_like(t, 0.17087277)
-    for coefficient in (
-        -0.82215223,
-        1.48851587,
-        -1.13520398,
-        0.27886807,
-        -0.18628806,
-        0.09678418,
-        0.37409196,
-        1.00002368,
-        -1.26551223,
-    ):
-        series = series * t + coefficient
-    tail = t * np.exp(-magnitude * magnitude + series)
-    return np.where(wide >= 0, tail, 2.0 - tail)
-
-
-def _sigmoid(x: Array) -> Array:
-    wide = np.asarray(x, dtype=np.float64)
-    return _float(0.5 * (1.0 + np.tanh(0.5 * wide)))
-
-
-def _silu(x: Array) -> Array:
-    wide = np.asarray(x, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        return _float(wide / (1.0 + np.exp(-wide)))
-
-
-def _gelu(x: Array) -> Array:
-    wide = np.asarray(x, dtype=np.float64)
-    return _float(0.5 * wide * erfc(-wide / np.sqrt(2.0)))
-
-
-def _gelu_tanh(x: Array) -> Array:
-    wide = np.asarray(x, dtype=np.float64)
-    inner = np.sqrt(2.0 / np.pi) * (wide + 0.044715 * wide**3)
-    return _float(0.5 * wide * (1.0 + np.tanh(inner)))
-
-
-def _gelu_sigmoid(x: Array) -> Array:
-    wide = np.asarray(x, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        return _float(wide / (1.0 + np.exp(-1.702 * wide)))
-
-
-def _softplus(x: Array) -> Array:
-    return _float(np.logaddexp(0.0, np.asarray(x, dtype=np.float64)))
-
-
-def _relu(x: Array) -> Array:
-    return np.asarray(np.maximum(x, np.float32(0)))
-
-
-def _rsqrt(x: Array) -> Array:
-    return np.asarray(np.float32(1) / np.sqrt(x))
-
-
-def _reciprocal(x: Array) -> Array:
-    return np.asarray(np.float32(1) / x)
-
-
 def _ops() -> tuple[Op, ...]:
     return (
         Op("add", binary=np.add, reduces=True),
@@ -187,38 +140,33 @@ def _ops() -> tuple[Op, ...]:
         Op("logical_or", binary=_truth(np.logical_or), reduces=True),
         Op("logical_xor", binary=_truth(np.logical_xor), reduces=True),
         Op("power", binary=_power),
-        Op("abs_max", binary=_by_magnitude(np.greater_equal), least_generation=4),
-        Op("abs_min", binary=_by_magnitude(np.less_equal), least_generation=4),
+        Op("abs_max", binary=_by_magnitude(np.greater), least_generation=4),
+        Op("abs_min", binary=_by_magnitude(np.less), least_generation=4),
         Op("bitwise_and", binary=np.bitwise_and, reduces=True, bitvec=True),
         Op("bitwise_or", binary=np.bitwise_or, reduces=True, bitvec=True),
         Op("bitwise_xor", binary=np.bitwise_xor, reduces=True, bitvec=True),
         Op("left_shift", binary=np.left_shift, bitvec=True),
         Op("right_shift", binary=_shift_right, bitvec=True),
         Op("invert", unary=np.invert, bitvec=True),
-        Op("abs", unary=np.abs, activation=np.abs),
-        Op("square", unary=np.square, activation=np.square, least_generation=4),
-        Op("relu", unary=_relu, activation=_relu, least_generation=4),
-        Op("rsqrt", unary=_rsqrt, activation=_rsqrt, valid=(2.0**-87, 2.0**97)),
-        Op("reciprocal", unary=_reciprocal, activation=_reciprocal, valid=(2.0**-42, 2.0**42),
-           table=1),
+        Op("abs", unary=np.abs),
+        Op("square", unary=np.square, least_generation=4),
+        Op("relu", unary=relu, least_generation=4),
+        Op("rsqrt", unary=rsqrt),
+        Op("reciprocal", unary=reciprocal),
+        Op("average"),  # of tensor_partition_reduce alone
         Op("bypass"),  # of activate2 alone: no operation
-        Op("copy", activation=lambda x: x),
-        Op("sign", activation=np.sign),
-        Op("sigmoid", activation=_sigmoid, table=2),
-        Op("silu", activation=_silu, table=3),
-        Op("exp", activation=np.exp, table=4),
-        Op("softplus", activation=_softplus, table=5),
-        Op("tanh", activation=np.tanh, table=6),
-        Op("gelu", activation=_gelu, table=7),
-        Op("gelu_apprx_tanh", activation=_gelu_tanh, table=8),
-        Op("gelu_apprx_sigmoid", activation=_gelu_sigmoid, table=9),
-        Op("erf", activation=lambda x: _float(1.0 - erfc(x)), table=10),
-        Op("log", activation=np.log, valid=(2.0**-64, 2.0**64), table=11),
-        Op("sqrt", activation=np.sqrt, valid=(2.0**-116, 2.0**118), table=12),
     )  # fmt: skip
 
 
-OPS = {op.name: op for op in _ops()}
+def _with_activations(ops: tuple[Op, ...]) -> dict[str, Op]:
+    """Give the operators ScalarE's functions, and add those that ScalarE alone has."""
+    made = {op.name: replace(op, scalar=ACTIVATIONS.get(op.name)) for op in ops}
+    for name, scalar in ACTIVATIONS.items():
+        made.setdefault(name, Op(name, scalar=scalar))
+    return made
+
+
+OPS = _with_activations(_ops())
 
 
 def reduction(op: Op, values: Array, axes: tuple[int, ...]) -> Array:
@@ -228,4 +176,4 @@ def reduction(op: Op, values: Array, axes: tuple[int, ...]) -> Array:
     if len(axes) > 1:
         flat = values.reshape(*values.shape[: axes[0]], -1)
         result = ufunc.reduce(flat, axis=-1)
-    return _float(result) if result.dtype == np.bool_ else np.asarray(result)
+    return single(result) if result.dtype == np.bool_ else np.asarray(result)

@@ -98,6 +98,8 @@ class Program:
         this program has left a documented value in them.
     random
         The engines' random number generators, by engine, made when first used.
+    identities
+        Constants that nl.shared_identity_matrix has made, by size and dtype.
     """
 
     def __init__(self, kernel: str, target: str | None = None) -> None:
@@ -125,6 +127,7 @@ class Program:
         self.vector_registers_known = np.zeros(self.hardware.partitions, dtype=np.bool_)
         self.late: LateTransfers | None = None
         self.random: dict[Lane, Generator] = {}
+        self.identities: dict[tuple[int, str], NkiTensor] = {}
         self._lines: dict[tuple[CodeType, int], int] = {}
 
     @property

@@ -7,9 +7,9 @@ constructs of Python have their sentences in `subset`.  One row for each code, h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from nkiconv.simulate.advice import advice_on
+from nkiconv.simulate.rule_entry import Entry
+from nkiconv.simulate.rules_dynamic import entries as _dynamic
 
 __all__ = ["CATALOGUE", "Entry", "cure_of"]
 
@@ -20,38 +20,6 @@ _A2 = "NeuronCore architecture guides"
 _PAGE = "NKI 0.6.0, page of the instruction"
 _OURS = "this simulator"
 _LNC = "NKI 0.6.0, Using Logical Neuron Cores"
-_LOOPS = "NKI 0.6.0, nki.language.fori_loop; dynamic loops deep dive"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One refusal.
-
-    Attributes
-    ----------
-    code
-        ``group.slug``; never changes its meaning.
-    error
-        Name of the error class.
-    sentence
-        What must hold, in one sentence.
-    source
-        Who says so.
-    cure
-        What to do about it, short enough to end a message.
-    why
-        Why the hardware or the compiler has the limit, where that is known.
-    limits
-        Names of `Hardware` fields that hold the limit.
-    """
-
-    code: str
-    error: str
-    sentence: str
-    source: str
-    cure: str
-    why: str = ""
-    limits: tuple[str, ...] = ()
 
 
 def _entries() -> tuple[Entry, ...]:
@@ -126,44 +94,6 @@ def _entries() -> tuple[Entry, ...]:
         e("launch.axis", "ConstraintError", "a launch grid has one axis", _LNC, "use axis 0"),
         e("launch.generation", "ConstraintError", "two cores make a logical one from trn2 on", _LNC,
           "launch with [1], or simulate for trn2 with use_target"),
-        # Two cores and on-chip loops.
-        e("cores.shared_tensors", "HazardError",
-          "both cores allocate the same tensors in shared HBM, in the same order", _LNC,
-          "allocate them outside of what depends on nl.program_id"),
-        e("cores.missing", "HazardError", "both cores come to each barrier and exchange", _LNC,
-          "call it outside of what depends on nl.program_id",
-          "A core that waits for one that never comes hangs."),
-        e("cores.mismatch", "HazardError", "the cores meet in the same barrier or exchange", _LNC,
-          "execute them in the same order on both cores"),
-        e("cores.race", "HazardError",
-          "what one core writes to HBM and the other touches has a barrier between", _LNC,
-          "put nisa.core_barrier on the tensor between the two",
-          "The cores run apart; nothing else orders their accesses to HBM."),
-        e("sendrecv.tiles_differ", "ShapeError", "what is sent has the shape and dtype of what is "
-          "received", "NKI 0.6.0, nki.isa.sendrecv, Constraints", "use equal tiles on both cores"),
-        e("loop.result", "ConstraintError", "the body of an on-chip loop returns nothing", _LOOPS,
-          "write results to a tensor from outside the loop"),
-        e("loop.endless", "HazardError", "a while loop ends", _OURS,
-          "store 0 to the condition at some point"),
-        e("loop.body", "ConstraintError", "the body of an on-chip loop is a function", _LOOPS,
-          "pass a function that takes the counter"),
-        e("loop.no_reorder", "ConstraintError", "no on-chip loop stands inside nl.no_reorder",
-          _LOOPS,
-          "put no_reorder inside the body"),
-        e("loop.step", "ConstraintError", "a step is a positive integer", _LOOPS,
-          "use a Python integer"),
-        e("loop.bounds", "ConstraintError", "bounds are integers or registers", _LOOPS,
-          "load the bound with nisa.register_load"),
-        e("loop.condition", "ConstraintError", "the condition of a while loop is a register",
-          _LOOPS,
-          "load it with nisa.register_load"),
-        e("loop.left", "ConstraintError", "an on-chip loop is not left by break or return", _LOOPS,
-          "use nl.while_loop and a condition",
-          "The loop ends on the device, where Python is gone."),
-        e("loop.iterations_differ", "HazardError",
-          "every iteration of an on-chip loop executes the same instructions", _LOOPS,
-          "take what differs out of Python: registers, masks, or a loop over range",
-          "The device has one copy of the body."),
         e("jit.options", "ConstraintError", "nki.jit takes no options", "NKI 0.3.0 update guide",
           "choose the target with NEURON_PLATFORM_TARGET_OVERRIDE or use_target"),
         e("jit.function", "ConstraintError", "nki.jit decorates a function", "NKI 0.6.0, nki.jit",
@@ -218,6 +148,10 @@ def _entries() -> tuple[Entry, ...]:
         e("tensor.assignment", "ConstraintError", "a tensor is written by instructions alone",
           f"{_GUIDE}, Tensor Indexing",
           "use nisa.tensor_copy, nisa.memset or nisa.dma_copy with dst="),
+        e("tensor.condition", "ConstraintError",
+          "a comparison that is a condition holds everywhere",
+          "assumed: a tensor counts as true when a kernel is compiled, whatever it holds",
+          "compare Python numbers, or select with nl.where"),
         e("tensor.dimension", "OutOfBoundsError", "the dimension exists", _TENSOR,
           "count dimensions from 0"),
         e("tensor.rank", "ShapeError", "a view keeps the dimensions that its memory needs",
@@ -259,8 +193,6 @@ def _entries() -> tuple[Entry, ...]:
         e("tensor.view_size", "ShapeError",
           "sizes, strides and offset divide into the new elements",
           _TENSOR, "make the last dimension a multiple of the new item size"),
-        e("tensor.run_time_address", "ConstraintError", "addresses are known when compiling",
-          "not embedded yet", "use Python integers as indices"),
         e("dtype.unknown", "DtypeError", "a dtype is one of nki.language's",
           "NKI 0.6.0, Supported Data Types", "use nl.float32, nl.bfloat16, ..."),
         e("dtype.packed", "DtypeError", "packed types are for MX matmuls", "not embedded yet",
@@ -307,26 +239,6 @@ def _entries() -> tuple[Entry, ...]:
           "guide to the scheduling APIs", "write (consumer, producer)"),
         e("order.name", "ConstraintError", "a name in with_schedule belongs to one instruction",
           "guide to the scheduling APIs", "give the instruction a name= of its own"),
-        e("language.function", "ConstraintError", "operators stand in op= of an instruction",
-          "not embedded yet", "use nisa.tensor_tensor, nisa.tensor_scalar or nisa.activation"),
-        e("language.rand_dtype", "DtypeError", "random numbers between 0 and 1 are floats",
-          "NKI 0.6.0, nki.language.rand", "use nl.float32"),
-        e("language.random_seed", "ConstraintError", "a seed is a tensor of shape (1, 1) on chip",
-          "NKI 0.4.0 release notes, Known Issues", "write the seed to one with nisa.memset"),
-        e("language.dropout_tile", "ConstraintError", "dropout takes a tile",
-          "NKI 0.6.0, nki.language.dropout", "load it first"),
-        e("collectives.not_simulated", "ConstraintError", "one device is simulated",
-          "NKI CPU simulator guide, Known Gaps", "combine the results of ranks on the host"),
-        e("collectives.groups", "ConstraintError", "replica groups are lists of different ranks",
-          "NKI 0.6.0, nki.collectives.ReplicaGroup", "pass [[0, 1], [2, 3]]"),
-        e("register.empty", "UninitializedReadError", "a register is loaded before it is read",
-          "NKI 0.6.0, nki.isa.register_alloc", "give register_alloc a number"),
-        e("register.store_range", "ConstraintError", "a stored register fits the tensor's dtype",
-          "NKI 0.6.0, nki.isa.register_store", "store it to an int32 tensor"),
-        e("register.counter", "ConstraintError", "the counter of a loop is not written",
-          "NKI 0.6.0, nki.language.fori_loop", "use a register of its own"),
-        e("register.range", "ConstraintError", "a register holds 32 bits",
-          "NKI 0.6.0, nki.isa.register_alloc", "keep the value within 32 bits"),
         # Operands and options of every instruction.
         e("option.not_modelled", "ConstraintError",
           "an option that is not modelled has its default",
@@ -450,7 +362,7 @@ def _entries() -> tuple[Entry, ...]:
     )  # fmt: skip
 
 
-CATALOGUE: dict[str, Entry] = {entry.code: entry for entry in _entries()}
+CATALOGUE: dict[str, Entry] = {entry.code: entry for entry in (*_entries(), *_dynamic())}
 
 _SAID = frozenset(
     {
@@ -461,7 +373,10 @@ _SAID = frozenset(
         "collectives.not_simulated",
         "dtype.unknown",
         "jit.options",
-        "language.function",
+        "language.on_device",
+        "language.power",
+        "language.print_memory",
+        "language.transpose_x",
         "loop.no_reorder",
         "nc_matmul.accumulate_foreign",
         "nc_matmul.accumulate_unwritten",
@@ -484,6 +399,7 @@ _SAID = frozenset(
         "tensor.ap_pattern",
         "tensor.assignment",
         "tensor.buffer",
+        "tensor.condition",
     }
 )
 """Codes whose messages say the cure in their own words already."""

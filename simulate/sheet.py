@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array, round_to
 from nkiconv.simulate.errors import (
     ConstraintError,
@@ -24,6 +25,9 @@ from nkiconv.simulate.errors import (
     UninitializedReadError,
 )
 from nkiconv.simulate.hardware import Hardware
+from nkiconv.simulate.indirect import IndirectTensor
+from nkiconv.simulate.indirect_call import execute as execute_indirect
+from nkiconv.simulate.indirect_call import is_indirect
 from nkiconv.simulate.late import LateTransfers, Touch
 from nkiconv.simulate.memory import BY_ENGINE
 from nkiconv.simulate.program import Program, current, kernel_frame, kernel_line
@@ -97,8 +101,14 @@ class Operand:
     fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
     touches: Callable[[NkiTensor, Call], NkiTensor] | None = None
     """Which part of the tensor is read or written, where that is not all of it."""
+    offsets: frozenset[str] = frozenset()
+    """Addresses of run time that it may have: ``"scalar"``, ``"vector"``, ``"columns"``."""
     most: int = 0
     """A list of up to so many tensors stands here; 0 where it is one tensor."""
+
+
+_INDEX = Operand(SBUF)
+"""An index tensor, as an operand of the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +234,12 @@ def _touches(tensors: list[Used]) -> list[Touch]:
 
 
 def _overlaps(tensor: NkiTensor) -> bool:
-    """Whether two elements of a view may share a place: a stride within the reach of the rest."""
+    """Whether two elements of a view may share a place: a stride within the reach of the rest.
+
+    Rows that lie wherever their index says are looked at one by one; `indirect_call` has the rest.
+    """
+    if isinstance(tensor, IndirectTensor):
+        tensor = tensor._one()
     reach = 0
     for stride, size in sorted(zip(tensor.strides, tensor.shape, strict=True)):
         if size > 1:
@@ -251,6 +266,8 @@ class Sheet:
         count: Callable[[Call], None] | None = None,
         writes_as: int = BY_ENGINE,
         at_once: bool = False,
+        columns: Columns | None = None,
+        carries: Callable[[Array], Array] | None = None,
     ) -> None:
         self.name = body.__name__
         self._op = f"nisa.{self.name}"
@@ -262,6 +279,12 @@ class Sheet:
         )
         self.lane = lane
         self.operands = dict(operands)
+        self.columns = columns
+        if columns is not None:
+            for name in ("dst", *columns.inputs):
+                limits = self.operands[name]
+                self.operands[name] = replace(limits, offsets=limits.offsets | {"columns"})
+        self.carries = carries
         self.operand_items = tuple(self.operands.items())
         self.cost = cost
         self.sources = tuple(sources)
@@ -297,7 +320,11 @@ class Sheet:
         program = current(self._op)
         call = Call(self, self._bind(args, kwargs), program, program.hardware)
         try:
-            tensors, cost = self._admit(call)
+            admitted = self._admit(call)
+            if admitted is None:  # an address of run time could depend on any transfer
+                program.settle()
+                return execute_indirect(self, call, _INDEX)
+            tensors, cost = admitted
             if program.late is None or not self._wait(call, tensors, program.late):
                 self._carry_out(call, tensors)
                 return self._record(call, tensors, cost)
@@ -327,8 +354,8 @@ class Sheet:
         self.signature.bind(*args, **kwargs)  # raises TypeError, in Python's own words
         raise TypeError(f"nisa.{self.name}: arguments do not fit")  # pragma: no cover
 
-    def _admit(self, call: Call) -> tuple[list[Used], Cost]:
-        """Check one call, and return its tensors and its cost.
+    def _admit(self, call: Call) -> tuple[list[Used], Cost] | None:
+        """Check one call, and return its tensors and its cost; None for an address of run time.
 
         Most checks depend on shapes, types and options alone: a call that looks like an earlier
         one in these passes as that did, at the same cost.
@@ -336,6 +363,8 @@ class Sheet:
         tensors, key = self._look(call)
         verdict = None if key is None else self._accepted.get(key)
         if verdict is None:
+            if is_indirect(call):
+                return None
             self._check(call)
             cost = self.cost(call)
             if key is not None:
@@ -533,9 +562,10 @@ class Sheet:
             storage = tensor._storage
             if operand.role is Role.WRITE:
                 if storage.read_only:
+                    whose = "the caller's array" if storage.is_input else "a constant"
                     raise HazardError(
-                        f"nisa.{self.name}: {name} writes to {storage.describe()}, but the "
-                        "caller's array is read-only",
+                        f"nisa.{self.name}: {name} writes to {storage.describe()}, but {whose} "
+                        "is read-only",
                         code="operand.read_only",
                     )
             else:

@@ -155,6 +155,25 @@ class NkiTensor(NKIObject):
         label = f" {self.name!r}" if self.name else ""
         return f"<NkiTensor{label} {self.dtype}[{sizes}] {self._storage.space.upper()}>"
 
+    def __bool__(self) -> bool:
+        """Return True, as any object: what a tensor holds is not known when a kernel is compiled.
+
+        Raises
+        ------
+        ConstraintError
+            It is the answer of a comparison (``assert nl.equal(a, b)``) and not 1 everywhere: the
+            device would go on as if it were.
+        """
+        if self._storage.holds_answer and (wrong := self.size - int((self._array != 0).sum())):
+            raise ConstraintError(
+                f"{self!r}: as a condition this comparison does not hold for {wrong} of "
+                f"{self.size} elements; on the device a tensor counts as true whatever it holds, "
+                "because a kernel's conditions are decided when it is compiled (NKI language "
+                "guide). Return the tensor and compare on the host",
+                code="tensor.condition",
+            )
+        return True
+
     @property
     def ndim(self) -> int:
         """Number of dimensions."""
@@ -184,7 +203,7 @@ class NkiTensor(NKIObject):
         return [[stride, size] for stride, size in zip(self.strides, self.shape, strict=True)]
 
     def is_indirect(self) -> bool:
-        """Whether addresses are resolved at run time; the embedded NKI has no such views yet."""
+        """Whether addresses are resolved at run time; such views are in `indirect`."""
         return False
 
     # Indexing.
@@ -303,10 +322,17 @@ class NkiTensor(NKIObject):
         strides = (*self.strides[:dim], self.strides[dim] * stride, *self.strides[dim + 1 :])
         return self._view(shape, strides, self.offset + first * self.strides[dim])
 
-    def select(self, dim: int, index: int) -> NkiTensor:
-        """Return one element of a dimension, and drop the dimension."""
-        if isinstance(index, NkiTensor):
-            raise _not_yet("NkiTensor.select with an index tensor")
+    def select(self, dim: int, index: Any) -> NkiTensor:
+        """Return one element of a dimension, and drop the dimension.
+
+        `index` is a number, or a tensor of shape (1, 1) in SBUF or a register for one that is known
+        at run time.
+        """
+        if type(index) is not int:
+            from nkiconv.simulate import indirect
+
+            if indirect.is_index(index):
+                return indirect.select(self, dim, index)
         dim = self._dimension(dim, "select")
         if _whole(index, "NkiTensor.select", "index") < 0:
             raise OutOfBoundsError(
@@ -407,7 +433,7 @@ class NkiTensor(NKIObject):
     def reshape_dim(self, dim: int, shape: Sequence[int]) -> NkiTensor:
         """Split one dimension; one size may be -1."""
         dim = self._dimension(dim, "reshape_dim")
-        sizes = _inferred(shape, self.shape[dim], "NkiTensor.reshape_dim", self)
+        sizes = inferred(shape, self.shape[dim], "NkiTensor.reshape_dim", self)
         if dim == 0 and self._on_chip and len(sizes) != 1:
             raise _partition_rule("reshape_dim", self)
         inner = tuple([s * self.strides[dim] for s in row_major(sizes)])
@@ -442,15 +468,15 @@ class NkiTensor(NKIObject):
 
     def reshape(self, shape: Sequence[int]) -> NkiTensor:
         """Give the same elements another shape, without a copy."""
-        sizes = _inferred(shape, self.size, "NkiTensor.reshape", self)
+        sizes = inferred(shape, self.size, "NkiTensor.reshape", self)
         self._check_rank(len(sizes), "reshape")
         if self._on_chip:
             if sizes[0] != self.shape[0]:
                 raise _partition_rule("reshape", self)
-            free = _reshaped(self.shape[1:], self.strides[1:], sizes[1:])
+            free = reshaped(self.shape[1:], self.strides[1:], sizes[1:])
             strides = None if free is None else (self.strides[0], *free)
         else:
-            strides = _reshaped(self.shape, self.strides, sizes)
+            strides = reshaped(self.shape, self.strides, sizes)
         if strides is None:
             raise ShapeError(
                 f"NkiTensor.reshape: {self!r} with strides {self.strides} cannot be seen as "
@@ -509,9 +535,16 @@ class NkiTensor(NKIObject):
         indirect_dim: int = 0,
         dtype: str | None = None,
     ) -> NkiTensor:
-        """Return an explicit ``[[stride, count], ...]`` pattern over the storage."""
-        if scalar_offset is not None or vector_offset is not None or indirect_dim != 0:
-            raise _not_yet("NkiTensor.ap with scalar_offset, vector_offset or indirect_dim")
+        """Return an explicit ``[[stride, count], ...]`` pattern over the storage.
+
+        The offsets of run time move it along dimension `indirect_dim` of this tensor.
+        """
+        dynamic = scalar_offset is not None or vector_offset is not None
+        if _whole(indirect_dim, "NkiTensor.ap", "indirect_dim") != 0 and not dynamic:
+            raise ConstraintError(
+                f"NkiTensor.ap: indirect_dim={indirect_dim} needs a scalar_offset or vector_offset",
+                code="indirect.without_offset",
+            )
         kind = self._kind if dtype is None else element_type(dtype, op="NkiTensor.ap")
         if offset is None:
             start = self.offset * self._kind.itemsize
@@ -534,6 +567,10 @@ class NkiTensor(NKIObject):
         view = self._view(shape, strides, begin)
         view.dtype = kind.name
         view._kind = kind
+        if dynamic:
+            from nkiconv.simulate import indirect
+
+            return indirect.pattern(self, view, scalar_offset, vector_offset, indirect_dim)
         self._check_pattern(view)
         return view
 
@@ -614,12 +651,16 @@ class NkiTensor(NKIObject):
     reinterpret_cast = view
 
     def vector_select(self, dim: int, vector_offset: object) -> NkiTensor:
-        """Refused: run-time addresses are not in the embedded NKI yet."""
-        raise _not_yet("NkiTensor.vector_select")
+        """Return rows of a tensor in HBM, one for each index in `vector_offset`, (P, 1) in SBUF."""
+        from nkiconv.simulate import indirect
+
+        return indirect.vector_select(self, dim, vector_offset)
 
     def indirect(self, index: object, num_elem: int | None = None) -> NkiTensor:
-        """Refused: run-time addresses are not in the embedded NKI yet."""
-        raise _not_yet("NkiTensor.indirect")
+        """Return columns of a tensor on chip, at the positions in `index` (NeuronCore-v4)."""
+        from nkiconv.simulate import indirect
+
+        return indirect.columns(self, index, num_elem)
 
     # For the simulator.
 
@@ -650,7 +691,8 @@ class NkiTensor(NKIObject):
         return self.offset * item, (self.offset + reach + 1) * item, 0, 1
 
 
-def _inferred(shape: Sequence[int], total: int, op: str, tensor: NkiTensor) -> tuple[int, ...]:
+def inferred(shape: Sequence[int], total: int, op: str, tensor: NkiTensor) -> tuple[int, ...]:
+    """Return `shape` with the one size that may be -1 filled in, for so many elements."""
     sizes = [_whole(size, op, "a size") for size in shape]
     if sizes.count(-1) == 1:
         known = -prod(sizes)
@@ -677,7 +719,7 @@ def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int
     return merged or [(1, 1)]
 
 
-def _reshaped(
+def reshaped(
     shape: Sequence[int], strides: Sequence[int], target: Sequence[int]
 ) -> tuple[int, ...] | None:
     """Return the strides of `target` over the same elements, or None where that needs a copy."""
@@ -705,13 +747,6 @@ def _partition_rule(op: str, tensor: NkiTensor) -> ConstraintError:
         f"NkiTensor.{op}: the partition dimension of {tensor!r} must stay first and whole; moving "
         "data between partitions takes an instruction (vendor documentation, NkiTensor)",
         code="tensor.partition_first",
-    )
-
-
-def _not_yet(what: str) -> ConstraintError:
-    return ConstraintError(
-        f"{what}: run-time addressing is part of NKI 0.6.0 but not of the embedded NKI yet",
-        code="tensor.run_time_address",
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from nkiconv.simulate.engines import (
     cores,
     dma,
+    dma_compute,
+    dma_transpose,
     gpsimd_gather,
     gpsimd_patterns,
     gpsimd_search,
@@ -26,6 +28,8 @@ from nkiconv.simulate.engines import (
 __all__ = [
     "cores",
     "dma",
+    "dma_compute",
+    "dma_transpose",
     "gpsimd_gather",
     "gpsimd_patterns",
     "gpsimd_search",

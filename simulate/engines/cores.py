@@ -6,7 +6,7 @@ from typing import Any
 
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import chosen_lane
-from nkiconv.simulate.engines.dma import transfer_ns
+from nkiconv.simulate.engines._dma import transfer_ns
 from nkiconv.simulate.enums import dma_engine, engine
 from nkiconv.simulate.errors import ConstraintError, DtypeError, ShapeError
 from nkiconv.simulate.program import kernel_line

@@ -26,6 +26,7 @@ from nkiconv.simulate.engines._common import (
 )
 from nkiconv.simulate.errors import DtypeError, ShapeError
 from nkiconv.simulate.ops import OPS, reduction
+from nkiconv.simulate.registers import VirtualRegister
 from nkiconv.simulate.sheet import (
     SBUF,
     Call,
@@ -71,11 +72,25 @@ def _pattern_size(call: Call) -> bool:
     return bool(elems == free_elems(call["dst"]))
 
 
+def _offset(call: Call) -> int:
+    """Return the offset, which may stand in a register."""
+    offset: int | VirtualRegister = call["offset"]
+    if isinstance(offset, VirtualRegister):
+        return offset._read(f"nisa.{call.sheet.name}")
+    return offset
+
+
+def _numbers(call: Call) -> bool:
+    offset = call["offset"]
+    known = isinstance(offset, VirtualRegister) or is_int32(offset)
+    return known and is_int32(call["channel_multiplier"])
+
+
 def _extremes(call: Call) -> tuple[int, int]:
     """Return the least and the greatest value of the pattern, in unlimited integers."""
     pairs = [*call["pattern"], (call["channel_multiplier"], partitions(call["dst"]))]
     reaches = [step * (num - 1) for step, num in pairs]
-    offset: int = call["offset"]
+    offset = _offset(call)
     return (
         offset + sum(reach for reach in reaches if reach < 0),
         offset + sum(reach for reach in reaches if reach > 0),
@@ -105,9 +120,9 @@ def _pattern_rules(name: str) -> tuple[Rule, ...]:
             code="pattern",
         ),
         Rule(
-            "offset and channel_multiplier must be int32 numbers known at compile time",
-            lambda c: is_int32(c["offset"]) and is_int32(c["channel_multiplier"]),
-            isa(name),
+            "offset must be an int32 number or a register, channel_multiplier an int32 number",
+            _numbers,
+            isa(name) + ", and NKI 0.4.0 release notes",
             shows=_shows_pattern,
             code="offset_int32",
         ),
@@ -125,6 +140,7 @@ def _pattern_rules(name: str) -> tuple[Rule, ...]:
             isa(name),
             shows=_shows_pattern,
             code="pattern_32_bits",
+            dynamic=True,
         ),
     )
 
@@ -144,7 +160,7 @@ def _fits_dst(call: Call) -> bool:
 
 
 def _iota_counts(call: Call) -> None:
-    call.extra = {"_partitions": partitions(call["dst"])}
+    call.extra = {"_partitions": partitions(call["dst"]), "offset": _offset(call)}
 
 
 @instruction(
@@ -159,6 +175,7 @@ def _iota_counts(call: Call) -> None:
             shows=_shows_pattern,
             error=DtypeError,
             code="pattern_fits_dst",
+            dynamic=True,
         ),
     ),
     prepare=_iota_counts,
@@ -176,7 +193,7 @@ def iota(
 ) -> Array:
     """``dst[p, i] = offset + p*channel_multiplier + pattern(i)``, cast to dst's dtype.
 
-    `pattern` is ``[[step, num], ...]``, the slowest dimension first.
+    `pattern` is ``[[step, num], ...]``, the slowest dimension first.  `offset` may be a register.
     """
     return _affine(pattern, offset, channel_multiplier, _partitions)
 
@@ -194,7 +211,8 @@ def _false_fits(call: Call) -> bool:
 
 def _select_kind(call: Call) -> None:
     # Equal dtypes keep the bits of what is selected: then the other value must come in that dtype.
-    call.extra = {"_kind": call["dst"]._element if _same_dtype(call) else ELEMENT_TYPES["float32"]}
+    kind = call["dst"]._element if _same_dtype(call) else ELEMENT_TYPES["float32"]
+    call.extra = {"_kind": kind, "offset": _offset(call)}
 
 
 @instruction(
@@ -257,7 +275,7 @@ def affine_select(
     return np.where(holds, on_true_tile.reshape(values.shape), other)
 
 
-_ACROSS = ("add", "maximum", "bitwise_or", "bitwise_and")
+_ACROSS = ("add", "average", "maximum", "bitwise_or", "bitwise_and")
 
 
 def _reduce_cost(call: Call) -> Cost:
@@ -277,7 +295,7 @@ def _reduce_cost(call: Call) -> Cost:
         operator(
             "op",
             lambda op: op.name in _ACROSS,
-            "nl.add, nl.maximum, nl.bitwise_or or nl.bitwise_and",
+            "nl.add, nl.average, nl.maximum, nl.bitwise_or or nl.bitwise_and",
         ),
         Rule(
             "op is obligatory",
@@ -314,4 +332,6 @@ def tensor_partition_reduce(dst: Any, op: Any, data: Any, name: Any = None) -> A
     ------
     data (P, F)   dst (1, F)
     """
+    if op is OPS["average"]:
+        return reduction(OPS["add"], data, (0,)) / np.float32(len(data))
     return reduction(op, data, (0,))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     broadcast,
@@ -21,6 +22,7 @@ from nkiconv.simulate.engines._common import (
 from nkiconv.simulate.enums import reduce_cmd
 from nkiconv.simulate.errors import DtypeError
 from nkiconv.simulate.ops import OPS, Op
+from nkiconv.simulate.program import kernel_frame
 from nkiconv.simulate.sheet import (
     ON_CHIP,
     Call,
@@ -75,8 +77,14 @@ def scalar_registers(call: Call) -> None:
 
 
 _COMMON_RULES = (
-    operator("op", lambda op: op.activation is not None, "an activation function"),
+    operator("op", lambda op: op.scalar is not None, "an activation function"),
     Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation"), code="op_missing"),
+    Rule(
+        "nl.prelu takes its slope from relu_param, which nisa.activate2 of trn3 alone has",
+        lambda c: not c["op"].scalar.parametric,
+        isa("activate2"),
+        shows=lambda c: f"op={c['op']!r}",
+    ),
     same_elements("dst", "data"),
     same_partitions("data", "bias", "scale", "reduce_res"),
     Rule(
@@ -144,6 +152,7 @@ _COMMON_RULES = (
     ),
     prepare=scalar_registers,
     cost=activation_cost,
+    columns=Columns(("data",)),
     sources=(isa("activation"), arch("Scalar Engine")),
 )
 def activation(
@@ -194,6 +203,7 @@ def activation(
     ),
     prepare=scalar_registers,
     cost=lambda c: reducing_cost(activation_cost(c), c),
+    columns=Columns(("data",)),
     sources=(isa("activation_reduce"), estimate("activation_reduce"), arch("Scalar Engine")),
 )
 def activation_reduce(
@@ -228,24 +238,24 @@ def _activated(name: str, op: Op, data: Array, scale: Any, bias: Any) -> Array:
         values = values * broadcast(scale, data)
     if bias is not None:
         values = values + broadcast(bias, data)
-    if op.valid is not None:
-        warn_outside(name, op, values)
+    warn_outside(name, op, values)
     if op.activation is None:  # pragma: no cover - the sheets' operator rules refuse it first
         return values
     return op.activation(values)
 
 
 def warn_outside(instruction: str, op: Op, values: Array) -> None:
-    """Warn of values for which ScalarE's function is not documented."""
-    if op.valid is None:  # pragma: no cover - the caller asks only for limited functions
+    """Warn of values for which ScalarE's function is not documented, at the kernel's line."""
+    scalar = op.scalar
+    if scalar is None or scalar.valid is None or scalar.covers(values):
         return
-    low, high = op.valid
-    magnitude = np.abs(values) if op is OPS["reciprocal"] else values
-    if not np.all((magnitude >= low) & (magnitude <= high)):
-        warnings.warn(
-            f"nisa.{instruction}: nl.{op.name} receives values outside [{low:g}, {high:g}]; "
-            "ScalarE gives invalid results there, the simulator the mathematical ones (NKI 0.6.0, "
-            "Supported Activation Functions)",
-            ActivationRangeWarning,
-            stacklevel=6,
-        )
+    low, high = scalar.valid
+    frame = kernel_frame()
+    warnings.warn_explicit(
+        f"nisa.{instruction}: nl.{op.name} receives values outside [{low:g}, {high:g}]; "
+        f"{scalar.outside} (NKI 0.6.0, Supported Activation Functions)",
+        ActivationRangeWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )

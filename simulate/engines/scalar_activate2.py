@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import broadcast, operator, same_elements, same_partitions
 from nkiconv.simulate.engines.scalar import activation_cost, scalar_registers, warn_outside
@@ -27,7 +28,16 @@ _PAIRS = (
 """What op0 and op1 may be (isa activate2)."""
 
 _COMMANDS = (reduce_cmd.idle, reduce_cmd.reset, reduce_cmd.reduce, reduce_cmd.reset_reduce)
-_ADDING = (reduce_cmd.reduce, reduce_cmd.reset_reduce)
+_ACCUMULATING = (reduce_cmd.reduce, reduce_cmd.reset_reduce)
+
+_IDENTITIES = {
+    OPS["add"]: 0.0,
+    OPS["maximum"]: -np.inf,
+    OPS["minimum"]: np.inf,
+    OPS["abs_max"]: 0.0,
+    OPS["abs_min"]: np.inf,
+}
+"""What activate2 may reduce by, and the register's value that changes nothing."""
 
 
 def _pair_exists(call: Call) -> bool:
@@ -51,6 +61,15 @@ def _bypass_is_plain(call: Call) -> bool:
     )
 
 
+def _is_zero(value: Any) -> bool:
+    return not isinstance(value, NkiTensor) and bool(value == 0)
+
+
+def _reduction_fits(call: Call) -> bool:
+    op = call["reduce_op"]
+    return op in _IDENTITIES if call["reduce_cmd"] in _ACCUMULATING else op is None
+
+
 def _same_imm_type(call: Call) -> bool:
     first, second = call["imm0"], call["imm1"]
     both = isinstance(first, NkiTensor) and isinstance(second, NkiTensor)
@@ -64,6 +83,7 @@ def _same_imm_type(call: Call) -> bool:
         "data": Operand(ON_CHIP),
         "imm0": Operand(ON_CHIP, number=True, per_partition=True),
         "imm1": Operand(ON_CHIP, number=True, per_partition=True),
+        "relu_param": Operand(ON_CHIP, number=True, per_partition=True),
         "reduce_res": Operand(ON_CHIP, Role.WRITE, optional=True, per_partition=True),
     },
     rules=(
@@ -74,7 +94,7 @@ def _same_imm_type(call: Call) -> bool:
             shows=lambda c: c.hw.target,
             code="generation",
         ),
-        operator("op", lambda op: op.activation is not None, "an activation function"),
+        operator("op", lambda op: op.scalar is not None, "an activation function"),
         Rule(
             "op is obligatory", lambda c: c["op"] is not None, isa("activate2"), code="op_missing"
         ),
@@ -98,7 +118,13 @@ def _same_imm_type(call: Call) -> bool:
             error=DtypeError,
         ),
         same_elements("dst", "data"),
-        same_partitions("data", "imm0", "imm1", "reduce_res"),
+        same_partitions("data", "imm0", "imm1", "relu_param", "reduce_res"),
+        Rule(
+            "relu_param is for nl.prelu, no other function has a parameter",
+            lambda c: c["op"].scalar.parametric or _is_zero(c["relu_param"]),
+            isa("activate2"),
+            shows=lambda c: f"{c['relu_param']!r} with {c['op']!r}",
+        ),
         Rule(
             "reduce_cmd must be idle, reset, reduce or reset_reduce",
             lambda c: c["reduce_cmd"] in _COMMANDS,
@@ -107,17 +133,17 @@ def _same_imm_type(call: Call) -> bool:
             code="reduce_cmd_choice",
         ),
         Rule(
-            "reduce_op must be nl.add with a reduce_cmd that accumulates, and None without; "
-            "other operators are not modelled yet",
-            lambda c: c["reduce_op"] is (OPS["add"] if c["reduce_cmd"] in _ADDING else None),
+            "reduce_op must be nl.add, nl.maximum, nl.minimum, nl.abs_max or nl.abs_min with a "
+            "reduce_cmd that accumulates, and None without",
+            _reduction_fits,
             isa("activate2"),
             shows=lambda c: f"{c['reduce_cmd']!r} with {c['reduce_op']!r}",
             code="reduce_op_choice",
         ),
     ),
-    only={"relu_param": (0.0, "functions with a parameter are not modelled yet")},
     prepare=scalar_registers,
     cost=activation_cost,
+    columns=Columns(("data",)),
     sources=(isa("activate2"), arch("Scalar Engine")),
 )
 def activate2(
@@ -145,15 +171,29 @@ def activate2(
     data, dst (P, F)   imm0, imm1 numbers or (P, 1)   reduce_res (P, 1)
     """
     values = _stage(op1, _stage(op0, data, imm0, reverse0), imm1, reverse1)
-    if op.valid is not None:
-        warn_outside("activate2", op, values)
-    result: Array = op.activation(values)
+    warn_outside("activate2", op, values)
+    parameters = (broadcast(relu_param, values),) if op.scalar.parametric else ()
+    result: Array = op.activation(values, *parameters)
     commands = type(reduce_cmd)
     if reduce_cmd in (commands.reset, commands.reset_reduce):
-        _registers[...] = 0
+        _registers[...] = _IDENTITIES.get(reduce_op, 0.0)
     if reduce_cmd in (commands.reduce, commands.reset_reduce):
-        _registers += result.reshape(result.shape[0], -1).sum(axis=1, dtype=np.float32)
+        _registers[...] = reduce_op.binary(_registers, _along_free(reduce_op, result))
     return result, _registers.reshape(-1, 1).copy()
+
+
+def _along_free(op: Op, values: Array) -> Array:
+    """Reduce each partition's values to one, in float32."""
+    flat = values.reshape(len(values), -1)
+    if op is OPS["add"]:
+        return np.asarray(flat.sum(axis=1, dtype=np.float32))
+    if op in (OPS["maximum"], OPS["minimum"]):
+        return np.asarray(flat.max(axis=1) if op is OPS["maximum"] else flat.min(axis=1))
+    # By magnitude, one element after another: the later one wins a tie.
+    result = flat[:, 0]
+    for column in flat.T[1:]:
+        result = np.asarray(op.binary(result, column) if op.binary else column)
+    return result
 
 
 def _stage(op: Op, values: Array, imm: Any, reverse: bool) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     busy_until_done,
@@ -46,7 +47,8 @@ from nkiconv.simulate.trace import Lane
 
 _WIDE = frozenset({"float32", "tfloat32"})
 _NARROW = frozenset({"bfloat16", "float16", "float8_e4m3", "float8_e5m2"})
-_INPUTS = _WIDE | _NARROW | {"float8_e4m3fn"}
+MATMUL_INPUTS = _WIDE | _NARROW | {"float8_e4m3fn"}
+"""Element types that TensorE multiplies (isa nc_matmul); float8_e4m3fn on trn3 only."""
 
 
 def _matmul_cost(call: Call) -> Cost:
@@ -145,14 +147,27 @@ def _only_ones_and_zeros(call: Call) -> bool:
     return True
 
 
+def _untiled(call: Call) -> bool:
+    turned = call["is_transpose"] and call["moving"].is_indirect()
+    return not turned and tuple(call["tile_position"]) in ((), (0, 0))
+
+
+_UNTILED = (
+    "tile_position must be unset or (0, 0), and moving an ordinary view where is_transpose is set",
+    _untiled,
+)
+
+
 @instruction(
     lane=Lane.TENSOR,
     operands={
         "dst": Operand(PSUM, Role.WRITE, fetch=Fetch.RAW),
         "stationary": Operand(
-            SBUF, dtypes=_INPUTS, max_free_elems=lambda hw: hw.stationary_max_columns
+            SBUF, dtypes=MATMUL_INPUTS, max_free_elems=lambda hw: hw.stationary_max_columns
         ),
-        "moving": Operand(SBUF, dtypes=_INPUTS, max_free_elems=lambda hw: hw.moving_max_columns),
+        "moving": Operand(
+            SBUF, dtypes=MATMUL_INPUTS, max_free_elems=lambda hw: hw.moving_max_columns
+        ),
     },
     rules=(
         Rule(
@@ -211,6 +226,7 @@ def _only_ones_and_zeros(call: Call) -> bool:
     count=_count_matmul,
     cost=_matmul_cost,
     writes_as=BY_MATMUL,
+    columns=Columns(("stationary", "moving"), also=_UNTILED),
     sources=(isa("nc_matmul"), arch("Tensor Engine, cost model")),
 )
 def nc_matmul(
@@ -316,7 +332,7 @@ def _note_generation(call: Call) -> None:
         ),
         Rule(
             "TensorE transposes floating-point tiles only",
-            lambda c: c.lane is not Lane.TENSOR or c["data"].dtype in _INPUTS,
+            lambda c: c.lane is not Lane.TENSOR or c["data"].dtype in MATMUL_INPUTS,
             isa("nc_matmul") + ", Data types",
             error=DtypeError,
         ),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     INTEGERS,
@@ -63,8 +64,8 @@ def _copy_lane(call: Call) -> Lane:
 @instruction(
     lane=_copy_lane,
     operands={
-        "dst": Operand(ON_CHIP, Role.WRITE),
-        "src": Operand(ON_CHIP, fetch=fetch_unless_cast("src")),
+        "dst": Operand(ON_CHIP, Role.WRITE, offsets=frozenset({"scalar"})),
+        "src": Operand(ON_CHIP, fetch=fetch_unless_cast("src"), offsets=frozenset({"scalar"})),
     },
     rules=(
         same_elements("dst", "src"),
@@ -78,6 +79,7 @@ def _copy_lane(call: Call) -> Lane:
         ),
     ),
     cost=lambda c: elementwise_cost(c, copy_rate(c, "src")),
+    columns=Columns(("src",), not_on=(Lane.GPSIMD,)),
     sources=(isa("tensor_copy"), arch("Vector Engine")),
 )
 def tensor_copy(dst: Any, src: Any, engine: Any = engine.unknown, name: Any = None) -> Array:
@@ -93,6 +95,10 @@ def _fill_cost(call: Call) -> Cost:
 
 def _fits_type(call: Call) -> bool:
     return fits_integers(call["dst"]._element, call["value"])
+
+
+def _type_of_value(call: Call) -> bool:
+    return call["dst"]._element.kind != "int" or not isinstance(call["value"], float)
 
 
 def _also_read_dst(call: Call) -> None:
@@ -112,12 +118,11 @@ def _also_read_dst(call: Call) -> None:
             code="value_number",
         ),
         Rule(
-            "value must be an integer where dst holds integers: 2, not 2.0",
-            lambda c: c["dst"]._element.kind != "int" or isinstance(c["value"], int),
-            "NKI 0.3.0 release notes, Breaking Changes",
+            "value must be an integer where dst has an integer dtype, 2 instead of 2.0",
+            _type_of_value,
+            "NKI 0.3.0 release notes, Breaking Changes, nisa.memset",
             shows=lambda c: f"{c['value']!r} for {c['dst'].dtype}",
             error=DtypeError,
-            code="value_type",
         ),
         Rule(
             "value must be representable in dst's integer dtype",
@@ -209,6 +214,7 @@ def _pair_fetch(call: Call) -> Fetch:
         ),
     ),
     cost=lambda c: elementwise_cost(c, pair_rate(c, "data1", "data2")),
+    columns=Columns(("data1",)),
     sources=(isa("tensor_tensor"), arch("Vector Engine")),
 )
 def tensor_tensor(
@@ -271,6 +277,12 @@ def _scalar_engine_takes(call: Call) -> bool:
     )
 
 
+_NO_ADDRESSES = (
+    "dst and data cannot both be 32-bit integers, which would be arithmetic on addresses",
+    lambda call: not {call["dst"].dtype, call["data"].dtype} <= INTEGERS_32,
+)
+
+
 @instruction(
     lane=_scalar_lane,
     operands={
@@ -329,6 +341,7 @@ def _scalar_engine_takes(call: Call) -> bool:
         ),
     ),
     cost=lambda c: elementwise_cost(c, copy_rate(c, "data")),
+    columns=Columns(("data",), also=_NO_ADDRESSES),
     sources=(isa("tensor_scalar"), arch("Vector Engine")),
 )
 def tensor_scalar(
@@ -476,6 +489,7 @@ def _resolve_axes(call: Call) -> None:
     ),
     prepare=_resolve_axes,
     cost=lambda c: elementwise_cost(c, 1.0),
+    columns=Columns(("data",)),
     sources=(
         isa("tensor_reduce"),
         assumed("N cycles; published trn2 profiles show no faster mode, the guide names one"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._accumulate import (
     goes_on_from_known,
@@ -93,6 +94,7 @@ def _starts_from_zero(call: Call) -> bool:
     ),
     prepare=use_registers("src"),
     cost=lambda c: elementwise_cost(c, 1.0 / c.hw.exponential_elems_per_cycle),
+    columns=Columns(("src",)),
     sources=(isa("exponential"), arch("NeuronCore-v4, Fast Exponential Evaluation")),
 )
 def exponential(

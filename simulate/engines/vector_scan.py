@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._accumulate import (
     goes_on_from_known,
@@ -149,6 +150,7 @@ def tensor_tensor_scan(
     ),
     prepare=use_registers("src"),
     cost=lambda c: elementwise_cost(c, c.hw.cumulative_cycles),
+    columns=Columns(("src",)),
     sources=(
         isa("tensor_scalar_cumulative"),
         assumed("two cycles an element, as tensor_tensor_scan; the page names no cost"),
@@ -239,6 +241,7 @@ def _operand_matches(call: Call) -> bool:
     only={"reverse0": (False, "not modelled; the page lists it as not supported yet")},
     prepare=use_registers("data"),
     cost=lambda c: reducing_cost(elementwise_cost(c, 1.0), c),
+    columns=Columns(("data",)),
     sources=(
         isa("tensor_scalar_reduce"),
         estimate("tensor_scalar_reduce"),

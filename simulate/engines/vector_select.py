@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._accumulate import (
     goes_on_from_known,
@@ -140,6 +141,7 @@ def _also_read_dst(call: Call) -> None:
     ),
     prepare=_also_read_dst,
     cost=lambda c: elementwise_cost(c, 1.0 if _split(c) else c.hw.predicated_copy_cycles),
+    columns=Columns(("predicate",)),
     sources=(
         isa("tensor_copy_predicated"),
         estimate("tensor_copy_predicated"),

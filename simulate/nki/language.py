@@ -1,23 +1,44 @@
-"""The embedded ``nki.language``: dtypes, memories, tensors, ranges, and operators for ``op=``."""
+"""The embedded ``nki.language``: dtypes, memories, ranges, operators, and functions on tiles."""
+
+# ruff: noqa: F401 - most names are only passed on
 
 from __future__ import annotations
 
 from typing import Any
 
 from nkiconv.simulate import program as _program
-from nkiconv.simulate.dtypes import element_type as _element_type
-from nkiconv.simulate.functions.random import dropout as dropout
-from nkiconv.simulate.functions.random import rand as rand
-from nkiconv.simulate.functions.random import random_seed as random_seed
+from nkiconv.simulate.functions.creation import (
+    empty_like,
+    full,
+    ndarray,
+    ones,
+    shared_constant,
+    shared_identity_matrix,
+    zeros,
+    zeros_like,
+)
+from nkiconv.simulate.functions.elementwise import divide, fmod, logical_not, mod, where
+from nkiconv.simulate.functions.movement import (
+    broadcast_to,
+    expand_dims,
+    gather_flattened,
+    load,
+    load_transpose2d,
+    matmul,
+    store,
+    transpose,
+)
+from nkiconv.simulate.functions.normalisation import rms_norm, softmax
+from nkiconv.simulate.functions.ordering import device_print, no_reorder
+from nkiconv.simulate.functions.random import dropout, rand, random_seed
+from nkiconv.simulate.functions.reductions import all, max, mean, min, prod, sum, var
+from nkiconv.simulate.functions.unary import ceil, cos, floor, negative, tan, trunc
 from nkiconv.simulate.hardware import Hardware as _Hardware
 from nkiconv.simulate.hardware import hardware as _hardware
-from nkiconv.simulate.loops import dynamic_range as dynamic_range
-from nkiconv.simulate.loops import fori_loop as fori_loop
-from nkiconv.simulate.loops import while_loop as while_loop
+from nkiconv.simulate.loops import dynamic_range, fori_loop, while_loop
 from nkiconv.simulate.ops import OPS as _OPS
 from nkiconv.simulate.tensor import DynamicSlice as _DynamicSlice
 from nkiconv.simulate.tensor import MemoryRegion, NKIObject, NkiTensor
-from nkiconv.simulate.tensor import checked_shape as _checked_shape
 
 DType = str
 
@@ -128,47 +149,6 @@ class _TileSize(NKIObject):
 
 
 tile_size = _TileSize()
-
-
-def ndarray(
-    shape: tuple[int, ...],
-    dtype: DType,
-    buffer: MemoryRegion = sbuf,
-    name: str = "",
-    address: tuple[int, int] | None = None,
-) -> NkiTensor:
-    """Allocate a tensor; its contents are undefined until written.
-
-    `address` is the first partition and the first byte of each partition; None leaves the place
-    to the allocator.
-
-    Raises
-    ------
-    ShapeError, DtypeError, CapacityError, ConstraintError
-        A size, type, memory or address that the NeuronCore does not have.
-    """
-    from nkiconv.simulate.errors import ConstraintError
-
-    op = "nl.ndarray"
-    program = _program.current(op)
-    sizes = _checked_shape(shape, op)
-    kind = _element_type(dtype, op=op)
-    if not isinstance(buffer, MemoryRegion):
-        raise ConstraintError(
-            f"{op}: buffer must be nl.sbuf, nl.psum or nl.hbm, got {buffer!r}", code="tensor.buffer"
-        )
-    return program.allocate(sizes, kind.name, buffer, name, address)
-
-
-def zeros(
-    shape: tuple[int, ...], dtype: DType, buffer: MemoryRegion = sbuf, name: str = ""
-) -> NkiTensor:
-    """Allocate an on-chip tensor and fill it with zeros, by one memset."""
-    from nkiconv.simulate.engines.vector import memset
-
-    tensor = ndarray(shape, dtype, buffer, name)
-    memset(tensor, 0)
-    return tensor
 
 
 def ds(start: int, size: int) -> _DynamicSlice:

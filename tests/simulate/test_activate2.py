@@ -77,9 +77,12 @@ def test_each_stage_is_reversed_by_its_own_flag(start: Any) -> None:
         assert found == [-5, 5, -1]
 
 
-@pytest.mark.parametrize("name", sorted(n for n, op in OPS.items() if op.activation))
+@pytest.mark.parametrize(
+    "name", sorted(n for n, op in OPS.items() if op.scalar and not op.scalar.parametric)
+)
 def test_every_function_is_activations(start: Any, rng: Any, name: str) -> None:
-    data = rng.integers(1, 40, (4, 8)) / 8
+    low, high = (-8, 9) if name in ("sin", "arctan") else (1, 40)
+    data = rng.integers(low, high, (4, 8)) / (16 if low < 0 else 8)
     with start("trn3") as chip:
         x, one, two = chip.put(data), chip.new((4, 8)), chip.new((4, 8))
         nisa.activation(one, OPS[name], x, bias=0.5, scale=2.0)
@@ -123,6 +126,8 @@ def test_outside_the_range_of_a_function(start: Any) -> None:
         {"reduce_op": nl.add},
         {"reduce_op": None, "reduce_cmd": CMD.reduce},
         {"reduce_op": nl.add, "reduce_cmd": CMD.reset},
+        {"reduce_op": nl.multiply, "reduce_cmd": CMD.reduce},
+        {"relu_param": 0.5},
     ],
 )
 def test_what_is_refused(start: Any, changes: dict[str, Any]) -> None:
@@ -134,6 +139,40 @@ def test_what_is_refused(start: Any, changes: dict[str, Any]) -> None:
         column = chip.put(np.ones((4, 1)))
         with pytest.raises(ConstraintError, match=r"nl\.bypass takes a number"):
             nisa.activate2(**call | {"op1": nl.bypass, "imm1": column})
+
+
+def test_prelu_takes_its_slope_from_relu_param(start: Any, rng: Any) -> None:
+    """Negative inputs are multiplied by it, a number or one of each partition."""
+    data, slope = rng.integers(-8, 9, (32, 12)) / 4, rng.integers(-4, 5, (32, 1)) / 2
+    with start("trn3") as chip:
+        x, dst = chip.put(data), chip.new((32, 12))
+        stages = (1.0, 0.0, nl.multiply, nl.bypass)
+        for given, wanted in ((0.25, 0.25), (chip.put(slope), slope), (0.0, 0.0)):
+            nisa.activate2(dst, nl.prelu, x, *stages, relu_param=given)
+            np.testing.assert_array_equal(dst._array, np.where(data >= 0, data, wanted * data))
+
+
+SIGNED = np.array([[3.0, -7, 7, 2, -2], [-1, 5, 5, -5, 4]])
+
+
+@pytest.mark.parametrize(
+    ("op", "first", "second"),  # of SIGNED alone, then with SIGNED / 2 after it
+    [
+        (nl.maximum, [7, 5], [7, 5]),
+        (nl.minimum, [-7, -5], [-7, -5]),
+        (nl.abs_max, [7, -5], [7, -5]),  # of equal magnitudes the later one
+        (nl.abs_min, [-2, -1], [-1, -0.5]),
+    ],
+)
+def test_other_reductions(start: Any, op: Any, first: Any, second: Any) -> None:
+    with start("trn3") as chip:
+        x, dst, res = chip.put(SIGNED), chip.new((2, 5)), chip.new((2, 1))
+        for scale, command, expected in ((1.0, CMD.reset_reduce, first), (0.5, CMD.reduce, second)):
+            nisa.activate2(
+                dst, nl.copy, x, scale, 0.0, nl.multiply, nl.bypass,
+                reduce_op=op, reduce_res=res, reduce_cmd=command,
+            )  # fmt: skip
+            np.testing.assert_array_equal(res._array[:, 0], expected)
 
 
 @pytest.mark.parametrize(("op", "fixed"), [(nl.copy, 60), (nl.exp, 195)])

@@ -135,7 +135,6 @@ def test_copy_onto_itself_reads_before_it_writes(chip: Any) -> None:
         ("float16", 65520, INF),
         ("int8", -128, -128),
         ("int8", 3, 3),
-        ("float16", 3, 3),
         ("uint32", 2**32 - 1, 2**32 - 1),
         ("bool_", 5, 1),
     ],

@@ -11,6 +11,7 @@ import pytest
 from nkiconv.simulate.errors import (
     ConstraintError,
     HazardError,
+    OutOfBoundsError,
     ShapeError,
     UninitializedReadError,
 )
@@ -116,3 +117,73 @@ def test_occupancy(start: Any, number: int) -> None:
         nisa.dma_compute(chip.new((128, 64)), srcs, nl.add)
         each_ns = 128 / 16 * (4.8 + 256 / 27.2)
         assert chip.last.occupancy_ps == round(1000 * number * each_ns)
+
+
+# Rows that an index names.
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_scatter_adds_to_rows(start: Any, order: int) -> None:
+    table, more = np.arange(40).reshape(8, 5), np.arange(15).reshape(3, 5) * 100
+    with start("trn2") as chip:
+        held = chip.put(table, "bfloat16", nl.shared_hbm)
+        index = chip.put([[6], [0], [3]], "uint32")
+        rows = held.vector_select(0, index)
+        again = held.ap([[5, 3], [1, 5]], vector_offset=index)  # the same view by another name
+        nisa.dma_compute(rows, [again, chip.put(more)][::order], nl.add, unique_indices=True)
+        expected = table.copy()
+        expected[[6, 0, 3]] += more
+        np.testing.assert_array_equal(held._array, expected.astype(ml_dtypes.bfloat16))
+        assert chip.last.lane.label == "DMA store"
+
+
+def test_gather_adds_rows(start: Any) -> None:
+    """reduced += input[index], as the vendor's library reduces over experts."""
+    table, held = np.arange(40).reshape(8, 5), np.ones((3, 5))
+    with start("trn2") as chip:
+        reduced = chip.put(held)
+        index = chip.put([[7], [7], [9]], "uint32")
+        src = chip.put(table, buffer=nl.shared_hbm).vector_select(0, index)
+        with pytest.raises(OutOfBoundsError, match="an index of srcs is 9, outside the 8 rows"):
+            nisa.dma_compute(reduced[:, :], [src, reduced[:, :]], nl.add)
+        nisa.dma_compute(reduced[:, :], [src, reduced[:, :]], nl.add, oob_mode=nisa.oob_mode.skip)
+        np.testing.assert_array_equal(reduced._array, [*(1 + table[[7, 7]]), np.ones(5)])
+        assert chip.program.hbm_read_bytes == 2 * 5 * 4
+
+
+def test_skipped_rows_of_a_scatter(start: Any) -> None:
+    with start("trn3") as chip:
+        held = chip.put(np.ones((4, 2)), buffer=nl.shared_hbm)
+        rows = held.vector_select(0, chip.put([[4], [1]], "int32"))
+        more = chip.put([[10, 20], [30, 40]])
+        nisa.dma_compute(rows, [rows, more], nl.add, oob_mode=nisa.oob_mode.skip)
+        assert held._array.tolist() == [[1, 1], [31, 41], [1, 1], [1, 1]]
+
+
+def test_indices_that_are_not_unique(start: Any) -> None:
+    with start("trn2") as chip:
+        held = chip.put(np.ones((4, 2)), buffer=nl.shared_hbm)
+        rows = held.vector_select(0, chip.put([[2], [2]], "int32"))
+        words = r"unique_indices=True, but the indices of dst are \[2, 2\]"
+        with pytest.raises(HazardError, match=words):
+            nisa.dma_compute(rows, [rows, chip.put(np.zeros((2, 2)))], nl.add)
+
+
+@pytest.mark.parametrize(
+    "case", ["three sources", "other rows", "data in HBM", "to SBUF", "plain destination"]
+)
+def test_what_is_no_update_of_rows(start: Any, case: str) -> None:
+    with start("trn2") as chip:
+        held = chip.put(np.ones((4, 2)), buffer=nl.shared_hbm)
+        index, other = chip.put([[1], [2]], "int32"), chip.put([[1], [2]], "int32")
+        rows, more = held.vector_select(0, index), chip.put(np.ones((2, 2)))
+        far = chip.put(np.ones((2, 2)), buffer=nl.shared_hbm)
+        dst, srcs = {
+            "three sources": (rows, [rows, more, more]),
+            "other rows": (rows, [held.vector_select(0, other), more]),
+            "data in HBM": (rows, [rows, far]),
+            "to SBUF": (more, [rows, chip.put(np.ones((2, 2)))]),
+            "plain destination": (far, [rows, far]),
+        }[case]
+        with pytest.raises(ConstraintError, match="with a vector offset srcs must be two"):
+            nisa.dma_compute(dst, srcs, nl.add)

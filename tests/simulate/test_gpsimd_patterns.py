@@ -112,13 +112,15 @@ def test_cmp_op_is_equal_by_default(chip: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
-@pytest.mark.parametrize("op", ["add", "maximum"])
+@pytest.mark.parametrize("op", ["add", "average", "maximum"])
 def test_partition_reduce(chip: Any, rng: Any, op: str, dtype: str) -> None:
     data = rng.integers(-4, 5, (128, 6, 4))
+    if op == "average":
+        data = 32 * (data[:1] + np.arange(128).reshape(128, 1, 1) % 2)  # averages 16 above data
     dst = chip.new((1, 6, 4), dtype)
     nisa.tensor_partition_reduce(dst, OPS[op], chip.put(data, dtype))
     wide = data.astype(np.float64)
-    expected = wide.sum(0) if op == "add" else wide.max(0)
+    expected = {"add": wide.sum, "average": wide.mean, "maximum": wide.max}[op](0)
     np.testing.assert_array_equal(dst._array[0].astype(np.float64), expected)
 
 

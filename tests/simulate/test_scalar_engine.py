@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nkiconv.simulate.activations import erfc
 from nkiconv.simulate.engines.scalar import ActivationRangeWarning
 from nkiconv.simulate.errors import UninitializedReadError
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
-from nkiconv.simulate.ops import OPS, erfc
+from nkiconv.simulate.ops import OPS
 
 IDLE, RESET, REDUCE, BOTH = (
     nisa.reduce_cmd.idle,
@@ -24,11 +25,15 @@ IDLE, RESET, REDUCE, BOTH = (
     nisa.reduce_cmd.reduce,
     nisa.reduce_cmd.reset_reduce,
 )
-LIMITED = {  # documented range of the input's magnitude, NKI 0.6.0, Supported Activation Functions
+FLOAT32_PI = float(np.float32(math.pi))
+# Documented range of the input, for reciprocal of its magnitude (Supported Activation Functions).
+LIMITED = {
     "rsqrt": (2.0**-87, 2.0**97),
     "reciprocal": (2.0**-42, 2.0**42),
     "log": (2.0**-64, 2.0**64),
     "sqrt": (2.0**-116, 2.0**118),
+    "sin": (-FLOAT32_PI, FLOAT32_PI),
+    "arctan": (-FLOAT32_PI / 2, FLOAT32_PI / 2),
 }
 
 
@@ -57,6 +62,15 @@ FUNCTIONS: dict[str, Callable[[float], float]] = {
         1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     ),
     "gelu_apprx_sigmoid": lambda x: x * sigmoid(1.702 * x),
+    "gelu_apprx_sigmoid_dx": lambda x: sigmoid(1.702 * x) * (1 + 1.702 * x * sigmoid(-1.702 * x)),
+    "gelu_dx": lambda x: 0.5 * math.erfc(-x / math.sqrt(2)) + (
+        x * math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    ),
+    "silu_dx": lambda x: sigmoid(x) * (1 + x * sigmoid(-x)),
+    "mish": lambda x: x * math.tanh(math.log1p(math.exp(-abs(x))) + max(x, 0)),
+    "erf_dx": lambda x: 2 / math.sqrt(math.pi) * math.exp(-x * x),
+    "sin": math.sin,
+    "arctan": math.atan,
 }  # fmt: skip
 POSITIVE = {"rsqrt", "sqrt", "log"}
 
@@ -72,17 +86,22 @@ def exactly(op: str, values: Any) -> Any:
 
 
 def test_the_table_holds_every_function() -> None:
-    assert FUNCTIONS.keys() == {name for name, op in OPS.items() if op.activation}
-    assert {name: op.valid for name, op in OPS.items() if op.valid} == LIMITED
+    table = {name: op.scalar for name, op in OPS.items() if op.scalar}
+    assert FUNCTIONS.keys() | {"prelu"} == table.keys()  # test_activate2.py has prelu
+    assert {name: scalar.valid for name, scalar in table.items() if scalar.valid} == LIMITED
+    assert len(table) == 26  # rows of the vendor's table
 
 
 @pytest.mark.parametrize("op", FUNCTIONS)
 def test_function(chip: Any, op: str) -> None:
     """Within a few units in the last place of float32, over the range that networks use."""
     low, high = (2.0**-10, 30) if op in POSITIVE else (-12, 12)
+    if op in ("sin", "arctan"):
+        low, high = LIMITED[op]
     x = np.linspace(low, high, 480, dtype=np.float32).reshape(16, 30)
-    # Both are sums with 1 that cancel: erf is 1 - erfc, of which the fit is within 1.2e-7.
-    absolute = {"erf": 2e-7, "gelu_apprx_tanh": 1e-14}.get(op, 0)
+    # Sums that cancel: erf is 1 - erfc, of which the fit is within 1.2e-7.  Then float32's least.
+    absolute = {"erf": 2e-7, "gelu_dx": 2e-7, "gelu_apprx_sigmoid_dx": 1e-8, "silu_dx": 1e-8,
+                "gelu_apprx_tanh": 1e-14, "erf_dx": 2e-45}.get(op, 0)  # fmt: skip
     result = activate(chip, OPS[op], chip.put(x))
     np.testing.assert_allclose(result, exactly(op, x), rtol=4e-7, atol=absolute)
 
@@ -274,7 +293,21 @@ def test_values_outside_the_documented_range_are_warned_of(chip: Any, op: str) -
         activate(chip, OPS[op], chip.put([[low, 1.0, high]]))
         if op == "reciprocal":
             activate(chip, OPS[op], chip.put([[-low, -high]]))
-    for value in (low / 2, high * 2, 0.0, np.nan) + ((-1.0,) if op != "reciprocal" else ()):
+    signed = low < 0
+    outside = [high * 2, np.nan, 2 * low if signed else low / 2]
+    outside += [] if signed else [0.0] if op == "reciprocal" else [0.0, -1.0]
+    for value in outside:
         with pytest.warns(ActivationRangeWarning, match=words.replace("+", r"\+")) as caught:
             activate(chip, OPS[op], chip.put([[1.0, value]]))
         assert caught[0].filename == __file__
+
+
+def test_the_sine_outside_its_range_is_a_cubic(chip: Any) -> None:
+    """The page's own figure: about 27.65 for 9.0, where the sine is 0.41; odd, and 0 at pi."""
+    x = chip.put([[9.0, -9.0, 4.0, FLOAT32_PI]])
+    with pytest.warns(ActivationRangeWarning, match="extrapolates a cubic there, and so does the"):
+        result = activate(chip, nl.sin, x)[0]
+    distance = 4.0 - math.pi
+    expected = [27.65, -27.65, distance**3 / 6 - distance, 0]
+    np.testing.assert_allclose(result, expected, atol=5e-3)
+    np.testing.assert_allclose(result[2], math.sin(4.0), atol=5e-3)  # near pi it still resembles

@@ -31,6 +31,7 @@ from nkiconv.simulate.sheet import SHEETS, Role, Rule
 
 Changes = Callable[[Any], dict[str, Any]]
 E = nisa.engine
+DGE = nisa.dge_mode
 ADDING = {"reduce_cmd": nisa.reduce_cmd.reduce}
 
 
@@ -77,6 +78,29 @@ def alone(c: Any) -> dict[str, Any]:
 
 OTHER = {"send_to_rank": 1, "recv_from_rank": 1, "pipe_id": 0}
 GPSIMD_DMA = {"dma_engine": nisa.dma_engine.gpsimd_dma}
+
+
+def rows(c: Any, count: int = 4, *rest: int, index: Any = None, dtype: str = "float32") -> Any:
+    """Return rows of a tensor in HBM, each at an index of its own."""
+    index = t(c, count, 1, dtype="uint32") if index is None else index
+    base = h(c, 64, *(rest or (8,)), dtype=dtype)
+    pattern = [[stride, size] for stride, size in zip(base.strides, base.shape, strict=True)]
+    return base.ap([[pattern[0][0], count], *pattern[1:]], vector_offset=index)
+
+
+def gathered(c: Any, count: int, *rest: int, index: tuple[int, ...] = (), **types: str) -> Any:
+    """Return what changes in a transpose that gathers `count` rows."""
+    lines = t(c, *(index or (count, 1)), dtype=types.get("indices", "uint32"))
+    src = rows(c, count, *rest, index=lines, dtype=types.get("dtype", "bfloat16"))
+    axes = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}[src.ndim]
+    return {"dst": t(c, *[src.shape[a] for a in axes], dtype=src.dtype), "src": src}
+
+
+def turned(c: Any, *shape: int, dtype: str = "bfloat16") -> dict[str, Any]:
+    """Return what changes in a transpose by hardware descriptors."""
+    axes = {2: (1, 0), 3: (2, 1, 0), 4: (3, 1, 2, 0)}[len(shape)]
+    dst = t(c, *[shape[a] for a in axes], dtype=dtype)
+    return {"dst": dst, "src": h(c, *shape, dtype=dtype), "dge_mode": nisa.dge_mode.hwdge}
 
 
 def each(c: Any, dtype: str, *names: str) -> dict[str, Any]:
@@ -209,6 +233,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     ],
     "activation": [
         ("op must be", lambda c: {"op": nl.maximum}),
+        ("nl.prelu takes its slope", lambda c: {"op": nl.prelu}),
         ("op is obligatory", lambda c: {"op": None}),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
         ("bias, scale, reduce_res must", lambda c: {"bias": t(c, 3, 1)}),
@@ -229,7 +254,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     "memset": [
         ("GpSimdE cannot", lambda c: {"dst": p(c), "engine": E.gpsimd}),
         ("value must be a number", lambda c: {"value": "0"}),
-        ("value must be an integer", lambda c: {"dst": t(c, dtype="int32"), "value": 2.0}),
+        ("value must be an integer", lambda c: {"dst": t(c, dtype="uint8"), "value": 2.0}),
         ("value must be representable", lambda c: {"dst": t(c, dtype="uint8"), "value": 256}),
     ],
     "tensor_tensor": [
@@ -284,6 +309,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     "reciprocal": [("dst, data must have the same", lambda c: {"data": t(c, 4, 7)})],
     "activation_reduce": [
         ("op must be", lambda c: {"op": nl.maximum}),
+        ("nl.prelu takes its slope", lambda c: {"op": nl.prelu}),
         ("op is obligatory", lambda c: {"op": None}),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}),
         ("bias, scale, reduce_res must", lambda c: {"reduce_res": t(c, 3, 1)}),
@@ -424,7 +450,26 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
         ("imm must be a number", lambda c: {"imm": t(c, 4, 1)}),
         ("dst_idx needs NeuronCore-v3", lambda c: {"dst_idx": t(c, dtype="uint32")}),
     ],
-    "dma_copy": [("dst and src must have", lambda c: {"src": h(c, 4, 7)})],
+    "dma_copy": [
+        ("dst and src must have", lambda c: {"src": h(c, 4, 7)}),
+        ("priority must be None or", lambda c: {"priority": 4}, "trn3"),
+        ("priority needs trn3", lambda c: {"priority": 0}, "trn2"),
+        ("dge_mode must be a member", lambda c: {"dge_mode": 3}),
+        ("dge_mode.hwdge needs trn2", lambda c: {"dge_mode": DGE.hwdge}),
+        ("dge_mode.none cannot", lambda c: {"src": rows(c), "dge_mode": DGE.none}, "trn2"),
+        ("dge_mode.hwdge moves", lambda c: {
+            "src": h(c, dtype="bfloat16"), "dge_mode": DGE.hwdge,
+        }, "trn2"),
+        ("engine must be engine.unknown", lambda c: {"engine": E.scalar}, "trn2"),
+        ("oob_mode must be a member", lambda c: {"oob_mode": 1}),
+        ("oob_mode.skip needs", lambda c: {"oob_mode": nisa.oob_mode.skip}),
+        ("a vector offset needs trn2", lambda c: {"src": rows(c)}),
+        ("a vector offset takes", lambda c: {"src": rows(c), "dge_mode": DGE.hwdge}, "trn2"),
+        ("the indices of a vector offset", lambda c: {
+            "src": rows(c, index=t(c, 2, 2, dtype="uint32")),
+        }, "trn2"),
+        ("dst and src cannot both", lambda c: {"dst": rows(c), "src": rows(c)}, "trn2"),
+    ],
     "dma_transpose": [
         ("axes must be", lambda c: {"axes": (0, 1)}),
         ("dst must have the dtype", lambda c: {"src": h(c, dtype="int32")}),
@@ -432,10 +477,34 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
             "dst": t(c, 8, 4, dtype="int8"), "src": h(c, dtype="int8"),
         }),
         ("dst must have the transposed", lambda c: {"dst": t(c, 4, 8)}),
+        ("priority must be None or", lambda c: {"priority": True}, "trn3"),
+        ("priority needs trn3", lambda c: {"priority": 3}),
+        ("dge_mode must be a member", lambda c: {"dge_mode": "hwdge"}, "trn2"),
+        ("dge_mode.hwdge needs trn2", lambda c: {"dge_mode": DGE.hwdge}),
+        ("dge_mode.none cannot", lambda c: {
+            **gathered(c, 16), "dge_mode": DGE.none,
+        }, "trn2"),
+        ("oob_mode must be a member", lambda c: {"oob_mode": None}),
+        ("oob_mode.skip needs", lambda c: {"oob_mode": nisa.oob_mode.skip}),
+        ("a vector offset needs trn2", lambda c: gathered(c, 16)),
+        ("a vector offset takes", lambda c: {**gathered(c, 16), "dge_mode": DGE.hwdge}, "trn2"),
+        ("dge_mode.swdge transposes", lambda c: {"dge_mode": DGE.swdge}, "trn2"),
+        ("dge_mode.hwdge transposes", lambda c: turned(c, 16, 8, dtype="int32"), "trn2"),
+        ("dge_mode.hwdge takes 16 rows", lambda c: turned(c, 8, 128), "trn2"),
+        ("a gather transpose takes elements", lambda c: gathered(c, 16, dtype="int32"), "trn2"),
+        ("a gather transpose takes a first", lambda c: gathered(c, 8, index=(16, 1)), "trn2"),
+        ("dimension 1 or 2 of the four", lambda c: gathered(c, 16, 2, 2, 8), "trn2"),
+        ("the indices of a gather transpose must be", lambda c: gathered(
+            c, 16, indices="int32",
+        ), "trn2"),
+        ("the indices of a gather transpose must have", lambda c: gathered(
+            c, 32, index=(32, 2),
+        ), "trn2"),
+        ("a gather transpose needs at least", lambda c: gathered(c, 32, index=(16, 1)), "trn2"),
     ],
     "iota": [
         ("pattern must be one to four", lambda c: {"pattern": [[1, 1]] * 4 + [[1, 8]]}),
-        ("offset and channel_multiplier", lambda c: {"offset": 1.0}),
+        ("offset must be an int32", lambda c: {"offset": 1.0}),
         ("pattern must have as many", lambda c: {"pattern": [[1, 7]]}),
         ("the pattern's values must fit", lambda c: {"offset": 2**31 - 7}),
         ("the pattern's values must be", lambda c: {
@@ -444,7 +513,7 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
     ],
     "affine_select": [
         ("pattern must be one to four", lambda c: {"pattern": [[1, 0]]}),
-        ("offset and channel_multiplier", lambda c: {"channel_multiplier": 2**31}),
+        ("offset must be an int32", lambda c: {"channel_multiplier": 2**31}),
         ("pattern must have as many", lambda c: {"pattern": [[1, 4], [1, 3]]}),
         ("the pattern's values must fit", lambda c: {"pattern": [[-(2**31), 8]]}),
         ("dst, on_true_tile must have", lambda c: {"on_true_tile": t(c, 5, 8)}),
@@ -508,6 +577,14 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
         ("reduce_op must be", lambda c: {"reduce_op": nl.maximum}),
         ("scales must be", lambda c: {"scales": [1.0, 2.0]}),
         ("dst and each of srcs", lambda c: {"srcs": [h(c), h(c, 4, 7)]}),
+        ("unique_indices must be True", lambda c: {"unique_indices": False}),
+        ("oob_mode must be a member", lambda c: {"oob_mode": True}),
+        ("oob_mode.skip needs", lambda c: {"oob_mode": nisa.oob_mode.skip}),
+        ("a vector offset needs trn2", lambda c: {"srcs": [rows(c), t(c)]}),
+        ("the indices of a vector offset", lambda c: {
+            "srcs": [rows(c, index=t(c, 5, 1, dtype="int32")), t(c)],
+        }, "trn2"),
+        ("with a vector offset srcs", lambda c: {"srcs": [rows(c), t(c)]}, "trn2"),
     ],
     "activate2": [
         ("activate2 needs trn3", lambda c: {}, "trn2"),
@@ -519,9 +596,10 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
             "imm0": t(c, 4, 1), "imm1": t(c, 4, 1, dtype="bfloat16"),
         }, "trn3"),
         ("dst, data must have the same", lambda c: {"data": t(c, 4, 7)}, "trn3"),
-        ("imm0, imm1, reduce_res must", lambda c: {"imm1": t(c, 3, 1)}, "trn3"),
+        ("imm0, imm1, relu_param, reduce_res must", lambda c: {"imm1": t(c, 3, 1)}, "trn3"),
+        ("relu_param is for nl.prelu", lambda c: {"relu_param": 0.1}, "trn3"),
         ("reduce_cmd must be", lambda c: {"reduce_cmd": nisa.reduce_cmd.load_reduce}, "trn3"),
-        ("reduce_op must be nl.add", lambda c: {"reduce_op": nl.maximum, **ADDING}, "trn3"),
+        ("reduce_op must be nl.add", lambda c: {"reduce_op": nl.multiply, **ADDING}, "trn3"),
     ],
     "rng": [
         ("engine must be", lambda c: {"engine": E.unknown}),
@@ -587,12 +665,6 @@ UNMODELLED = {
     "tile_position": (0, 0),
     "tile_size": (64, 128),
     "perf_mode": nisa.matmul_perf_mode.double_row,
-    "priority": 1,
-    "dge_mode": nisa.dge_mode.swdge,
-    "oob_mode": nisa.oob_mode.skip,
-    "unique_indices": False,
-    "relu_param": 0.1,
-    "engine": E.sync,
     "reverse0": True,
 }
 

@@ -36,6 +36,7 @@ from nkiconv.simulate.subset import check_kernel
 
 SOURCES = Path(errors.__file__).resolve().parent
 X = np.ones((4, 8), np.float32)
+HBM = nl.shared_hbm
 
 
 def new(*shape: int, dtype: str = "float32", buffer: Any = nl.sbuf) -> Any:
@@ -153,7 +154,6 @@ INSIDE: dict[str, Callable[[Any], object]] = {
     "tensor.ap_partition_stride": lambda c: new().ap([[4, 4], [1, 4]]),
     "tensor.view_contiguous": lambda c: new()[:, 0:8:2].view(nl.int16),
     "tensor.view_size": lambda c: new(4, 3, dtype="int8").view(nl.int16),
-    "tensor.run_time_address": lambda c: new().vector_select(0, new()),
     "dtype.unknown": lambda c: new(dtype="float64"),
     "dtype.packed": lambda c: new(dtype="float4_e2m1fn_x4"),
     "sbuf.tensor_size": lambda c: new(4, 45_057),
@@ -161,7 +161,36 @@ INSIDE: dict[str, Callable[[Any], object]] = {
     "program.instructions": too_large,
     "order.producer": lambda c: nisa.memset(dst=new(), value=0).depends_on("first"),  # type: ignore[arg-type]
     "order.later": lambda c: later(),
-    "language.function": lambda c: nl.add(new(), new()),
+    "tensor.condition": lambda c: bool(nl.equal(full(new()), 2.0)),
+    "language.tile": lambda c: nl.add(1, 2),
+    "language.result_dtype": lambda c: nl.add(full(new()), full(new(dtype="bfloat16"))),
+    "language.broadcast": lambda c: nl.add(full(new()), full(new(4, 1))),
+    "language.axis": lambda c: nl.sum(full(new()), axis=0),
+    "language.truth_values": lambda c: nl.where(two(), full(new()), full(new())),
+    "language.fill_value": lambda c: nl.full((4, 8), full(new()), nl.float32),
+    "language.constant": lambda c: nl.shared_constant(3.0),
+    "language.constant_dtype": lambda c: nl.shared_constant(np.zeros(3, np.bool_)),
+    "language.constant_empty": lambda c: nl.shared_constant(np.zeros((0, 3), np.float32)),
+    "language.identity_size": lambda c: nl.shared_identity_matrix(129),
+    "language.identity_dst": lambda c: nl.shared_identity_matrix(4, dst=new()),
+    "language.bits_dtype": lambda c: nl.invert(full(new(dtype="int32")), dtype=nl.int8),
+    "language.power": lambda c: nl.power(full(new()), 2),
+    "language.on_device": lambda c: nl.fmod(full(new()), full(new())),
+    "language.operator_only": lambda c: nl.bypass(full(new())),
+    "language.load": lambda c: nl.load(full(new())),
+    "language.store": lambda c: nl.store(new(), full(new())),
+    "language.two_dimensions": lambda c: nl.transpose(full(new(4, 2, 2))),
+    "language.transpose_x": lambda c: nl.matmul(full(new()), full(new())),
+    "language.gather_axis": lambda c: nl.gather_flattened(
+        full(new()), full(new(dtype="uint32")), axis=1
+    ),
+    "language.expand_dims": lambda c: nl.expand_dims(new(), 9),
+    "language.broadcast_to": lambda c: nl.broadcast_to(full(new()), (4, 9)),
+    "language.on_chip": lambda c: nl.broadcast_to(full(new(4, 1, buffer=HBM)), (4, 8)),
+    "language.rms_norm": lambda c: nl.rms_norm(full(new()), full(new()), axis=1, n=0),
+    "language.rsqrt": lambda c: nl.rsqrt(full(new(buffer=nl.psum))),
+    "language.print_prefix": lambda c: nl.device_print(1, full(new())),
+    "language.print_memory": lambda c: nl.device_print("x", full(new(buffer=nl.psum))),
     "register.empty": lambda c: VirtualRegister()._read("op"),
     "register.store_range": lambda c: nisa.register_store(
         new(1, 1, dtype="int8"), nisa.register_alloc(300)
@@ -180,7 +209,12 @@ INSIDE: dict[str, Callable[[Any], object]] = {
     "language.rand_dtype": lambda c: nl.rand((4, 8), nl.int32),
     "language.random_seed": lambda c: nl.random_seed(1),
     "language.dropout_tile": lambda c: nl.dropout(1, 0.5),
-    "option.not_modelled": lambda c: nisa.dma_copy(dst=new(), src=new(), priority=1),
+    "columns.generation": lambda c: columns_of(
+        full(new(32, 20)), index(*SNAKE, rows=32, dtype="uint32")
+    ),
+    "option.not_modelled": lambda c: nisa.tensor_scalar_reduce(
+        dst=new(), data=new(), op0=nl.add, operand0=1.0, reduce_op=nl.add, reverse0=True
+    ),
     "option.engine": lambda c: nisa.memset(dst=new(), value=0, engine=nisa.tensor_engine),
     "operand.tensor": lambda c: nisa.tensor_copy(dst=new(), src="x"),
     "operand.list": lambda c: nisa.dma_compute(dst=new(), srcs=[], reduce_op=nl.add),
@@ -203,6 +237,121 @@ INSIDE: dict[str, Callable[[Any], object]] = {
     "nc_matmul.mixed_accumulate": lambda c: half_written(),
     "nc_matmul.accumulate_unwritten": lambda c: matmul(new(buffer=nl.psum), accumulate=True),
     "nc_matmul.accumulate_foreign": lambda c: after_memset(),
+}
+
+
+def two() -> Any:
+    tile = full(new())
+    tile._array[...] = 2
+    return tile
+
+
+def index(*values: int, dtype: str = "int32", rows: int = 0) -> Any:
+    """Return a column of indices that have been written."""
+    tile = full(new(rows or len(values), 1, dtype=dtype))
+    tile._array[...] = np.resize(values, tile.shape)
+    return tile
+
+
+def table(*shape: int) -> Any:
+    return full(new(*(shape or (8, 4)), buffer=HBM))
+
+
+def scattered(target: Any, *places: int, **options: Any) -> None:
+    rows = full(new(len(places), 4))
+    rows._array[...] = np.arange(len(places))[:, None]
+    nisa.dma_copy(dst=target.vector_select(0, index(*places)), src=rows, **options)
+
+
+def added_twice() -> None:
+    rows = table().vector_select(0, index(1, 1))
+    nisa.dma_compute(dst=rows, srcs=[rows, full(new(2, 4))], reduce_op=nl.add)
+
+
+def columns_of(tile: Any, chosen: Any, count: int = 16) -> Any:
+    """Copy columns of a tile with the embedded NKI's only view of columns."""
+    view = tile.indirect(chosen, count)
+    return nisa.tensor_copy(dst=new(tile.shape[0], count), src=view)
+
+
+SNAKE = tuple(range(16))
+REG = VirtualRegister(1)
+
+# Inside a running kernel for trn3: addresses of run time.
+ON_TRN3: dict[str, Callable[[Any], object]] = {
+    "indirect.index_tensor": lambda c: table().vector_select(0, REG),
+    "indirect.index_dtype": lambda c: table().vector_select(0, index(1, dtype="int16")),
+    "indirect.index_shape": lambda c: table().select(0, index(1, 2)),
+    "indirect.index_unwritten": lambda c: nisa.dma_copy(
+        dst=new(1, 4), src=table().select(0, new(1, 1, dtype="int32"))
+    ),
+    "indirect.bounds": lambda c: nisa.dma_copy(
+        dst=new(1, 4), src=table().vector_select(0, index(8))
+    ),
+    "indirect.alignment": lambda c: nisa.dma_copy(
+        dst=new(1, 2, dtype="int32"),
+        src=full(new(8, 3, dtype="int16", buffer=HBM)).ap(
+            [[1, 1], [1, 2]], scalar_offset=REG, dtype="int32"
+        ),
+    ),
+    "indirect.partition": lambda c: new().select(0, index(1)),
+    "indirect.repeated": lambda c: table(8, 1).broadcast(1, 3).select(1, index(1)),
+    "indirect.rows_memory": lambda c: new().vector_select(0, index(1)),
+    "indirect.rows_dimension": lambda c: table().vector_select(1, index(1)),
+    "indirect.rows_first": lambda c: table().vector_select(0, index(1, 2))[0:1],
+    "indirect.second_offset": lambda c: table().select(0, index(1)).select(0, index(1)),
+    "indirect.dimension": lambda c: table().ap(
+        [[4, 8], [1, 4]], scalar_offset=index(1), indirect_dim=2
+    ),
+    "indirect.without_offset": lambda c: table().ap([[4, 8], [1, 4]], indirect_dim=1),
+    "indirect.dense": lambda c: table()[:, 0:3].ap([[4, 8], [1, 3]], scalar_offset=index(1)),
+    "indirect.item_size": lambda c: table().ap(
+        [[8, 1], [1, 8]], vector_offset=index(1), dtype="bfloat16"
+    ),
+    "indirect.view": lambda c: table().select(0, index(1)).view("int32"),
+    "indirect.read": lambda c: table().select(0, REG)._array,
+    "indirect.operand": lambda c: nisa.reciprocal(dst=new(4, 2), data=new(4, 3, 2).select(1, REG)),
+    "indirect.columns_whole": lambda c: new(32, 20).indirect(index(1, rows=32), 5)[:, 0:2],
+    "indirect.columns_tensor": lambda c: table().indirect(index(1)),
+    "indirect.count": lambda c: new(32, 20).indirect(index(1, rows=32, dtype="uint16"), 0),
+    "indirect.unique": lambda c: added_twice(),
+    "indirect.collision": lambda c: scattered(table(), 2, 2),
+    "columns.engine": lambda c: nisa.tensor_copy(
+        dst=new(32, 16),
+        src=full(new(32, 20)).indirect(index(*SNAKE, rows=32, dtype="uint32"), 16),
+        engine=nisa.gpsimd_engine,
+    ),
+    "columns.operands": lambda c: nisa.tensor_scalar(
+        dst=new(32, 16, dtype="uint32"),
+        data=full(new(32, 20, dtype="int32")).indirect(index(*SNAKE, rows=32, dtype="uint32"), 16),
+        op0=nl.add,
+        operand0=1.0,
+    ),
+    "columns.index_start": lambda c: columns_of(
+        full(new(64, 20))[32:48], index(*SNAKE, rows=64, dtype="uint32")[16:32]
+    ),
+    "columns.same_start": lambda c: columns_of(
+        full(new(128, 20))[64:96], index(*SNAKE, rows=128, dtype="uint32")[32:64]
+    ),
+    "columns.dtype": lambda c: nisa.nc_matmul(
+        dst=new(8, 16, buffer=nl.psum),
+        stationary=full(new(32, 8)),
+        moving=full(new(32, 20)).indirect(index(*SNAKE, rows=32, dtype="uint32"), 16),
+    ),
+    "columns.scalar_psum": lambda c: nisa.tensor_copy(
+        dst=new(32, 20, buffer=nl.psum).indirect(index(*SNAKE, rows=32, dtype="uint32"), 16),
+        src=full(new(32, 16)),
+        engine=nisa.scalar_engine,
+    ),
+    "columns.groups": lambda c: columns_of(
+        full(new(24, 20)), index(*SNAKE, rows=24, dtype="uint32"), 5
+    ),
+    "columns.count": lambda c: columns_of(
+        full(new(32, 20)), index(*SNAKE, rows=32, dtype="uint32"), 17
+    ),
+    "columns.groups_equal": lambda c: columns_of(
+        full(new(32, 20)), index(*range(20), rows=32, dtype="uint32")
+    ),
 }
 
 
@@ -510,6 +659,13 @@ def check(error: NkiconvError, code: str) -> None:
     assert ending in str(error)
 
 
+@pytest.mark.parametrize("code", ON_TRN3)
+def test_refused_inside_a_kernel_for_trn3(code: str, start: Any) -> None:
+    with start("trn3") as chip:
+        error, _ = code_of(lambda: ON_TRN3[code](chip))
+    check(error, code)
+
+
 @pytest.mark.parametrize("code", INSIDE)
 def test_refused_inside_a_kernel(code: str, chip: Any) -> None:
     error, _ = code_of(lambda: INSIDE[code](chip))
@@ -530,7 +686,7 @@ def test_refused_by_what_it_refers_to(code: str) -> None:
 
 
 def test_no_code_is_without_an_example() -> None:
-    assert {*INSIDE, *OUTSIDE, *REFERRING} == set(CATALOGUE)
+    assert {*INSIDE, *ON_TRN3, *OUTSIDE, *REFERRING} == set(CATALOGUE)
 
 
 # --- No error without a code ---------------------------------------------------------------------

@@ -41,8 +41,8 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "logical_or": lambda x, y: (x != 0) | (y != 0),
     "logical_xor": lambda x, y: (x != 0) != (y != 0),
     "power": lambda x, y: x**y,
-    "abs_max": lambda x, y: np.where(abs(x) >= abs(y), x, y),  # with its sign
-    "abs_min": lambda x, y: np.where(abs(x) <= abs(y), x, y),
+    "abs_max": lambda x, y: np.where(abs(x) > abs(y), x, y),  # with its sign; y wins a tie
+    "abs_min": lambda x, y: np.where(abs(x) < abs(y), x, y),
 }
 UNARY: dict[str, Callable[[Any], Any]] = {
     "abs": abs,

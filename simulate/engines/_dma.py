@@ -1,0 +1,203 @@
+"""What the DMA instructions share: rings, descriptors, their cost, and who may generate them.
+
+A transfer is cut into descriptors, each a run of bytes that is contiguous on both sides; sixteen
+engines work on them side by side.  Short runs are what makes transfers slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+
+from nkiconv.simulate.enums import dge_mode, oob_mode
+from nkiconv.simulate.errors import ShapeError
+from nkiconv.simulate.hardware import Hardware
+from nkiconv.simulate.indirect import IndirectTensor, ScalarOffset, VectorOffset
+from nkiconv.simulate.sheet import Call, Role, Rule, isa
+from nkiconv.simulate.tensor import NkiTensor
+from nkiconv.simulate.trace import Lane
+
+_SPLIT_BYTES = 2048
+"""Runs longer than this may be shared out between idle DMA engines; the guide advises 2 KiB."""
+
+_ELEMENT_BYTES = 4
+"""Runs of at most a word cost as strided elements do (published trn2 profiles)."""
+
+MODES = "descriptor generation deep dive"
+_GUIDE = "migration guide of NKI 0.3.0: no integers where an enumeration is expected"
+_PRIORITIES = (None, 0, 1, 2, 3)
+
+
+def ring(call: Call) -> Lane:
+    """Return the ring of a transfer from ``src`` to ``dst``."""
+    source, target = call["src"]._storage.space, call["dst"]._storage.space
+    if source == target:
+        return Lane.DMA_LOCAL
+    return Lane.DMA_LOAD if source == "hbm" else Lane.DMA_STORE
+
+
+def offset_of(tensor: NkiTensor) -> ScalarOffset | VectorOffset | None:
+    """Return the offset of run time of an operand, or None."""
+    if isinstance(tensor, IndirectTensor):
+        runtime = tensor._runtime
+        if isinstance(runtime, (ScalarOffset, VectorOffset)):
+            return runtime
+    return None
+
+
+def vectors(call: Call) -> Iterator[tuple[str, NkiTensor, VectorOffset]]:
+    """Yield the operands that have an index for each row."""
+    for name, _, tensor in call.tensors():
+        runtime = offset_of(tensor)
+        if isinstance(runtime, VectorOffset):
+            yield name, tensor, runtime
+
+
+def run_elements(tensor: NkiTensor) -> int:
+    """Return the elements that are contiguous in memory.
+
+    A run cannot cross partitions, nor rows that have an index each.
+    """
+    elems = 1
+    first = 1 if tensor._on_chip or isinstance(offset_of(tensor), VectorOffset) else 0
+    for size, stride in zip(
+        reversed(tensor.shape[first:]), reversed(tensor.strides[first:]), strict=True
+    ):
+        if size == 1:
+            continue
+        if stride != elems:
+            break
+        elems *= size
+    return elems
+
+
+def transfer_ns(hw: Hardware, src: NkiTensor, dst: NkiTensor) -> float:
+    """Return how long the sixteen engines work on a transfer."""
+    run_elems = min(run_elements(src), run_elements(dst))
+    item_bytes = max(src._element.itemsize, dst._element.itemsize)
+    total, run = src.size * item_bytes, run_elems * item_bytes
+    descriptors = ceil(src.size / run_elems)
+    if descriptors < hw.dma_engines and run > _SPLIT_BYTES:
+        pieces = min(hw.dma_engines // descriptors, ceil(run / _SPLIT_BYTES))
+        descriptors, run = descriptors * pieces, max(_SPLIT_BYTES, ceil(run / pieces))
+    each_ns = max(hw.dma_shortest_ns, hw.dma_descriptor_ns + run / hw.dma_bytes_per_ns)
+    if run <= _ELEMENT_BYTES:
+        each_ns = hw.dma_element_ns
+    engines_ns = ceil(descriptors / hw.dma_engines) * each_ns
+    touches_hbm = "hbm" in (src._storage.space, dst._storage.space)
+    return max(float(engines_ns), total / hw.hbm_bytes_per_ns if touches_hbm else 0.0)
+
+
+def count(call: Call) -> None:
+    """Add a transfer and its traffic at HBM to the program's counters."""
+    program = call.program
+    program.dma_transfers += 1
+    for _, operand, src in call.tensors():
+        if operand.role is Role.READ and src._storage.space == "hbm":
+            read = src.size * src._element.itemsize
+            program.hbm_read_bytes += read
+            program.hbm_read_bytes_by_tensor[src.name or src._storage.describe()] += read
+    dst = call["dst"]
+    if dst._storage.space == "hbm":
+        program.hbm_write_bytes += dst.size * dst._element.itemsize
+
+
+# Rules of several instructions.
+
+
+def _known_priority(call: Call) -> bool:
+    wish = call["priority"]
+    return wish is None or (type(wish) is int and wish in _PRIORITIES)
+
+
+def priority_rules(page: str) -> tuple[Rule, ...]:
+    """Return what ``priority=`` must satisfy."""
+    return (
+        Rule(
+            "priority must be None or a whole number from 0 to 3",
+            _known_priority,
+            isa(page),
+            shows=lambda c: f"priority={c['priority']!r}",
+        ),
+        Rule(
+            "priority needs trn3",
+            lambda c: c["priority"] is None or c.hw.generation >= 4,
+            isa(page),
+            shows=lambda c: f"priority={c['priority']!r} on {c.hw.target}",
+        ),
+    )
+
+
+def mode_rules(page: str) -> tuple[Rule, ...]:
+    """Return what ``dge_mode=`` must satisfy, whatever is transferred."""
+    return (
+        Rule(
+            "dge_mode must be a member of nki.isa.dge_mode",
+            lambda c: isinstance(c["dge_mode"], dge_mode),
+            _GUIDE,
+            shows=lambda c: f"dge_mode={c['dge_mode']!r}",
+        ),
+        Rule(
+            "dge_mode.hwdge needs trn2 or trn3",
+            lambda c: c["dge_mode"] is not dge_mode.hwdge or c.hw.generation >= 3,
+            isa(page),
+            shows=lambda c: f"dge_mode={c['dge_mode']!r} on {c.hw.target}",
+        ),
+        Rule(
+            "dge_mode.none cannot handle addresses of run time",
+            lambda c: (
+                c["dge_mode"] is not dge_mode.none
+                or all(offset_of(tensor) is None for _, _, tensor in c.tensors())
+            ),
+            MODES,
+        ),
+    )
+
+
+def skip_rules(page: str) -> tuple[Rule, ...]:
+    """Return what ``oob_mode=`` must satisfy."""
+    return (
+        Rule(
+            "oob_mode must be a member of nki.isa.oob_mode",
+            lambda c: isinstance(c["oob_mode"], oob_mode),
+            _GUIDE,
+            shows=lambda c: f"oob_mode={c['oob_mode']!r}",
+        ),
+        Rule(
+            "oob_mode.skip needs an operand with an address of run time",
+            lambda c: (
+                c["oob_mode"] is not oob_mode.skip
+                or any(offset_of(tensor) is not None for _, _, tensor in c.tensors())
+            ),
+            isa(page),
+        ),
+    )
+
+
+VECTOR_GENERATION = Rule(
+    "a vector offset needs trn2 or trn3",
+    lambda c: c.hw.generation >= 3 or not any(vectors(c)),
+    f"{MODES}, Mode Selection Summary",
+)
+
+
+def software_rule(page: str) -> Rule:
+    """Require GpSimdE to generate the descriptors of a gather or scatter."""
+    return Rule(
+        "a vector offset takes dge_mode.swdge or dge_mode.unknown",
+        lambda c: c["dge_mode"] in (dge_mode.swdge, dge_mode.unknown) or not any(vectors(c)),
+        isa(page),
+        shows=lambda c: f"dge_mode={c['dge_mode']!r}",
+    )
+
+
+def one_index_each(page: str) -> Rule:
+    """Require an index tensor of shape (rows, 1)."""
+    return Rule(
+        "the indices of a vector offset must have the shape (P, 1), P being the size of the first "
+        "dimension that they index",
+        lambda c: all(o.index.shape == (t.shape[0], 1) for _, t, o in vectors(c)),
+        isa(page),
+        shows=lambda c: ", ".join(f"{o.index!r} for {name} {t!r}" for name, t, o in vectors(c)),
+        error=ShapeError,
+    )
