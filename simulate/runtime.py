@@ -211,7 +211,7 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     result = execute(program) if kernel.grid <= (1,) else _on_cores(name, program, execute)
     _order(program, kernel.edges)
     placement = place(program.allocations, program.hardware, name)
-    _check_results(name, result, [tensor for _, _, tensor in inputs])
+    _check_results(name, result)
     for _, original, tensor in inputs:
         _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
         _write_back(original, tensor)
@@ -312,19 +312,9 @@ def _write_back(original: Array, tensor: NkiTensor) -> None:
         np.copyto(original, values.view(original.dtype))  # bool is kept in bytes
 
 
-def _check_results(name: str, result: Any, inputs: list[NkiTensor]) -> None:
-    """Refuse results that are not buffers of their own, and a kernel without any effect."""
+def _check_results(name: str, result: Any) -> None:
+    """Refuse results that are not buffers of their own."""
     results = tensors_in(result)
-    if (
-        not results
-        and not isinstance(result, dict)
-        and not any(tensor._storage.written for tensor in inputs)
-    ):
-        raise ConstraintError(
-            f"{name}: returns no tensor and writes to no argument, so that nothing would be left "
-            "of its work",
-            code="result.nothing",
-        )
     for at, tensor in enumerate(results):
         storage = tensor._storage
         if storage.is_input and not storage.written:

@@ -469,7 +469,6 @@ OUTSIDE: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "result.unwritten": lambda m: simulate_kernel(returns_fresh, X),
     "result.input": lambda m: simulate_kernel(returns_input, X),
     "result.twice": lambda m: simulate_kernel(twice, X),
-    "result.nothing": lambda m: simulate_kernel(returns_nothing, X),
     "result.dtype_torch": lambda m: simulate_kernel(cast, torch.ones(2, 3)),
     "launch.grid": lambda m: jit(stored)[3],
     "launch.generation": lambda m: jit(stored)[2](X),
@@ -579,10 +578,6 @@ def returns_fresh(x_hbm: Any) -> Any:
 
 def returns_input(x_hbm: Any) -> Any:
     return x_hbm.reshape((2, 16))
-
-
-def returns_nothing(x_hbm: Any) -> None:
-    stored(x_hbm)
 
 
 # Of Python: what a kernel refers to, where no construct is to blame; X is not allowed there.
