@@ -20,6 +20,7 @@ from nkiconv.bench.output import (
     say_table,
     say_tables,
     spinner,
+    write_bytes,
     write_json,
 )
 
@@ -319,6 +320,54 @@ def tables(
     if not found:
         say("coverage.md and strictness.md are up to date")
     raise typer.Exit(1 if check and found else 0)
+
+
+@app.command()
+def compat(
+    sources: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder that holds the checkouts.")
+    ],
+    only: Annotated[
+        str, typer.Option(metavar="TEXT", help="Cases with this in name, source, path or kernel.")
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=1, help="Time limit of a case.")] = 120.0,
+    jobs: Annotated[int, typer.Option(min=1, help="Cases that run at the same time.")] = 1,
+    json: Json = None,
+    markdown: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write the page docs/compatibility.md."),
+    ] = None,
+) -> None:
+    """Run kernels that others wrote, from checkouts of the vendor's repositories.
+
+    Exit code 1 if a result is wrong, or a kernel is refused for no reason that is known.
+    """
+    from nkiconv.bench.compat import report
+    from nkiconv.bench.compat.cases import select_cases
+    from nkiconv.bench.compat.sources import check_sources
+    from nkiconv.bench.compat.trial import run_all
+
+    if only and markdown is not None:
+        raise UserError("--only and --markdown exclude each other: the page counts every case")
+    cases = select_cases(only)
+    for path in (json, markdown):
+        if path is not None:
+            check_writable(path)
+    check_sources(sources, {case.source for case in cases})
+    with counter(len(cases), "kernels") as announce:
+        results = list(run_all(cases, sources, announce, seconds=seconds, jobs=jobs))
+    say_tables([report.table(results)])
+    say("")
+    for line in report.surprises(results):
+        say(line)
+    good = sum(outcome.good for _, outcome in results)
+    right = sum(outcome.right is True for _, outcome in results)
+    say(f"{good} of {len(results)} run, {right} of them compared and right")
+    if json is not None:
+        write_json(json, report.to_dict(results, sources))
+    if markdown is not None:
+        write_bytes(markdown, report.page(results, sources).encode())
+    raise typer.Exit(1 if report.surprises(results) else 0)
 
 
 @app.command()

@@ -98,29 +98,37 @@ ADVICE: dict[str, Advice] = {
     "pattern_size": Advice("the product of all num is the number of elements per partition"),
     "dst_shape": Advice("allocate dst as the sentence says"),
     # TensorE.
+    "moving_size": Advice(
+        "split the moving operand into tiles of nl.tile_size.gemm_moving_fmax columns",
+        "A result takes one PSUM bank of 2 KiB per partition; trn3 writes several.",
+        ("moving_max_columns",),
+    ),
+    "stationary_size": Advice(
+        "split the contraction and the columns into tiles of 128",
+        "The array has 128 rows and 128 columns of processing elements.",
+        ("stationary_max_columns", "partitions"),
+    ),
     "nc_matmul.one_bank": Advice(
         "split the moving columns so that each result ends before the bank does: 512 float32",
         "A matmul adds into one bank; up to NeuronCore-v3 an address cannot run on into the next.",
         ("psum_bank_bytes",),
     ),
-    "nc_matmul.pairs": Advice(
+    "nc_matmul.float32_pairs": Advice(
         "convert one of the two with nisa.tensor_copy",
         "float32 is multiplied in several passes, which both operands have to take part in.",
     ),
     "nc_matmul.result_type": Advice(
         "allocate dst as float32 and convert when copying it to SBUF", "PSUM adds in float32."
     ),
-    "nc_matmul.stationary_moving_share_contracted": Advice(
+    "contracted_partitions": Advice(
         "both operands have the contracted axis on their partitions: (K, M) and (K, N)",
         "Row k of the array multiplies partition k of both.",
     ),
-    "nc_matmul.dst_partition_column_stationary": Advice(
+    "dst_partitions": Advice(
         "dst is (M, N) for stationary (K, M) and moving (K, N)",
         "Each column of the array ends in a partition of PSUM.",
     ),
-    "nc_matmul.dst_element_partition_column": Advice(
-        "dst is (M, N) for stationary (K, M) and moving (K, N)"
-    ),
+    "dst_columns": Advice("dst is (M, N) for stationary (K, M) and moving (K, N)"),
     "nc_matmul.only_ones_and_zeros": Advice("leave the flag away"),
     "nc_matmul.fp8_kinds": Advice("use one kind for both operands"),
     "nc_matmul.fp8_generation": Advice("use nl.float8_e4m3 before trn3"),
@@ -144,9 +152,7 @@ ADVICE: dict[str, Advice] = {
     "memset.type_of_value": Advice("write the number without a point"),
     "memset.fits_type": Advice("choose a value within the integer type"),
     "dma_transpose.axes_fit": Advice("leave axes= away"),
-    "dma_transpose.elements_bytes": Advice(
-        "view 1-byte data as 2-byte where pairs may stay together"
-    ),
+    "dma_transpose.item_size": Advice("view 1-byte data as 2-byte where pairs may stay together"),
     "dma_transpose.transposed_shape": Advice("allocate dst with the shape in the order of axes"),
     "bn_stats.dst_shape": Advice("allocate (P, 6)"),
     "bn_aggr.dst_shape": Advice("allocate (P, 2)"),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _QUADRANT = 32
 """Partitions between the places where an index may start (isa tensor_copy, Tensor indirection)."""
 
-_MATMUL_DTYPES = frozenset({"float16", "bfloat16", "float8_e4m3", "float8_e5m2", "float8_e4m3fn"})
+MATMUL_DTYPES = frozenset({"float16", "bfloat16", "float8_e4m3", "float8_e5m2", "float8_e4m3fn"})
 """Of indirect operands of TensorE (isa nc_matmul, Tensor indirection)."""
 
 
@@ -52,11 +52,14 @@ class Columns:
         Engines that execute the instruction, but not on such views.
     also
         A sentence and a predicate that the call must satisfy besides.
+    dtypes
+        Of such operands, where the page limits them.
     """
 
     inputs: tuple[str, ...]
     not_on: tuple[Lane, ...] = ()
     also: tuple[str, Callable[[Call], bool]] | None = None
+    dtypes: frozenset[str] | None = None
 
 
 def _start(tensor: NkiTensor) -> int:
@@ -70,6 +73,17 @@ def _of(call: Call, name: str) -> ColumnOffsets | None:
     if isinstance(value, IndirectTensor) and isinstance(value._runtime, ColumnOffsets):
         return value._runtime
     return None
+
+
+def same_columns(first: NkiTensor, second: NkiTensor) -> bool:
+    """Whether two views take columns by the same elements of the same index."""
+    indices = []
+    for view in (first, second):
+        if not isinstance(view, IndirectTensor) or not isinstance(view._runtime, ColumnOffsets):
+            return False
+        index = view._runtime.index
+        indices.append((id(index._storage), index.shape, index.strides, index.offset))
+    return indices[0] == indices[1]
 
 
 def check(call: Call, spec: Columns) -> None:
@@ -115,10 +129,10 @@ def check(call: Call, spec: Columns) -> None:
                 f"must start on the same partition ({source})",
                 code="columns.same_start",
             )
-        if call.lane is Lane.TENSOR and found.base.dtype not in _MATMUL_DTYPES:
+        if spec.dtypes is not None and found.base.dtype not in spec.dtypes:
             raise DtypeError(
                 f"{op}: {name} is {found.base.dtype}; a view made by NkiTensor.indirect must be "
-                f"one of {', '.join(sorted(_MATMUL_DTYPES))} there ({source})",
+                f"one of {', '.join(sorted(spec.dtypes))} there ({source})",
                 code="columns.dtype",
             )
     _check_scatter(call, spec, op, source)

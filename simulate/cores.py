@@ -2,7 +2,9 @@
 
 Each core runs until it has to wait for the other one, then the other one runs: an order that is
 the same every time.  So what a kernel forgets to order would never show; `Accesses` looks for it
-instead: whatever both cores touch in HBM, one of them writing, needs a barrier between.
+instead: whatever both cores touch in HBM, one of them changing it, needs a barrier between.
+Cores that write the same bytes change nothing: the vendor's kernels do so where they have only
+work for one.
 
 Sources
 -------
@@ -195,37 +197,31 @@ class Accesses:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[int, npt.NDArray[np.uint8]] = {}
+        self._seen: dict[int, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]] = {}
 
     def note(self, op: str, tensor: NkiTensor, core: int, writes: bool) -> None:
-        """Note an access of `core` to all elements of `tensor`.
+        """Note an access of `core` to all elements of `tensor`, which has happened.
 
         Raises
         ------
         HazardError
-            The other core has touched some of them since the last barrier, and one of the two
-            writes.
+            The other core has touched some of them since the last barrier, and this write changed
+            them; or it wrote them, and what this core reads is not its own.
         """
         storage = tensor._storage
         number = storage.allocation.number
-        seen = self._seen.get(number)
-        if seen is None:
-            seen = self._seen[number] = np.zeros(storage.free_bytes, dtype=np.uint8)
-        item = tensor._element.itemsize
-        part = np.ndarray(
-            (*tensor.shape, item),
-            np.uint8,
-            seen,
-            tensor.offset * item,
-            (*[stride * item for stride in tensor.strides], 1),
-        )
+        if number not in self._seen:
+            none = np.zeros(storage.free_bytes, dtype=np.uint8)
+            self._seen[number] = none, none.copy()
+        marks, values = (_bytes_of(tensor, whole) for whole in self._seen[number])
+        now = _bytes_of(tensor, storage.buffer)
         read, wrote = self._bits(core)
-        others = 0
-        for other in range(CORES):
-            if other != core:
-                other_read, other_wrote = self._bits(other)
-                others |= (other_read | other_wrote) if writes else other_wrote
-        if (part & others).any():
+        other_read, other_wrote = self._bits(1 - core)
+        if writes:
+            wrong = ((marks & (other_read | other_wrote)) != 0) & (now != values)
+        else:
+            wrong = (marks & (other_wrote | wrote)) == other_wrote
+        if wrong.any():
             raise HazardError(
                 f"nisa.{op}: core {core} {'writes' if writes else 'reads'} elements of "
                 f"{storage.describe()} that core {1 - core} touches too, and nothing orders the "
@@ -233,7 +229,8 @@ class Accesses:
                 "(nki.isa.core_barrier)",
                 code="cores.race",
             )
-        part |= np.uint8(wrote if writes else read)
+        marks |= np.uint8(wrote if writes else read)
+        values[...] = now
 
     def clear(self, tensor: NkiTensor) -> None:
         """Forget what was before a barrier on a tensor."""
@@ -242,3 +239,15 @@ class Accesses:
     @staticmethod
     def _bits(core: int) -> tuple[int, int]:
         return 1 << (2 * core), 2 << (2 * core)
+
+
+def _bytes_of(tensor: NkiTensor, whole: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a tensor's elements in an array that is as large as its storage."""
+    item = tensor._element.itemsize
+    return np.ndarray(
+        (*tensor.shape, item),
+        np.uint8,
+        whole,
+        tensor.offset * item,
+        (*[stride * item for stride in tensor.strides], 1),
+    )

@@ -3,6 +3,11 @@
 NKI names an element type by a string (``nl.float32 == "float32"``).  Engines compute in float32 and
 round once, when the result is written; integers are rounded to nearest even and saturate, as the
 hardware does (vendor release notes, NKI 0.6.0, simulator fixes).
+
+The packed types of MX matmuls hold four small floats in one element.  They are kept as unsigned
+integers of the same size, the first of the four in the lowest bits, and that is also how they cross
+the border: torch and NumPy have no such types (MXFP deep dive, Basic Matmul-MX).  NumPy can name
+them all the same, by a structure of that one integer: ``np.dtype([("float8_e5m2_x4", "u4")])``.
 """
 
 from __future__ import annotations
@@ -27,8 +32,19 @@ class ElementType:
 
     name: str
     numpy: np.dtype[Any]
-    kind: str  # "float", "int" or "bool"
+    kind: str  # "float", "int", "bool" or "packed"
     itemsize: int  # bytes
+
+
+_MEMBERS: Mapping[str, tuple[np.dtype[Any], int]] = {
+    "float8_e5m2_x4": (np.dtype(ml_dtypes.float8_e5m2), 8),
+    "float8_e4m3fn_x4": (np.dtype(ml_dtypes.float8_e4m3fn), 8),
+    "float4_e2m1fn_x4": (np.dtype(ml_dtypes.float4_e2m1fn), 4),
+}
+"""What the packed types hold four of, and its bits."""
+
+PACKED_TYPES = tuple(_MEMBERS)
+"""Types for MX matmuls on trn3."""
 
 
 def _table() -> dict[str, ElementType]:
@@ -46,6 +62,7 @@ def _table() -> dict[str, ElementType]:
     types: list[tuple[str, Any, str]] = [(name, t, "float") for name, t in floats.items()]
     types += [(name, name, "int") for name in integers]
     types.append(("bool_", np.uint8, "bool"))
+    types += [(name, np.dtype(f"u{bits // 2}"), "packed") for name, (_, bits) in _MEMBERS.items()]
     return {
         name: ElementType(name, np.dtype(t), kind, np.dtype(t).itemsize) for name, t, kind in types
     }
@@ -53,10 +70,11 @@ def _table() -> dict[str, ElementType]:
 
 ELEMENT_TYPES: Mapping[str, ElementType] = _table()
 
-PACKED_TYPES = ("float8_e5m2_x4", "float8_e4m3fn_x4", "float4_e2m1fn_x4")
-"""Types for MX matmuls on trn3; the embedded NKI names them but has no instruction for them yet."""
-
-_BY_NUMPY = {t.numpy: t.name for t in ELEMENT_TYPES.values() if t.name not in ("tfloat32", "bool_")}
+_BY_NUMPY = {
+    t.numpy: t.name
+    for t in ELEMENT_TYPES.values()
+    if t.name not in ("tfloat32", "bool_") and t.kind != "packed"
+}
 _BY_NUMPY[np.dtype(np.bool_)] = "bool_"
 
 _TF32_HALF = np.uint32(0x0FFF)
@@ -69,17 +87,11 @@ def element_type(name: object, *, op: str) -> ElementType:
     Raises
     ------
     DtypeError
-        `name` is not an NKI dtype, or one that the embedded NKI does not have yet.
+        `name` is not an NKI dtype.
     """
     found = ELEMENT_TYPES.get(name) if isinstance(name, str) else None
     if found is None:
         known = ", ".join(ELEMENT_TYPES)
-        if name in PACKED_TYPES:
-            raise DtypeError(
-                f"{op}: dtype {name} belongs to trn3's MX matmul, which the embedded NKI "
-                f"does not have yet; it has {known}",
-                code="dtype.packed",
-            )
         raise DtypeError(
             f"{op}: {name!r} is not an NKI dtype; use one of nki.language's: {known} "
             "(vendor documentation, Supported Data Types)",
@@ -97,6 +109,10 @@ def from_numpy(dtype: np.dtype[Any], *, op: str) -> ElementType:
         The NeuronCore has no such type (float64, int64, complex, …).
     """
     name = _BY_NUMPY.get(dtype)
+    if name is None and dtype.names is not None and len(dtype.names) == 1:
+        kind = ELEMENT_TYPES.get(dtype.names[0])
+        if kind is not None and kind.kind == "packed" and dtype[0] == kind.numpy:
+            return kind
     if name is None:
         raise DtypeError(
             f"{op}: a NeuronCore has no {dtype} elements; convert the array to one of "
@@ -140,6 +156,23 @@ def round_to(values: Array, kind: ElementType) -> Array:
     rounded = np.nan_to_num(np.rint(values.astype(np.float64)), nan=0.0)
     whole: Array = np.clip(rounded, limits.min, limits.max).astype(kind.numpy)
     return whole
+
+
+def unpacked(values: Array, dtype: str) -> Float32Array:
+    """Return the four members of each packed element, as float32 in a new last dimension."""
+    member, bits = _MEMBERS[dtype]
+    codes = np.ascontiguousarray(values)[..., np.newaxis].view(np.uint8)
+    if bits < 8:
+        codes = np.stack((codes & 0xF, codes >> 4), axis=-1).reshape(*values.shape, 4)
+    meaning = np.arange(1 << bits, dtype=np.uint8).view(member).astype(np.float32)
+    return meaning[codes]
+
+
+def packed(values: Array, dtype: str) -> Array:
+    """Round groups of four along the last dimension to 8-bit members, and pack each group."""
+    member, _ = _MEMBERS[dtype]
+    codes: Array = np.ascontiguousarray(values.astype(member)).view(ELEMENT_TYPES[dtype].numpy)
+    return codes
 
 
 def _round_tf32(values: Array) -> Array:

@@ -1,7 +1,7 @@
 """Which NKI answers ``import nki``: the vendor's, or the one embedded here.
 
 Kernels say ``import nki`` as the vendor documents.  `install` puts a finder on ``sys.meta_path``
-that answers this name, and that of each module in `_SUBMODULES`, from ``simulate/nki/``.
+that answers this name, and the modules in `_FILES`, from ``simulate/nki/``.
 
 =============================  ======================  ==========================================
 found under the name ``nki``   NKICONV_SIMULATOR       used, and where the finder stands
@@ -46,7 +46,13 @@ VARIABLE = "NKICONV_SIMULATOR"
 _ALLOWED = ("", "auto", "embedded", "vendor")
 
 _FOLDER = Path(__file__).resolve().parent / "nki"
-_SUBMODULES = ("language", "isa", "typing", "collectives")
+_FILES = {
+    "nki.language": "language.py",
+    "nki.isa": "isa.py",
+    "nki.isa.constants": "isa_constants.py",
+    "nki.typing": "typing.py",
+    "nki.collectives": "collectives.py",
+}
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])  # any kernel or host function
 
@@ -87,11 +93,10 @@ class _EmbeddedFinder(MetaPathFinder):
             return importlib.util.spec_from_file_location(
                 "nki", _FOLDER / "__init__.py", submodule_search_locations=[str(_FOLDER)]
             )
-        package, _, name = fullname.partition(".")
         # The path is the parent package's: a real nki that lacks one of the modules must not get
         # ours in its place.
-        if package == "nki" and name in _SUBMODULES and str(_FOLDER) in (path or ()):
-            return importlib.util.spec_from_file_location(fullname, _FOLDER / f"{name}.py")
+        if fullname in _FILES and any(place.startswith(str(_FOLDER)) for place in path or ()):
+            return importlib.util.spec_from_file_location(fullname, _FOLDER / _FILES[fullname])
         return None
 
 

@@ -61,11 +61,20 @@ class matmul_perf_mode(Enum):
 
 
 class nc_version(Enum):
-    """Generation of the NeuronCore."""
+    """Generation of the NeuronCore; later ones are greater.
+
+    The documentation says nothing of an order, but the vendor's library compares with ``>=``.
+    """
 
     gen2 = 2
     gen3 = 3
     gen4 = 4
+
+    def __lt__(self, other: object) -> bool:
+        return self.value < other.value if isinstance(other, nc_version) else NotImplemented
+
+    def __le__(self, other: object) -> bool:
+        return self.value <= other.value if isinstance(other, nc_version) else NotImplemented
 
 
 class dma_engine(Enum):

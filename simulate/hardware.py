@@ -76,6 +76,10 @@ class Hardware:
     sbuf_align_bytes: int
     stationary_max_columns: int
     moving_max_columns: int
+    matmul_result_banks: int
+    tile_min_size: int
+    double_row_products: int
+    mx_products: int
     bn_stats_max_elems: int
     search_min_elems: int
     search_max_elems: int
@@ -92,6 +96,7 @@ class Hardware:
     gpsimd_ghz: float
     matmul_min_cycles: int
     matmul_gap_cycles: int
+    tile_issue_cycles: int
     float32_matmul_passes: int
     float32_matmul_row_cycles: int
     float32_weight_load_cycles: int
@@ -111,6 +116,7 @@ class Hardware:
     random_elems_per_cycle: int
     vector_xorwow_states: int
     vector_xorwow_generation: int
+    quantize_elems_per_cycle: int
     scalar_table_load_ns: float
     float32_pair_cycles: float
     reciprocal_cycles: float
@@ -180,8 +186,36 @@ def _facts() -> Iterator[Fact]:
     yield from same("psum_align_bytes", "B", 4, "no public figure; PSUM adds 4-byte words", assumed)
     yield from same("sbuf_align_bytes", "B", 1, "no public figure", assumed)
     yield from same("stationary_max_columns", "columns", 128, "isa nc_matmul", documented)
+    yield from same(
+        "moving_max_columns",
+        "columns",
+        512,
+        "nl.tile_size.gemm_moving_fmax; 512 on trn3 too in the MXFP deep dive",
+        documented,
+    )
     yield from each(
-        "moving_max_columns", "columns", (512, 512, 4096), "isa nc_matmul: tile size", documented
+        "matmul_result_banks",
+        "PSUM banks",
+        (1, 1, 8),
+        "isa nc_matmul: 512 columns, on trn3 4096 of float32 or 8192 of bfloat16",
+        documented,
+    )
+    yield from each(
+        "tile_min_size", "rows or columns", (64, 32, 32), "isa nc_matmul: tiling mode", documented
+    )
+    yield from each(
+        "double_row_products",
+        "products/cell/cycle",
+        (1, 2, 2),
+        "A3: double FP8; isa nc_matmul: not on trn1, also on trn3",
+        documented,
+    )
+    yield from each(
+        "mx_products",
+        "products/cell/cycle",
+        (1, 1, 4),
+        "A4: quad MXFP8/MXFP4; trn1 and trn2 lack the instruction",
+        (assumed, assumed, documented),
     )
     yield from same("bn_stats_max_elems", "elements", 512, "isa bn_stats", documented)
     yield from same("search_min_elems", "elements", 8, "isa max8, nc_find_index8", documented)
@@ -222,6 +256,13 @@ def _facts() -> Iterator[Fact]:
         6,
         "trn2 profiles: 4 to 8 cycles between matmuls with changing weights",
         measured,
+    )
+    yield from same(
+        "tile_issue_cycles",
+        "cycles",
+        64,
+        "no public figure for matmuls on different tiles; the shortest matmul",
+        assumed,
     )
     yield from same("float32_matmul_passes", "passes", 2, "trn2 profiles", measured)
     yield from same(
@@ -285,6 +326,13 @@ def _facts() -> Iterator[Fact]:
     )
     yield from same(
         "vector_xorwow_generation", "NeuronCore version", 4, "A4: XORWOW-based PRNG", documented
+    )
+    yield from each(
+        "quantize_elems_per_cycle",
+        "elements/cycle",
+        (1, 1, 4),
+        "A4: MX quantization; trn1 and trn2 lack the instruction",
+        (assumed, assumed, documented),
     )
     yield from same("scalar_table_load_ns", "ns", 1283, "published profiles", measured)
     yield from each(

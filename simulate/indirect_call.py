@@ -153,7 +153,7 @@ def _is_columns(tensor: NkiTensor) -> bool:
 
 def _run(sheet: Sheet, call: Call) -> None:
     """Do what a sheet does once a call's operands are known to fit."""
-    sheet._carry_out(call, call.tensors())
+    sheet._carry_out(call, call.tensors(), sheet._live_rules(call))
 
 
 def _resolved(done: _Resolution) -> dict[str, Any]:
@@ -206,6 +206,9 @@ def _ordinary(done: _Resolution, name: str, value: Any, writes: bool) -> Any:
     if writes:
         _prefill(made, place, at, taken)
         done.scatters.append(_Scatter(made, place, at, taken, rows))
+        return made
+    if done.call.sheet.operands[name].touches is not None:
+        _prefill(made, place, at, taken)  # only what is touched must have been written
         return made
     if (place._storage.codes(place, place._kind, at) == UNWRITTEN).any():
         raise UninitializedReadError(

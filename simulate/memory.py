@@ -360,9 +360,13 @@ class _WriteMap:
         per_elem = itemsize // self._grain
         shape, strides, offset = view.shape, view.strides, view.offset
         if self._on_chip and len(self._codes) == 1:
-            # One row stands for all partitions.
-            shape, strides = shape[1:], strides[1:]
-            offset %= self._free_bytes // itemsize
+            # One row stands for all partitions, which may be split over two dimensions.
+            row = self._free_bytes // itemsize
+            first = 1
+            while first < len(shape) and shape[first] > 1 and strides[first] >= row:
+                first += 1
+            shape, strides = shape[first:], strides[first:]
+            offset %= row
         steps = tuple([s * per_elem for s in strides])
         if per_elem > 1:
             shape, steps = (*shape, per_elem), (*steps, 1)

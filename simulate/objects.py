@@ -2,12 +2,15 @@
 
 The compiler reads a class as Python reads a data class, whether it is decorated or not: annotated
 names are fields, in order, with the class's values as defaults; objects are equal when their fields
-are (NKI language guide, Class Support and Enumerations).
+are (NKI language guide, Class Support and Enumerations).  In a class without annotations, the
+values that it gives are its fields: the vendor's attention kernels write one so.
 """
 
 from __future__ import annotations
 
 import inspect
+from dataclasses import MISSING
+from types import MemberDescriptorType
 from typing import Any
 
 
@@ -16,9 +19,14 @@ class NKIObject:
 
     Notes
     -----
-    A class with an ``__init__`` of its own, or one that ``@dataclass`` has written, keeps it,
-    frozen or not.
+    A class with an ``__init__`` of its own keeps it.  ``@dataclass`` writes none, since the
+    compiler reads the class in the same way without: a field that is not given and has no default
+    is None, as the vendor's mlp kernels expect.
     """
+
+    def __init_subclass__(cls) -> None:
+        if cls.__init__ is NKIObject.__init__:
+            cls.__init__ = NKIObject.__init__  # type: ignore[method-assign]  # dataclass keeps it
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Set the fields, by position or name; one that is not given has its default, or None."""
@@ -39,7 +47,7 @@ class NKIObject:
                 )
             given[name] = value
         for name in fields:
-            setattr(self, name, given[name] if name in given else getattr(cls, name, None))
+            object.__setattr__(self, name, given[name] if name in given else _default(cls, name))
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -56,11 +64,26 @@ class NKIObject:
 
 
 def _fields(cls: type) -> tuple[str, ...]:
-    """Return the annotated names of a class and its bases, the bases' first."""
-    names = [
-        name
-        for base in reversed(cls.__mro__)
-        for name, annotation in inspect.get_annotations(base).items()
-        if "ClassVar" not in str(annotation)
-    ]
+    """Return the fields of a class and its bases, the bases' first."""
+    names = []
+    for base in reversed(cls.__mro__[: cls.__mro__.index(NKIObject)]):
+        annotated = inspect.get_annotations(base).items()
+        names += [name for name, kind in annotated if "ClassVar" not in str(kind)]
+        if not annotated:
+            names += _values(base)
     return tuple(dict.fromkeys(names))
+
+
+def _values(cls: type) -> list[str]:
+    """Return the names of a class's own values, which are no methods or properties."""
+    own = vars(cls).items()
+    return [n for n, v in own if not n.startswith("__") and not hasattr(v, "__get__")]
+
+
+def _default(cls: type, name: str) -> Any:
+    """Return what a field is that is not given."""
+    field = getattr(cls, "__dataclass_fields__", {}).get(name)
+    if field is not None and field.default_factory is not MISSING:
+        return field.default_factory()
+    value = getattr(cls, name, None)
+    return None if isinstance(value, MemberDescriptorType) else value  # of __slots__

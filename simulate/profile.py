@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, TypeVar, overload
 
+from nkiconv.simulate.dtypes import PACKED_TYPES
 from nkiconv.simulate.embedded import embedded_twin
 from nkiconv.simulate.errors import NkiconvError
 from nkiconv.simulate.hardware import Hardware, use_target
@@ -359,8 +360,14 @@ def _busiest(times_ps: tuple[int, ...], *lanes: Lane) -> int:
 
 def _peak_us(kind: str, macs: int, hw: Hardware) -> float:
     """Return the time that `macs` take at TensorE's documented peak."""
-    cycles = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if kind == "float32" else 1
-    per_cycle = hw.partitions * hw.stationary_max_columns / cycles
+    per_cell = 1.0
+    if kind == "float32":
+        per_cell = 1 / (hw.float32_matmul_passes * hw.float32_matmul_row_cycles)
+    elif kind in PACKED_TYPES:
+        per_cell = hw.mx_products
+    elif kind.startswith("float8"):
+        per_cell = hw.double_row_products
+    per_cycle = hw.partitions * hw.stationary_max_columns * per_cell
     return macs / per_cycle / hw.tensor_peak_ghz / 1e3
 
 

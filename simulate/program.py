@@ -260,7 +260,9 @@ class Program:
         made = Allocation(len(self.allocations), "hbm", shape, dtype, name, "kernel argument")
         self.allocations.append(made)
         storage = Storage(made, buffer=flat, read_only=read_only)
-        return NkiTensor(shape, dtype, storage, MemoryRegion.shared_hbm, name)
+        # Kernels may look: as the vendor's simulator hands arguments in (its page, Execution).
+        region = MemoryRegion.shared_hbm if self.core_count > 1 else MemoryRegion.private_hbm
+        return NkiTensor(shape, dtype, storage, region, name)
 
     def settle(self) -> None:
         """Let all transfers that still wait happen, as at the end of the kernel."""

@@ -109,10 +109,18 @@ class Kernel:
         return Kernel(self.func, self.grid, (*self.edges, *pairs))
 
 
+_HOST_OPTIONS = ("debug_kernel", "experimental_flags", "show_compiler_tb")
+"""Options of the vendor's compiler that say nothing about what a kernel computes.
+
+Not documented; the kernel library of the vendor passes them.
+"""
+
+
 def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
     """Make a kernel of a function.
 
-    ``mode`` has no effect since NKI 0.3.0, and is taken with a warning.
+    ``mode`` has no effect since NKI 0.3.0, the options of `_HOST_OPTIONS` none here: they are
+    taken with a warning.
 
     Raises
     ------
@@ -130,6 +138,12 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
             f"nki.jit: mode={kwargs.pop('mode')!r} is deprecated and has no effect; the embedded "
             "NKI always simulates (NKI 0.3.0 update guide)",
             DeprecationWarning,
+            stacklevel=2,
+        )
+    for name in sorted(set(kwargs) & set(_HOST_OPTIONS)):
+        warnings.warn(
+            f"nki.jit: {name}={kwargs.pop(name)!r} is for the vendor's compiler, and has no effect "
+            "in the simulator",
             stacklevel=2,
         )
     if kwargs:
@@ -349,7 +363,7 @@ def _to_host(name: str, result: Any, first: Any, *, alone: bool = True) -> Any:
             f"{name}: returns {result!r}; results must be in HBM (buffer=nl.shared_hbm)",
             code="result.memory",
         )
-    if result.buffer is MemoryRegion.private_hbm:
+    if result.buffer is MemoryRegion.private_hbm and not storage.is_input:
         raise ConstraintError(
             f"{name}: returns {result!r} in nl.hbm (private_hbm); results must be in nl.shared_hbm "
             "(NKI 0.3.0 release notes, Breaking Changes)",

@@ -5,6 +5,9 @@ theirs in program order too, and all rings share the sixteen DMA engines.  An in
 whatever it depends on: it reads what another one writes, or writes where another one reads or
 writes.  Nothing here knows what an instruction computes, or what kind of program this is.
 
+TensorE's array can be used in parts: matmuls on different cells run side by side, though they are
+taken in program order too.
+
 Times are whole picoseconds; the same program gives the same times on every machine.
 """
 
@@ -20,6 +23,7 @@ from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.trace import HEADER, LANES, OPERAND, Lane, Trace
 
 _FIRST_DMA = int(Lane.DMA_LOAD)
+_TENSOR = int(Lane.TENSOR)
 
 _BARRIER = -1
 """Stands for the lane of an access that both cores wait for."""
@@ -101,6 +105,48 @@ class _Lists:
     """When whatever held these bytes before is done with them; -1 until the first use."""
 
 
+ARRAY_STEP = 32
+"""Rows or columns of TensorE's array that the least tile has: the side of a block of cells."""
+
+_BLOCKS = 128 // ARRAY_STEP
+
+
+def array_cells(row: int, rows: int, column: int, columns: int) -> int:
+    """Return the number that stands for a rectangle of blocks: a bit for each."""
+    line = ((1 << columns) - 1) << column
+    return sum(line << _BLOCKS * at for at in range(row, row + rows))
+
+
+class _Array:
+    """TensorE's cells, and when each block of them is free again."""
+
+    def __init__(self, issue: int) -> None:
+        self._issue = issue
+        self._free = [0] * _BLOCKS**2
+        self._whole = 0
+        self._until = 0
+
+    def ready(self, cells: int) -> int:
+        """Return when these cells are free; -1 stands for all of them."""
+        if cells < 0:
+            return self._until
+        return max(self._whole, *(at for n, at in enumerate(self._free) if cells >> n & 1))
+
+    def occupy(self, cells: int, start: int, work: int) -> tuple[int, int]:
+        """Work from `start`; return when the next may be taken, and for how long nothing else ran.
+
+        Where a matmul uses all cells, the next one is taken when it is done.
+        """
+        end = start + work
+        alone = max(0, end - max(start, self._until))
+        self._until = max(self._until, end)
+        if cells < 0:
+            self._whole = end
+            return end, alone
+        self._free = [end if cells >> n & 1 else at for n, at in enumerate(self._free)]
+        return start + min(work, self._issue), alone
+
+
 def overlap(a: Box, b: Box) -> bool:
     """Whether two boxes of one tensor share a byte."""
     return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
@@ -153,6 +199,7 @@ def schedule(
     begin_transfer = round(hw.dma_start_ns * 1000)
     complete = round(hw.dma_complete_ns * 1000)
     table_load = round(hw.scalar_table_load_ns * 1000)
+    arrays = [_Array(round(hw.tile_issue_cycles * 1000 / hw.tensor_ghz)) for _ in range(cores)]
     producers: dict[int, list[int]] = {}
     for consumer, producer in trace.edges:
         producers.setdefault(consumer, []).append(producer)
@@ -194,6 +241,10 @@ def schedule(
             free[lane] = start + issue
             issued[lane] += issue
             end = servers[core].occupy(start + begin_transfer, occupancy) + complete
+        elif lane % LANES == _TENSOR:
+            start = max(start, arrays[core].ready(wanted))
+            free[lane], occupancy = arrays[core].occupy(wanted, start, occupancy)
+            end = start + latency
         else:
             if wanted >= 0 and wanted != tables[core]:
                 tables[core] = wanted

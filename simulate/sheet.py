@@ -99,6 +99,10 @@ class Operand:
     per_partition: bool = False
     """Must have the shape ``(partitions, 1)``."""
     fetch: Fetch | Callable[[Call], Fetch] = Fetch.FLOAT32
+    packed: bool = False
+    """Takes the packed types of MX matmuls as well, where `dtypes` does not say."""
+    any_start: bool = False
+    """May start at any partition: a rule says where."""
     touches: Callable[[NkiTensor, Call], NkiTensor] | None = None
     """Which part of the tensor is read or written, where that is not all of it."""
     offsets: frozenset[str] = frozenset()
@@ -125,8 +129,14 @@ class Rule:
     error: type[NkiconvError] = ConstraintError
     dynamic: bool = False
     """Looks at addresses or values, so that one check does not stand for all similar calls."""
+    applies: Callable[[Call], bool] | None = None
+    """Of a dynamic rule: whether calls of these shapes, types and options are looked at at all."""
     code: str = ""
     """Slug within the sheet; without one it comes from the predicate's name or the sentence."""
+
+
+CodedRule = tuple[Rule, str]
+"""A rule, and its code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +146,7 @@ class Cost:
     occupancy_ps: int
     latency_ps: int
     table: int = -1
+    """The activation table that ScalarE needs; for TensorE the cells that work (`schedule`)."""
 
     def longer(self, more_ps: int) -> Cost:
         """Return the cost of an instruction that takes so much longer."""
@@ -294,7 +305,7 @@ class Sheet:
         coded = tuple(zip(self.rules, self.codes, strict=True))
         self._static_rules = tuple(pair for pair in coded if not pair[0].dynamic)
         self._dynamic_rules = tuple(pair for pair in coded if pair[0].dynamic)
-        self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost]] = {}
+        self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost, list[CodedRule]]] = {}
         self.only = dict(only or {})
         self._only_items = tuple((name, *rest) for name, rest in self.only.items())
         self.prepare = prepare
@@ -324,12 +335,12 @@ class Sheet:
             if admitted is None:  # an address of run time could depend on any transfer
                 program.settle()
                 return execute_indirect(self, call, _INDEX)
-            tensors, cost = admitted
+            tensors, cost, rules = admitted
             if program.late is None or not self._wait(call, tensors, program.late):
-                self._carry_out(call, tensors)
+                self._carry_out(call, tensors, rules)
                 return self._record(call, tensors, cost)
             issued = self._record(call, tensors, cost)
-            self._defer(call, tensors, program.late, issued._index)
+            self._defer(call, (tensors, rules), program.late, issued._index)
             return issued
         except NkiconvError as error:
             error.locate(kernel_line())
@@ -354,8 +365,10 @@ class Sheet:
         self.signature.bind(*args, **kwargs)  # raises TypeError, in Python's own words
         raise TypeError(f"nisa.{self.name}: arguments do not fit")  # pragma: no cover
 
-    def _admit(self, call: Call) -> tuple[list[Used], Cost] | None:
-        """Check one call, and return its tensors and its cost; None for an address of run time.
+    def _admit(self, call: Call) -> tuple[list[Used], Cost, list[CodedRule]] | None:
+        """Check one call, and return its tensors, its cost and the rules that look at memory.
+
+        None for an address of run time.
 
         Most checks depend on shapes, types and options alone: a call that looks like an earlier
         one in these passes as that did, at the same cost.
@@ -367,17 +380,18 @@ class Sheet:
                 return None
             self._check(call)
             cost = self.cost(call)
+            rules = self._live_rules(call)
             if key is not None:
                 if len(self._accepted) >= _MOST_ACCEPTED:
                     self._accepted.clear()
-                self._accepted[key] = (call.lane, cost)
+                self._accepted[key] = (call.lane, cost, rules)
         else:
-            call.lane, cost = verdict
-        return tensors, cost
+            call.lane, cost, rules = verdict
+        return tensors, cost, rules
 
-    def _carry_out(self, call: Call, tensors: list[Used]) -> None:
+    def _carry_out(self, call: Call, tensors: list[Used], rules: list[CodedRule]) -> None:
         """Run the checks that look at memory, compute, and write."""
-        for rule, code in self._dynamic_rules:
+        for rule, code in rules:
             self._check_rule(call, rule, code)
         if self.prepare is not None:
             self.prepare(call)
@@ -390,18 +404,24 @@ class Sheet:
         late.settle(_touches(tensors))
         return call.lane.is_dma and not self.at_once
 
-    def _defer(self, call: Call, tensors: list[Used], late: LateTransfers, index: int) -> None:
+    def _defer(
+        self,
+        call: Call,
+        admitted: tuple[list[Used], list[CodedRule]],
+        late: LateTransfers,
+        index: int,
+    ) -> None:
         """Leave a transfer until something depends on it."""
         place = kernel_line()
 
         def carry_out() -> None:
             try:
-                self._carry_out(call, tensors)
+                self._carry_out(call, *admitted)
             except NkiconvError as error:
                 error.locate(place)
                 raise
 
-        late.add(index, _touches(tensors), carry_out)
+        late.add(index, _touches(admitted[0]), carry_out)
 
     def _look(self, call: Call) -> tuple[list[Used], tuple[Any, ...] | None]:
         """Return the tensors, and what the static checks and the cost depend on.
@@ -450,11 +470,16 @@ class Sheet:
                 self._check_operand(call, name, operand, value)
         call.lane = self.lane if isinstance(self.lane, Lane) else self.lane(call)
         if not call.lane.is_dma:
-            for name, _, tensor in call.tensors():
-                self._check_start(name, tensor)
+            for name, operand, tensor in call.tensors():
+                if not operand.any_start:
+                    self._check_start(name, tensor)
                 self._check_pattern(name, tensor, call.hw)
         for rule, code in self._static_rules:
             self._check_rule(call, rule, code)
+
+    def _live_rules(self, call: Call) -> list[CodedRule]:
+        """Return the dynamic rules that calls of these shapes, types and options must meet."""
+        return [r for r in self._dynamic_rules if r[0].applies is None or r[0].applies(call)]
 
     def _check_rule(self, call: Call, rule: Rule, code: str) -> None:
         if not rule.holds(call):
@@ -498,6 +523,8 @@ class Sheet:
                 f"got {value.dtype} ({isa(self.name)})",
                 code="operand.dtype",
             )
+        if operand.dtypes is None and value._element.kind == "packed":
+            self._check_packed(call, name, operand, value)
         if operand.role is Role.WRITE and _overlaps(value):
             raise HazardError(
                 f"nisa.{self.name}: {name} repeats elements, so that several results would land "
@@ -519,6 +546,21 @@ class Sheet:
                 f"nisa.{self.name}: {name} must have one element per partition, got {value!r} "
                 f"({isa(self.name)})",
                 code="operand.per_partition",
+            )
+
+    def _check_packed(self, call: Call, name: str, operand: Operand, value: NkiTensor) -> None:
+        if not operand.packed:
+            raise DtypeError(
+                f"nisa.{self.name}: {name} is {value.dtype}, whose elements hold four numbers; "
+                "nc_matmul_mx and quantize_mx compute with them, memset, tensor_copy, dma_copy and "
+                f"sendrecv move them, nothing else takes them ({isa('nc_matmul_mx')})",
+                code="operand.packed",
+            )
+        if call.hw.generation < 4:
+            raise DtypeError(
+                f"nisa.{self.name}: {name} is {value.dtype}, which needs trn3; the target is "
+                f"{call.hw.target} (nki.language.{value.dtype}, NKI 0.6.0)",
+                code="operand.packed_generation",
             )
 
     def _check_start(self, name: str, value: NkiTensor) -> None:

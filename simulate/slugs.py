@@ -9,6 +9,7 @@ from typing import Any
 __all__ = ["python_code", "rule_slugs"]
 
 _MOST_WORDS = 4
+_MOST_LETTERS = 40
 _EMPTY = frozenset(
     {"a", "an", "and", "any", "are", "as", "at", "be", "by", "can", "cannot", "each", "for", "from"}
     | {"has", "have", "in", "is", "it", "its", "must", "no", "not", "of", "on", "one", "only"}
@@ -73,4 +74,7 @@ def _of_predicate(sheet: str, holds: Callable[..., Any], sentence: str) -> str:
 def _of_sentence(sentence: str) -> str:
     found = re.findall(r"[a-z0-9_]+", sentence.lower())
     words = [word for word in found if word not in _EMPTY and not word.isdigit()]
-    return "_".join(words[:_MOST_WORDS]).strip("_")
+    words = words[:_MOST_WORDS]
+    while len(words) > 1 and len("_".join(words)) > _MOST_LETTERS:
+        words.pop()
+    return "_".join(words).strip("_")

@@ -245,6 +245,19 @@ def bit_patterns(*op_names: str) -> Rule:
     )
 
 
+def _moves_packed(call: Call) -> bool:
+    src, dst = call["src"], call["dst"]
+    return src.dtype == dst.dtype or "packed" not in (src._element.kind, dst._element.kind)
+
+
+PACKED_AS_IT_IS = Rule(
+    "packed elements move as they are, between equal dtypes; use view() to see them as another",
+    _moves_packed,
+    "NKI 0.3.0 update guide, dge_mode type matching",
+    error=DtypeError,
+)
+
+
 def fetch_unless_cast(source: str) -> Callable[[Call], Fetch]:
     """Fetch bits where dst has the dtype of `source`, float32 where values are cast."""
     return lambda call: Fetch.RAW if call[source].dtype == call["dst"].dtype else Fetch.FLOAT32

@@ -153,8 +153,8 @@ def _exchange_cost(call: Call) -> Cost:
 @instruction(
     lane=_exchange_lane,
     operands={
-        "src": Operand(SBUF, fetch=Fetch.RAW),
-        "dst": Operand(SBUF, Role.WRITE, fetch=Fetch.RAW),
+        "src": Operand(SBUF, fetch=Fetch.RAW, packed=True),
+        "dst": Operand(SBUF, Role.WRITE, fetch=Fetch.RAW, packed=True),
     },
     rules=(
         _generation("sendrecv"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import fetch_unless_cast
+from nkiconv.simulate.engines._common import PACKED_AS_IT_IS, fetch_unless_cast
 from nkiconv.simulate.engines._dma import (
     VECTOR_GENERATION,
     count,
@@ -49,10 +49,11 @@ def _sequencer(call: Call) -> bool:
 @instruction(
     lane=ring,
     operands={
-        "dst": Operand(OFF_PSUM, Role.WRITE, offsets=_ANY_ADDRESS),
-        "src": Operand(OFF_PSUM, fetch=fetch_unless_cast("src"), offsets=_ANY_ADDRESS),
+        "dst": Operand(OFF_PSUM, Role.WRITE, packed=True, offsets=_ANY_ADDRESS),
+        "src": Operand(OFF_PSUM, fetch=fetch_unless_cast("src"), packed=True, offsets=_ANY_ADDRESS),
     },
     rules=(
+        PACKED_AS_IT_IS,
         Rule(
             "dst and src must have the same number of elements",
             lambda c: c["dst"].size == c["src"].size,
@@ -67,6 +68,7 @@ def _sequencer(call: Call) -> bool:
             lambda c: c["dge_mode"] is not dge_mode.hwdge or c["src"].dtype == c["dst"].dtype,
             "NKI 0.3.0 release notes, breaking changes",
             error=DtypeError,
+            code="hwdge_same_dtype",
         ),
         Rule(
             "engine must be engine.unknown, or engine.sync or engine.scalar with dge_mode.hwdge",
@@ -82,6 +84,7 @@ def _sequencer(call: Call) -> bool:
             "dst and src cannot both have a vector offset",
             lambda c: len(list(vectors(c))) < 2,
             isa("dma_copy") + ", Indirect addressing",
+            code="one_vector_offset",
         ),
     ),
     count=count,

@@ -1,7 +1,7 @@
 """TensorE: the 128x128 systolic array.
 
 ``nc_matmul`` streams the moving operand through the stationary one, a column a cycle, and adds the
-products in float32 in PSUM.
+products in float32 in PSUM.  ``nc_matmul_mx`` is in `tensor_mx`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nkiconv.simulate.columns import Columns
+from nkiconv.simulate.columns import MATMUL_DTYPES, Columns
 from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     busy_until_done,
@@ -18,15 +18,21 @@ from nkiconv.simulate.engines._common import (
     elementwise_cost,
     picoseconds,
     wide_stride,
+    written,
+)
+from nkiconv.simulate.engines._matmul import (
+    in_the_corner,
+    multiplied,
+    one_bank,
+    resolve_accumulate,
+    shape_rules,
+    tensor_cost,
+    tile_of,
+    tile_rules,
 )
 from nkiconv.simulate.enums import engine, matmul_perf_mode
-from nkiconv.simulate.errors import (
-    DtypeError,
-    HazardError,
-    ShapeError,
-    UninitializedReadError,
-)
-from nkiconv.simulate.memory import BY_ENGINE, BY_MATMUL, UNWRITTEN
+from nkiconv.simulate.errors import DtypeError, HazardError, ShapeError
+from nkiconv.simulate.memory import BY_MATMUL, UNWRITTEN
 from nkiconv.simulate.sheet import (
     ON_CHIP,
     PSUM,
@@ -46,77 +52,75 @@ from nkiconv.simulate.sheet import (
 from nkiconv.simulate.trace import Lane
 
 _WIDE = frozenset({"float32", "tfloat32"})
-_NARROW = frozenset({"bfloat16", "float16", "float8_e4m3", "float8_e5m2"})
-MATMUL_INPUTS = _WIDE | _NARROW | {"float8_e4m3fn"}
+_FLOAT8 = frozenset({"float8_e4m3", "float8_e5m2", "float8_e4m3fn"})
+MATMUL_INPUTS = _WIDE | _FLOAT8 | {"bfloat16", "float16"}
 """Element types that TensorE multiplies (isa nc_matmul); float8_e4m3fn on trn3 only."""
+
+_DOUBLE = (matmul_perf_mode.double_row, matmul_perf_mode.double_row.value)
+_MODES = (*_DOUBLE, matmul_perf_mode.none, matmul_perf_mode.none.value)
+"""Modes, and their values, which the vendor's kernel library passes as well."""
+
+
+def _double(call: Call) -> bool:
+    return call["perf_mode"] in _DOUBLE
+
+
+def _columns(call: Call, name: str) -> int:
+    """Return the columns of an operand; ``double_row`` has two elements for each."""
+    elems = free_elems(call[name])
+    return elems // 2 if _double(call) else elems
+
+
+def _passes_bits(call: Call) -> bool:
+    """Whether TensorE's transpose mode moves bits; NeuronCore-v2 multiplies all the same."""
+    return bool(call["is_transpose"]) and call.hw.generation > 2
 
 
 def _matmul_cost(call: Call) -> Cost:
     """Return the cost of one matmul; the weights of the next one load behind it (A2)."""
     hw = call.hw
-    columns, weights = free_elems(call["moving"]), free_elems(call["stationary"])
+    columns, weights = _columns(call, "moving"), _columns(call, "stationary")
     if wide_stride(call["moving"], hw.wide_stride_bytes):
         columns *= 2
     streamed = max(columns, hw.matmul_min_cycles)
-    if call["moving"].dtype == "float32":
-        onezero = call["is_stationary_onezero"] or call["is_moving_onezero"]
-        passes = 1 if onezero else hw.float32_matmul_passes
-        rows = hw.float32_matmul_row_cycles * columns
-        load = hw.float32_weight_load_cycles * weights
-        cycles = passes * (max(rows, load, hw.matmul_min_cycles) + hw.matmul_gap_cycles)
-    else:
-        cycles = streamed + hw.matmul_gap_cycles
-    busy = picoseconds(cycles, hw.tensor_ghz)
-    return busy_until_done(busy, hw.tensor_latency_ns)
+    if call["moving"].dtype != "float32":
+        return tensor_cost(call, streamed + hw.matmul_gap_cycles)
+    once = call["is_stationary_onezero"] or call["is_moving_onezero"] or _passes_bits(call)
+    passes = 1 if once else hw.float32_matmul_passes
+    rows = hw.float32_matmul_row_cycles * columns
+    load = hw.float32_weight_load_cycles * weights
+    each = max(rows, load, hw.matmul_min_cycles) + hw.matmul_gap_cycles
+    return tensor_cost(call, passes * each)
 
 
 def _count_matmul(call: Call) -> None:
+    if call["is_transpose"]:
+        return
     program = call.program
     moving = call["moving"]
-    columns = free_elems(moving)
-    macs = partitions(moving) * free_elems(call["stationary"]) * columns
+    columns = _columns(call, "moving")
+    # Two elements of moving meet two of stationary in each cell of double_row.
+    macs = partitions(moving) * _columns(call, "stationary") * free_elems(moving)
     program.macs += macs
     program.macs_by_type[moving.dtype] += macs
     program.moving_columns += columns
 
 
-def _resolve_accumulate(call: Call) -> None:
-    """Decide whether the matmul overwrites or adds, and refuse what PSUM would not add up."""
-    dst = call["dst"]
-    low, high = dst._storage.writers(dst, dst._element)
-    wish = call["accumulate"]
-    if wish is None:
-        if low == UNWRITTEN and high == BY_MATMUL:
-            raise HazardError(
-                "nisa.nc_matmul: with accumulate=None, part of dst already holds a matmul's "
-                f"result and part does not ({call.describe()}); an instruction has one accumulate "
-                "flag, so cover the region with one accumulate=False matmul first "
-                f"({isa('nc_matmul')}, Accumulation mode)",
-                code="nc_matmul.mixed_accumulate",
-            )
-        wish = high != UNWRITTEN
-    if wish and low == UNWRITTEN:
-        raise UninitializedReadError(
-            "nisa.nc_matmul: accumulates onto elements of dst that no matmul has written "
-            f"({call.describe()}); start with accumulate=False ({isa('nc_matmul')}, "
-            "Accumulation mode)",
-            code="nc_matmul.accumulate_unwritten",
-        )
-    if wish and low == BY_ENGINE and call.hw.generation < 4:
+def _prepare_matmul(call: Call) -> None:
+    if not _passes_bits(call):
+        resolve_accumulate(call)
+        return
+    _, latest = call["dst"]._storage.writers(call["dst"], call["dst"]._element)
+    if call["accumulate"] or (call["accumulate"] is None and latest != UNWRITTEN):
         raise HazardError(
-            "nisa.nc_matmul: accumulates onto elements of dst that another instruction than a "
-            f"matmul wrote ({call.describe()}), which is undefined on {call.hw.target}; start "
-            f"with accumulate=False ({isa('nc_matmul')}, Accumulation mode)",
-            code="nc_matmul.accumulate_foreign",
+            "nisa.nc_matmul: a transpose passes bits on and cannot add them to what dst holds "
+            f"({call.describe()}); set accumulate=False, or use a fresh tensor "
+            f"({arch('Built-in Transpose Support')})",
+            code="nc_matmul.transpose_adds",
         )
-    call.args["accumulate"] = bool(wish)
+    call.args["accumulate"] = False
     call.also_read = ("dst",)
-
-
-def _one_bank(call: Call) -> bool:
-    bank = call.hw.psum_bank_bytes
-    first, end, _, _ = call["dst"]._region()
-    return bool(call.hw.generation >= 4 or first // bank == (end - 1) // bank)
+    call.extra = {"_bits": True}
 
 
 def _pairs(call: Call) -> bool:
@@ -134,22 +138,55 @@ def _fp8_generation(call: Call) -> bool:
 
 
 def _result_type(call: Call) -> bool:
+    if _passes_bits(call):
+        return True  # the next rule
     allowed = ("float32",) if call.hw.generation < 4 else ("float32", "bfloat16")
     return call["dst"].dtype in allowed
 
 
+def _transposed_type(call: Call) -> bool:
+    if not _passes_bits(call):
+        return True
+    kind = call["stationary"].dtype
+    return bool(call["dst"].dtype == ("uint16" if kind in _FLOAT8 else kind))
+
+
 def _only_ones_and_zeros(call: Call) -> bool:
     for flag, name in (("is_stationary_onezero", "stationary"), ("is_moving_onezero", "moving")):
-        if call[flag]:
+        if call[flag] and written(call[name]):
             values = call[name]._float32
             if not np.all((values == 0) | (values == 1)):
                 return False
     return True
 
 
+def _by_the_identity(call: Call) -> bool:
+    moving = call["moving"]
+    size = partitions(moving)
+    if free_elems(moving) != size:
+        return False
+    if not written(moving):
+        return True  # the check of reads refuses it in its own words
+    return np.array_equal(moving._float32.reshape(size, size), np.eye(size, dtype=np.float32))
+
+
+def _double_layout(call: Call) -> bool:
+    both = (call["stationary"], call["moving"])
+    return not _double(call) or all(t.ndim > 2 and t.shape[1] == 2 for t in both)
+
+
+def _double_types(call: Call) -> bool:
+    return not _double(call) or {call["stationary"].dtype, call["moving"].dtype} <= _FLOAT8
+
+
+def _double_alone(call: Call) -> bool:
+    whole = tile_of(call).columns == call.hw.stationary_max_columns
+    return not _double(call) or (whole and not call["is_transpose"])
+
+
 def _untiled(call: Call) -> bool:
     turned = call["is_transpose"] and call["moving"].is_indirect()
-    return not turned and tuple(call["tile_position"]) in ((), (0, 0))
+    return not turned and in_the_corner(call)
 
 
 _UNTILED = (
@@ -163,32 +200,60 @@ _UNTILED = (
     operands={
         "dst": Operand(PSUM, Role.WRITE, fetch=Fetch.RAW),
         "stationary": Operand(
-            SBUF, dtypes=MATMUL_INPUTS, max_free_elems=lambda hw: hw.stationary_max_columns
+            SBUF,
+            dtypes=MATMUL_INPUTS,
+            fetch=lambda call: Fetch.RAW if _passes_bits(call) else Fetch.FLOAT32,
         ),
-        "moving": Operand(
-            SBUF, dtypes=MATMUL_INPUTS, max_free_elems=lambda hw: hw.moving_max_columns
-        ),
+        "moving": Operand(SBUF, dtypes=MATMUL_INPUTS),
     },
     rules=(
         Rule(
-            "stationary and moving must share the contracted partitions",
-            lambda c: partitions(c["stationary"]) == partitions(c["moving"]),
+            "perf_mode must be matmul_perf_mode.none or matmul_perf_mode.double_row",
+            lambda c: c["perf_mode"] in _MODES,
             isa("nc_matmul"),
-            error=ShapeError,
+            shows=lambda c: f"{c['perf_mode']!r}",
+            code="perf_mode",
         ),
         Rule(
-            "dst must have a partition for each column of stationary",
-            lambda c: partitions(c["dst"]) == free_elems(c["stationary"]),
+            "perf_mode double_row needs trn2 or newer",
+            lambda c: not _double(c) or c.hw.double_row_products > 1,
             isa("nc_matmul"),
-            error=ShapeError,
+            shows=lambda c: c.hw.target,
+            code="double_generation",
         ),
         Rule(
-            "dst must have an element per partition for each column of moving",
-            lambda c: free_elems(c["dst"]) == free_elems(c["moving"]),
+            "perf_mode double_row takes float8 operands only",
+            _double_types,
             isa("nc_matmul"),
+            error=DtypeError,
+        ),
+        Rule(
+            "perf_mode double_row splits the contraction over the partitions and a first free "
+            "dimension of 2, in stationary and moving",
+            _double_layout,
+            isa("nc_matmul") + ", Layout",
             error=ShapeError,
         ),
-        Rule("float32 pairs only with float32", _pairs, isa("nc_matmul"), error=DtypeError),
+        *tile_rules("nc_matmul"),
+        Rule(
+            "perf_mode double_row cannot be combined with column tiles or is_transpose",
+            _double_alone,
+            arch("Double FP8 Matmul Performance"),
+            shows=lambda c: (
+                f"is_transpose={c['is_transpose']!r}, tile_position={c['tile_position']!r}, "
+                f"tile_size={c['tile_size']!r}"
+            ),
+        ),
+        *shape_rules(
+            "nc_matmul", lambda c: _columns(c, "stationary"), lambda c: _columns(c, "moving")
+        ),
+        Rule(
+            "float32 pairs only with float32",
+            _pairs,
+            isa("nc_matmul"),
+            error=DtypeError,
+            code="float32_pairs",
+        ),
         Rule(
             "float8_e4m3 and float8_e4m3fn cannot be mixed",
             _fp8_kinds,
@@ -203,8 +268,15 @@ _UNTILED = (
             error=DtypeError,
         ),
         Rule(
+            "from trn2 on a transpose writes the dtype of stationary, and float8 as uint16 with "
+            "zeros in the upper half",
+            _transposed_type,
+            arch("Built-in Transpose Support"),
+            error=DtypeError,
+        ),
+        Rule(
             "dst must lie in one PSUM bank of 2 KiB",
-            _one_bank,
+            one_bank,
             arch("PSUM accumulation"),
             dynamic=True,
         ),
@@ -214,19 +286,22 @@ _UNTILED = (
             isa("nc_matmul"),
             error=HazardError,
             dynamic=True,
+            applies=lambda c: c["is_stationary_onezero"] or c["is_moving_onezero"],
+        ),
+        Rule(
+            "moving of a transpose must be the identity matrix",
+            _by_the_identity,
+            isa("nc_matmul") + ", Transpose mode",
+            error=HazardError,
+            dynamic=True,
+            applies=lambda c: bool(c["is_transpose"]),
         ),
     ),
-    only={
-        "is_transpose": (False, "the embedded NKI transposes with nisa.nc_transpose"),
-        "tile_position": ((), "row and column tiling of TensorE is not modelled yet"),
-        "tile_size": ((), "row and column tiling of TensorE is not modelled yet"),
-        "perf_mode": (matmul_perf_mode.none, "double_row is not modelled yet"),
-    },
-    prepare=_resolve_accumulate,
+    prepare=_prepare_matmul,
     count=_count_matmul,
     cost=_matmul_cost,
     writes_as=BY_MATMUL,
-    columns=Columns(("stationary", "moving"), also=_UNTILED),
+    columns=Columns(("stationary", "moving"), also=_UNTILED, dtypes=MATMUL_DTYPES),
     sources=(isa("nc_matmul"), arch("Tensor Engine, cost model")),
 )
 def nc_matmul(
@@ -241,26 +316,22 @@ def nc_matmul(
     tile_size: Any = (),
     perf_mode: Any = matmul_perf_mode.none,
     name: Any = None,
+    *,
+    _bits: bool = False,
 ) -> Array:
-    """``dst (+)= stationary.T @ moving``, products summed in float32.
+    """``dst (+)= stationary.T @ moving``, products summed in float32; or ``dst = stationary.T``.
 
     Shapes
     ------
     stationary (K, M)   moving (K, N)   dst (M, N); K, M <= 128; free dimensions may be several
+    With ``perf_mode=double_row`` stationary is (K, 2, M) and moving (K, 2, N).
     """
-    contracted = stationary.shape[0]
+    if _bits:
+        turned: Array = stationary.reshape(stationary.shape[0], -1).T
+        return turned if turned.itemsize > 1 else turned.view(np.uint8).astype(np.uint16)
+    contracted = stationary.shape[0] * (2 if perf_mode in _DOUBLE else 1)
     weights = stationary.reshape(contracted, -1).T
-    columns = moving.reshape(contracted, -1)
-    in_place = dst.dtype == np.float32 and (dst.ndim == 2 or dst.flags.c_contiguous)
-    if in_place and not accumulate:
-        np.matmul(weights, columns, out=dst.reshape(len(weights), -1))
-        return dst  # type: ignore[no-any-return]  # the array that was handed in
-    product: Array = weights @ columns
-    if in_place:
-        total = dst.reshape(product.shape)
-        np.add(total, product, out=total)
-        return dst  # type: ignore[no-any-return]  # the array that was handed in
-    return product + dst.reshape(product.shape).astype(np.float32) if accumulate else product
+    return multiplied(dst, weights, moving.reshape(contracted, -1), accumulate)
 
 
 def _transpose_lane(call: Call) -> Lane:
@@ -309,6 +380,7 @@ def _note_generation(call: Call) -> None:
             lambda c: c["dst"].dtype == c["data"].dtype,
             isa("nc_transpose"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "dst must have the transposed shape of data",
@@ -318,6 +390,7 @@ def _note_generation(call: Call) -> None:
             ),
             isa("nc_transpose"),
             error=ShapeError,
+            code="transposed_shape",
         ),
         Rule(
             "TensorE reads data from SBUF and writes dst to PSUM",
@@ -335,6 +408,7 @@ def _note_generation(call: Call) -> None:
             lambda c: c.lane is not Lane.TENSOR or c["data"].dtype in MATMUL_INPUTS,
             isa("nc_matmul") + ", Data types",
             error=DtypeError,
+            code="float_only",
         ),
     ),
     prepare=_note_generation,

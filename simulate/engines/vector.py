@@ -16,6 +16,7 @@ from nkiconv.simulate.engines._common import (
     INTEGERS,
     INTEGERS_32,
     NO_GPSIMD_IN_PSUM,
+    PACKED_AS_IT_IS,
     along,
     applied,
     bit_patterns,
@@ -64,11 +65,17 @@ def _copy_lane(call: Call) -> Lane:
 @instruction(
     lane=_copy_lane,
     operands={
-        "dst": Operand(ON_CHIP, Role.WRITE, offsets=frozenset({"scalar"})),
-        "src": Operand(ON_CHIP, fetch=fetch_unless_cast("src"), offsets=frozenset({"scalar"})),
+        "dst": Operand(ON_CHIP, Role.WRITE, packed=True, offsets=frozenset({"scalar"})),
+        "src": Operand(
+            ON_CHIP,
+            fetch=fetch_unless_cast("src"),
+            packed=True,
+            offsets=frozenset({"scalar"}),
+        ),
     },
     rules=(
         same_elements("dst", "src"),
+        PACKED_AS_IT_IS,
         NO_GPSIMD_IN_PSUM,
         Rule(
             "ScalarE of NeuronCore-v2 has no tensor_copy; use nisa.activation with op=nl.copy",
@@ -107,7 +114,7 @@ def _also_read_dst(call: Call) -> None:
 
 @instruction(
     lane=lambda c: chosen_lane(c, (Lane.VECTOR, Lane.GPSIMD), Lane.VECTOR),
-    operands={"dst": Operand(ON_CHIP, Role.WRITE, fetch=Fetch.RAW)},
+    operands={"dst": Operand(ON_CHIP, Role.WRITE, fetch=Fetch.RAW, packed=True)},
     rules=(
         NO_GPSIMD_IN_PSUM,
         Rule(
@@ -127,6 +134,13 @@ def _also_read_dst(call: Call) -> None:
         Rule(
             "value must be representable in dst's integer dtype",
             _fits_type,
+            isa("memset"),
+            shows=lambda c: f"{c['value']!r} for {c['dst'].dtype}",
+            error=DtypeError,
+        ),
+        Rule(
+            "packed types take no other value than 0",
+            lambda c: c["value"] == 0 or c["dst"]._element.kind != "packed",
             isa("memset"),
             shows=lambda c: f"{c['value']!r} for {c['dst'].dtype}",
             error=DtypeError,

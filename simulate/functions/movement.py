@@ -208,7 +208,7 @@ def _cast_in_sbuf(x: NkiTensor, dtype: str) -> NkiTensor:
 def _repeated(x: NkiTensor, sizes: tuple[int, ...]) -> NkiTensor:
     """Return a view with the free dimensions repeated."""
     for dim, (have, want) in enumerate(zip(x.shape, sizes, strict=True)):
-        if dim and have != want:
+        if have != want:
             x = x.broadcast(dim, want)
     return x
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nkiconv.simulate.activations import ACTIVATIONS, PI
+from nkiconv.simulate.activations import ACTIVATIONS
 from nkiconv.simulate.dtypes import ELEMENT_TYPES
 from nkiconv.simulate.engines.scalar import activation
 from nkiconv.simulate.engines.vector import (
@@ -133,7 +133,8 @@ def _within_a_turn(name: str, x: NkiTensor, shift: float) -> NkiTensor:
     """Return ``x + shift`` less whole turns, in float32 between -pi and pi.
 
     The turns are counted by rounding to int32.  Of a large x the count is wrong by one where half
-    a turn is left over, hence a second time.  The limits cut off what rounding leaves beyond them.
+    a turn is left over, hence a second time.  Where int32 cannot count them (infinity, 1e15) the
+    angle stays outside of ScalarE's range, which warns.
     """
     turns, angle = new(name, x.shape, "int32"), new(name, x.shape, "float32")
     source, per_turn = x, 0.5 / np.pi
@@ -145,7 +146,6 @@ def _within_a_turn(name: str, x: NkiTensor, shift: float) -> NkiTensor:
             source = angle
         if offset:
             tensor_scalar(angle, angle, OPS["add"], offset)
-    tensor_scalar(angle, angle, OPS["minimum"], PI, False, OPS["maximum"], -PI)
     return angle
 
 

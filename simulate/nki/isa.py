@@ -21,6 +21,8 @@ from nkiconv.simulate.registers import VirtualRegister
 from nkiconv.simulate.sheet import SHEETS as _SHEETS
 from nkiconv.simulate.sheet import NkiInstruction
 
+__path__ = [__file__.removesuffix(".py")]  # a package to Python: it has the module `constants`
+
 tensor_engine = engine.tensor
 vector_engine = engine.vector
 scalar_engine = engine.scalar

@@ -34,6 +34,9 @@ def test_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert 10 < counts["isa"][0] <= counts["isa"][1] == 52
     assert 40 < counts["language"][0] <= counts["language"][1] == 103
     assert counts["collectives"][1] == 11
+    have_now = coverage.available("nki.isa")
+    lacking = [n for n in coverage.names_of("nki.isa")["functions"] if n not in have_now]
+    assert found["embedded nki.isa"]["hint"].endswith(", ".join(lacking))
     assert run(["doctor"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80

@@ -132,6 +132,21 @@ def test_matmul(chip: Any, rng: Any, which: str) -> None:
     np.testing.assert_array_equal(dst._array.astype(float), cut)
 
 
+def test_matmul_looks_at_the_columns_that_it_takes(chip: Any) -> None:
+    """A flag speaks of the elements that are multiplied, not of those that are left out."""
+    values = np.tile([[1.0, 0.0, 2.0]], (32, 1))
+    weights, moving = chip.put(np.ones((32, 4)), "bfloat16"), chip.put(values, "bfloat16")
+    for picked, fits in (((1, 0), True), ((2, 0), False)):
+        taken = moving.indirect(snake(chip, picked, group=32), 2)
+        call = {"dst": chip.new((4, 2), buffer=nl.psum), "stationary": weights, "moving": taken}
+        if fits:
+            nisa.nc_matmul(**call, is_moving_onezero=True)
+            np.testing.assert_array_equal(call["dst"]._array, np.tile([[0.0, 32.0]], (4, 1)))
+            continue
+        with pytest.raises(HazardError, match="flagged onezero must hold only ones and zeros"):
+            nisa.nc_matmul(**call, is_moving_onezero=True)
+
+
 @pytest.mark.parametrize(
     ("options", "fits"),
     [

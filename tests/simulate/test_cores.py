@@ -231,6 +231,7 @@ def no_barrier(x_hbm: Any) -> Any:
 def overwritten(x_hbm: Any) -> Any:
     core = nl.program_id(0)
     tile = load(x_hbm)
+    nisa.memset(tile, 99.0)
     if core == 1:
         nisa.dma_copy(dst=x_hbm[0:1], src=tile[0:1])
     return x_hbm
@@ -238,7 +239,19 @@ def overwritten(x_hbm: Any) -> Any:
 
 def both_write(x_hbm: Any) -> Any:
     y_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)
+    tile = load(x_hbm)
+    nisa.tensor_scalar(tile, tile, op0=nl.add, operand0=nl.program_id(0) * 1.0)
+    nisa.dma_copy(dst=y_hbm, src=tile)
+    return y_hbm
+
+
+def reads_then_the_other_writes(x_hbm: Any) -> Any:
+    y_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)
     nisa.dma_copy(dst=y_hbm, src=load(x_hbm))
+    tile = load(y_hbm)
+    if nl.program_id(0) == 1:
+        nisa.memset(tile, 7.0)
+        nisa.dma_copy(dst=y_hbm[0:1], src=tile[0:1])
     return y_hbm
 
 
@@ -303,6 +316,7 @@ REFUSED = [
     (no_barrier, HazardError, "core 1 reads elements of .* that core 0 touches too, and nothing"),
     (overwritten, HazardError, "core 1 writes elements of x_hbm .* that core 0 touches too"),
     (both_write, HazardError, "core 1 writes elements of .* that core 0 touches too"),
+    (reads_then_the_other_writes, HazardError, "core 1 writes elements of .* that core 0 touches"),
     (one_waits, HazardError, "core 0 waits at .* for a core that has ended"),
     (the_other_waits, HazardError, "core 1 waits at .* for core 0, which has ended"),
     (different_pipes, HazardError, "core 1 waits for pipe_id=1 at .* core 0 waits .* pipe_id=0"),
@@ -319,6 +333,19 @@ REFUSED = [
 def test_refused(kernel: Any, error: type[NkiconvError], words: str) -> None:
     with pytest.raises(error, match=words):
         nki.jit(kernel)[2](X.copy())
+
+
+def both_do_the_same(x_hbm: Any) -> Any:
+    y_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)
+    nisa.dma_copy(dst=y_hbm, src=load(x_hbm))
+    z_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)
+    nisa.dma_copy(dst=z_hbm, src=load(y_hbm))
+    return z_hbm
+
+
+def test_cores_that_write_the_same_bytes() -> None:
+    """What a kernel does that is launched on two cores and has only work for one."""
+    assert np.array_equal(nki.jit(both_do_the_same)[2](X.copy()), X)
 
 
 def test_a_barrier_orders_its_own_tensor_alone() -> None:

@@ -29,6 +29,28 @@ def turn(c: Any, n: int, dtype: str = "float32", space: Any = nl.psum, m: int = 
     return nisa.nc_transpose(dst=c.new((m, n), dtype, space), data=c.put(np.ones((n, m)), dtype))
 
 
+def double(c: Any, n: int, dtype: str = "float8_e4m3", m: int = 64) -> Any:
+    weights, moving = c.put(np.ones((128, 2, m)), dtype), c.put(np.ones((128, 2, n)), dtype)
+    mode = nisa.matmul_perf_mode.double_row
+    return nisa.nc_matmul(c.new((m, n), buffer=nl.psum), weights, moving, perf_mode=mode)
+
+
+def turned(c: Any, n: int, dtype: str = "float32") -> Any:
+    weights, moving = c.put(np.ones((n, 128)), dtype), c.put(np.eye(n), dtype)
+    return nisa.nc_matmul(c.new((128, n), dtype, nl.psum), weights, moving, is_transpose=True)
+
+
+def multiply_mx(c: Any, n: int, dtype: str = "float8_e5m2_x4") -> Any:
+    sides = [c.put(np.zeros((128, size)), kind) for size in (64, n) for kind in (dtype, "uint8")]
+    weights, weight_scale, moving, scale = sides
+    return nisa.nc_matmul_mx(c.new((64, n), buffer=nl.psum), weights, moving, weight_scale, scale)
+
+
+def quantize(c: Any, n: int, dtype: str = "bfloat16") -> Any:
+    x, dst = c.put(np.ones((32, 4 * n)), dtype), c.new((32, n), "float8_e4m3fn_x4")
+    return nisa.quantize_mx(dst, x, c.new((4, n), "uint8"))
+
+
 def activate(c: Any, n: int, dtype: str = "float32", op: Any = nl.copy) -> Any:
     return nisa.activation(dst=c.new((4, n), dtype), op=op, data=c.put(np.ones((4, n)), dtype))
 
@@ -159,6 +181,23 @@ COSTS: list[tuple[Any, int, dict[str, Any], str, float]] = [
     (turn, 128, {}, "trn2", (2 * 128 + 6) / 2.4),
     (turn, 10, {"dtype": "bfloat16"}, "trn2", (64 + 6) / 2.4),
     (turn, 32, {"m": 32, "space": nl.sbuf}, "trn1", (32 + 60) / 1.12),  # on VectorE
+    # Flags of TensorE: two rows of float8 at once, transposes in one pass, a tile as all cells.
+    (double, 512, {}, "trn2", (512 + 6) / 2.4),
+    (double, 512, {}, "trn3", (512 + 6) / 2.4),
+    (double, 16, {}, "trn2", (64 + 6) / 2.4),
+    (turned, 128, {}, "trn2", (2 * 128 + 6) / 2.4),
+    (turned, 128, {}, "trn1", 2 * (2 * 128 + 6) / 2.45),
+    (
+        matmul,
+        512,
+        {"m": 32, "k": 32, "tile_position": (32, 96), "tile_size": (32, 32)},
+        "trn2",
+        (512 + 6) / 2.4,
+    ),
+    # MX: 512 contracted in the time of 128; VectorE quantizes four a cycle.
+    (multiply_mx, 512, {}, "trn3", (512 + 6) / 2.4),
+    (multiply_mx, 8, {}, "trn3", (64 + 6) / 2.4),
+    (quantize, 512, {}, "trn3", (4 * 512 / 4 + 60) / 1.2),  # n packed elements of four
     # ScalarE: N cycles, 60 to issue, 195 with a table.
     (activate, 512, {}, "trn1", (512 + 60) / 1.4),
     (activate, 512, {"op": nl.relu, "dtype": "bfloat16"}, "trn2", (512 + 60) / 1.2),
@@ -251,9 +290,10 @@ FLOORS = {
 }
 
 
-ELSEWHERE = {  # in files of their own: test_gpsimd_costs.py, test_exponential.py and others
+ELSEWHERE = {  # of trn3 (above), or in files of their own: test_gpsimd_costs.py and others
     "activate2", "affine_select", "core_barrier", "dma_compute", "dropout", "exponential",
-    "iota", "local_gather", "nc_n_gather", "nonzero_with_count", "rand2", "rand_get_state",
+    "iota", "local_gather", "nc_matmul_mx", "nc_n_gather", "nonzero_with_count", "quantize_mx",
+    "rand2", "rand_get_state",
     "rand_set_state", "register_load", "register_move", "register_store", "rng", "sendrecv",
     "sequence_bounds", "set_rng_seed", "tensor_partition_reduce", "topk",
 }  # fmt: skip
@@ -264,7 +304,7 @@ def test_every_instruction_is_in_the_table(start: Any) -> None:
         for call in CALLS:
             call(chip, 16)
         assert {step.opcode for step in chip.program.trace.steps()} == SHEETS.keys() - ELSEWHERE
-    assert {row[0] for row in COSTS} == set(CALLS)
+    assert {row[0] for row in COSTS} == {*CALLS, double, turned, multiply_mx, quantize}
 
 
 @pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])

@@ -146,7 +146,7 @@ TILE_SIZES = {
     "psum_fmax": (512, 512, 512),
     "psum_num_banks": (8, 8, 8),
     "gemm_stationary_fmax": (128, 128, 128),
-    "gemm_moving_fmax": (512, 512, 4096),
+    "gemm_moving_fmax": (512, 512, 512),
     "bn_stats_fmax": (512, 512, 512),
     "psum_min_align": (4, 4, 4),
     "sbuf_min_align": (1, 1, 1),

@@ -90,6 +90,10 @@ def test_constant(chip: Any, rng: Any, dtype: Any) -> None:
     np.testing.assert_array_equal(nl.load(made)._array, values_before)
 
 
+def test_constant_without_dimensions(chip: Any) -> None:
+    assert nl.shared_constant(np.array(3, np.int32)).shape == (1,)
+
+
 def test_constant_from_a_file(chip: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(6, dtype=np.int32).reshape(2, 3))
     made = nl.shared_constant(str(tmp_path / "x.npy"))

@@ -200,6 +200,7 @@ def test_what_the_device_does_not_do(chip: Any, function: Any, words: str) -> No
     with pytest.raises((ConstraintError, ShapeError), match=words) as refused:
         function(chip.put(np.ones((4, 8))))
     assert "Known Issues" in str(refused.value)
+    assert str(refused.value).startswith("test_language_elementwise.py:")
     assert len(chip.program.trace) == 0
 
 

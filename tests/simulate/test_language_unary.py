@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import math
 import warnings
 from collections.abc import Callable
@@ -106,7 +107,9 @@ def test_arctan_warns_outside_its_range(chip: Any) -> None:
         np.testing.assert_allclose(nl.arctan(chip.put(x))._array, np.arctan(x), rtol=2e-7)
     with pytest.warns(ActivationRangeWarning, match=r"nl\.arctan receives values outside") as told:
         nl.arctan(chip.put([[2.0]]))
-    assert told[0].filename == __file__  # the kernel's line, not one of the simulator
+    # The kernel's line, not one of the simulator.
+    assert told[0].filename == __file__
+    assert "nl.arctan(chip.put([[2.0]]))" in linecache.getline(__file__, told[0].lineno)
 
 
 @pytest.mark.parametrize("name", ["sin", "cos", "tan"])
@@ -133,6 +136,13 @@ def test_angles_of_the_vendors_note(chip: Any) -> None:
     opcodes = [step.opcode for step in chip.program.trace.steps()]
     assert opcodes.count("activation") == 1
     assert len(opcodes) > 1
+
+
+def test_angles_that_cannot_be_counted_are_warned_of(chip: Any) -> None:
+    """The turns are counted in int32: of 1e15 too many, of infinity there is no number."""
+    for x in (1e15, np.inf):
+        with pytest.warns(ActivationRangeWarning, match=r"nl\.sin receives values outside"):
+            nl.sin(chip.put([[x]]))
 
 
 WHOLE = [

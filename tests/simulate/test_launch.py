@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -169,6 +169,45 @@ class More(Sizes):
 
     def __post_init__(self) -> None:
         self.volume = self.rows * self.columns * self.depth
+
+
+@dataclass
+class Section(nl.NKIObject):
+    start = None
+    length = 4
+
+    def end(self) -> Any:
+        return self.start + self.length
+
+
+@dataclass(frozen=True)
+class Fixed(nl.NKIObject):
+    start = None
+
+
+@dataclass
+class Tiles(nl.NKIObject):
+    count: int
+    sizes: list[int] = field(default_factory=list)
+    last: int = 3
+
+
+def test_dataclass_changes_nothing() -> None:
+    """The guide: classes are compiled in the same way with the decorator and without."""
+    assert vars(Tiles()) == {"count": None, "sizes": [], "last": 3}  # type: ignore[call-arg]
+    assert vars(Tiles(1, last=4)) == {"count": 1, "sizes": [], "last": 4}
+    assert Tiles(1).sizes is not Tiles(1).sizes
+    assert Slotted().rows is None  # type: ignore[call-arg]
+    assert Slotted(2).rows == 2
+
+
+def test_values_of_a_class_without_annotations_are_fields() -> None:
+    """As in the vendor's attention kernels, where ``@dataclass`` by itself would see no field."""
+    assert vars(Section(start=2)) == {"start": 2, "length": 4}
+    assert Section(2, 3).end() == 5
+    assert vars(Fixed(7)) == {"start": 7}
+    with pytest.raises(TypeError, match="Section: 'end' is not a field"):
+        Section(end=3)
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,6 @@ TOO_MUCH: list[tuple[Callable[[], object], type[NkiconvError], str]] = [
     (lambda: nl.ndarray(4, nl.int8), ShapeError, "must be a tuple of positive integers, got 4"),
     (lambda: nl.ndarray((4, 2.0), nl.int8), ShapeError, "size of shape must be an integer"),
     (lambda: nl.ndarray((4, 2), "float64"), DtypeError, "'float64' is not an NKI dtype"),
-    (lambda: nl.ndarray((4, 2), nl.float8_e5m2_x4), DtypeError, "belongs to trn3's MX matmul"),
     (lambda: nl.ndarray((4, 2), nl.int8, buffer="sbuf"), ConstraintError, "buffer must be nl.sbuf"),
     (lambda: placed((0, -1)), ConstraintError, "must be .first partition, first byte., two int"),
     (lambda: placed((0,)), ConstraintError, "must be .first partition, first byte., two int"),

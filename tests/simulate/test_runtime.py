@@ -20,6 +20,7 @@ from nkiconv.simulate import (
     profile,
     simulate,
     simulate_kernel,
+    use_target,
 )
 from nkiconv.simulate.coverage import available
 from nkiconv.simulate.nki import isa as nisa
@@ -50,6 +51,23 @@ NUMPY_TYPES = ["float32", "float16", "int8", "int16", "int32", "uint8", "uint16"
 ML_TYPES = ["bfloat16", "float8_e4m3", "float8_e4m3fn", "float8_e5m2"]
 TORCH_TYPES = ["float32", "float16", "bfloat16", "int8", "int16", "int32", "uint8", "uint16",
                "float8_e4m3fn", "float8_e5m2"]  # fmt: skip
+
+
+@nki.jit
+def row_of_each_core(x_hbm: Any, region: Any) -> Any:
+    """x, moved by as many cores as it has rows, from the memory that a kernel may ask about."""
+    assert x_hbm.buffer == region
+    y_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)
+    core = nl.program_id(0)
+    nisa.dma_copy(dst=y_hbm[core], src=x_hbm[core])
+    return y_hbm
+
+
+@pytest.mark.parametrize(("cores", "region"), [(1, nl.hbm), (2, nl.shared_hbm)])
+def test_arguments_lie_where_the_vendors_simulator_has_them(cores: int, region: Any) -> None:
+    x = np.arange(3.0 * cores, dtype=np.float32).reshape(cores, 3)
+    with use_target("trn2"):
+        np.testing.assert_array_equal(row_of_each_core[cores](x, region), x)
 
 
 @pytest.mark.parametrize("name", NUMPY_TYPES + ML_TYPES)

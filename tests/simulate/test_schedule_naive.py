@@ -19,10 +19,11 @@ from nkiconv.simulate import schedule as module
 from nkiconv.simulate.hardware import HARDWARE
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.schedule import Timeline, _SharedServer, schedule
+from nkiconv.simulate.schedule import Timeline, _SharedServer, array_cells, schedule
 from nkiconv.simulate.trace import Lane, Trace
 
-# Picoseconds: 2 to a waiter; DMA 3 to issue, 4 until the first byte, 1 to complete; 5 for a table.
+# Picoseconds: 2 to a waiter; DMA 3 to issue, 4 until the first byte, 1 to complete; 5 for a table;
+# 2 until the next matmul on another tile.
 TINY = replace(
     HARDWARE["trn1"],
     dependency_ns=0.002,
@@ -30,6 +31,8 @@ TINY = replace(
     dma_start_ns=0.004,
     dma_complete_ns=0.001,
     scalar_table_load_ns=0.005,
+    tensor_ghz=1.0,
+    tile_issue_cycles=0.002,
 )
 
 
@@ -65,7 +68,16 @@ def test_the_server_gives_every_job_the_first_free_time(jobs: list[tuple[int, in
 # --- Against a naive scheduler -------------------------------------------------------------------
 
 Entry = tuple[Lane, int, int, int | None, int | None]
-"""Lane, occupancy in picoseconds, table, tensor that is read, tensor that is written."""
+"""Lane, occupancy in picoseconds, table or tile, tensor that is read, tensor that is written."""
+
+TILES = {-1: range(16), 0: [0, 1, 4, 5], 1: [0, 4, 8, 12], 2: [14]}
+"""Blocks of TensorE's array, row by row: all, a corner of four, the first column, a single one."""
+NUMBERS = {
+    -1: -1,
+    0: array_cells(0, 2, 0, 2),
+    1: array_cells(0, 4, 0, 1),
+    2: array_cells(3, 1, 2, 1),
+}
 
 ENTRIES = st.tuples(
     st.sampled_from(list(Lane)),
@@ -82,6 +94,7 @@ def naive(entries: list[Entry]) -> list[tuple[int, int]]:
     free = dict.fromkeys(Lane, 0)
     taken: set[int] = set()
     table = -1
+    blocks = dict.fromkeys(range(16), 0)
     for n, (lane, busy, wanted, read, write) in enumerate(entries):
         start = free[lane]
         for (other, _, _, read_before, write_before), (_, end) in zip(
@@ -100,6 +113,12 @@ def naive(entries: list[Entry]) -> list[tuple[int, int]]:
                 now += 1
             times.append((start, now + 1))
             continue
+        if lane is Lane.TENSOR:
+            start = max(start, *(blocks[block] for block in TILES[wanted]))
+            blocks.update(dict.fromkeys(TILES[wanted], start + busy))
+            free[lane] = start + (busy if wanted < 0 else min(busy, 2))
+            times.append((start, start + busy + 6))
+            continue
         load = 5 if lane is Lane.SCALAR and wanted not in (-1, table) else 0
         table = wanted if load else table
         free[lane] = start + busy + load
@@ -114,7 +133,7 @@ def test_agrees_with_a_naive_scheduler(entries: list[Entry]) -> None:
     for lane, busy, table, read, write in entries:
         words = [word for number, written in ((write, 1), (read, 0)) if number is not None
                  for word in (number, written, 0, 100, 0, 128)]  # fmt: skip
-        wanted = table if lane is Lane.SCALAR else -1
+        wanted = {Lane.SCALAR: table, Lane.TENSOR: NUMBERS[table]}.get(lane, -1)
         trace.add(0, lane, 0, 0, busy, busy + 6, wanted, words)
     lines = [run(trace), run(trace)]
     assert lines[0] == lines[1]

@@ -155,7 +155,6 @@ INSIDE: dict[str, Callable[[Any], object]] = {
     "tensor.view_contiguous": lambda c: new()[:, 0:8:2].view(nl.int16),
     "tensor.view_size": lambda c: new(4, 3, dtype="int8").view(nl.int16),
     "dtype.unknown": lambda c: new(dtype="float64"),
-    "dtype.packed": lambda c: new(dtype="float4_e2m1fn_x4"),
     "sbuf.tensor_size": lambda c: new(4, 45_057),
     "psum.tensor_size": lambda c: new(4, 4097, buffer=nl.psum),
     "program.instructions": too_large,
@@ -222,10 +221,11 @@ INSIDE: dict[str, Callable[[Any], object]] = {
     "operand.dtype": lambda c: nisa.nc_matmul(
         dst=new(buffer=nl.psum), stationary=new(4, 4, dtype="int8"), moving=new()
     ),
-    "operand.repeats": lambda c: nisa.memset(dst=new(4, 1).broadcast(1, 8), value=0),
-    "operand.free_size": lambda c: nisa.nc_matmul(
-        dst=new(4, 513, buffer=nl.psum), stationary=new(4, 4), moving=new(4, 513)
+    "operand.packed_generation": lambda c: nisa.memset(
+        dst=new(4, 8, dtype="float8_e5m2_x4"), value=0
     ),
+    "operand.repeats": lambda c: nisa.memset(dst=new(4, 1).broadcast(1, 8), value=0),
+    "operand.free_size": lambda c: nisa.bn_stats(dst=new(4, 6), data=new(4, 513)),
     "operand.per_partition": lambda c: nisa.tensor_scalar(
         dst=new(), data=new(), op0=nl.add, operand0=new(4, 2)
     ),
@@ -234,9 +234,9 @@ INSIDE: dict[str, Callable[[Any], object]] = {
     "operand.stride": lambda c: nisa.memset(dst=new(4, 65_536, dtype="int8"), value=0),
     "operand.read_only": read_only,
     "operand.unwritten": lambda c: nisa.tensor_copy(dst=new(), src=new()),
-    "nc_matmul.mixed_accumulate": lambda c: half_written(),
-    "nc_matmul.accumulate_unwritten": lambda c: matmul(new(buffer=nl.psum), accumulate=True),
-    "nc_matmul.accumulate_foreign": lambda c: after_memset(),
+    "psum.accumulate_mixed": lambda c: half_written(),
+    "psum.accumulate_unwritten": lambda c: matmul(new(buffer=nl.psum), accumulate=True),
+    "psum.accumulate_foreign": lambda c: after_memset(),
 }
 
 
@@ -261,6 +261,14 @@ def scattered(target: Any, *places: int, **options: Any) -> None:
     rows = full(new(len(places), 4))
     rows._array[...] = np.arange(len(places))[:, None]
     nisa.dma_copy(dst=target.vector_select(0, index(*places)), src=rows, **options)
+
+
+def transposed_onto_a_sum() -> None:
+    dst = new(8, 4, dtype="bfloat16", buffer=nl.psum)
+    half, eye = full(new(4, 8, dtype="bfloat16")), full(new(4, 4, dtype="bfloat16"))
+    eye._array[...] = np.eye(4)
+    for _ in range(2):
+        nisa.nc_matmul(dst=dst, stationary=half, moving=eye, is_transpose=True)
 
 
 def added_twice() -> None:
@@ -316,6 +324,10 @@ ON_TRN3: dict[str, Callable[[Any], object]] = {
     "indirect.count": lambda c: new(32, 20).indirect(index(1, rows=32, dtype="uint16"), 0),
     "indirect.unique": lambda c: added_twice(),
     "indirect.collision": lambda c: scattered(table(), 2, 2),
+    "operand.packed": lambda c: nisa.reciprocal(
+        dst=new(4, 8), data=full(new(4, 8, dtype="uint32")).view("float8_e5m2_x4")
+    ),
+    "nc_matmul.transpose_adds": lambda c: transposed_onto_a_sum(),
     "columns.engine": lambda c: nisa.tensor_copy(
         dst=new(32, 16),
         src=full(new(32, 20)).indirect(index(*SNAKE, rows=32, dtype="uint32"), 16),
@@ -475,7 +487,7 @@ OUTSIDE: dict[str, Callable[[pytest.MonkeyPatch], object]] = {
     "cores.shared_tensors": lambda m: on_two_cores(different_tensors),
     "cores.missing": lambda m: on_two_cores(one_barrier),
     "cores.mismatch": lambda m: on_two_cores(other_barrier),
-    "cores.race": lambda m: on_two_cores(stored),
+    "cores.race": lambda m: on_two_cores(reads_the_others),
     "sendrecv.tiles_differ": lambda m: on_two_cores(other_tile),
     "result.not_shared": lambda m: on_two_cores(returns_own),
     "result.cores_differ": lambda m: on_two_cores(returns_other),
@@ -534,6 +546,15 @@ def other_tile(x_hbm: Any) -> None:
     mine = nl.zeros((4, 8 - core), x_hbm.dtype)
     theirs = nl.ndarray((4, 8 - core), x_hbm.dtype)
     nisa.sendrecv(mine, theirs, send_to_rank=1 - core, recv_from_rank=1 - core, pipe_id=0)
+
+
+def reads_the_others(x_hbm: Any) -> Any:
+    y_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)
+    if nl.program_id(0) == 0:
+        nisa.dma_copy(dst=y_hbm, src=x_hbm)
+    else:
+        stored(y_hbm)
+    return y_hbm
 
 
 def returns_own(x_hbm: Any) -> Any:
@@ -769,9 +790,8 @@ def test_facts_behind_codes() -> None:
     with_limits = [entry for entry in all_codes().values() if entry.limits]
     assert len(with_limits) >= 10
     assert all(limits_of(entry.limits) for entry in with_limits)
-    assert limits_of(("moving_max_columns",)) == [
-        "moving_max_columns: 512 on trn1, 512 on trn2, 4,096 on trn3 (columns; isa nc_matmul: tile "
-        "size)"
+    assert limits_of(("generation",)) == [
+        "generation: 2 on trn1, 3 on trn2, 4 on trn3 (NeuronCore version; isa nc_version)"
     ]
     assert limits_of(("program_max_instructions",))[0].startswith(
         "program_max_instructions: 5,000,000 on all targets (instructions; "
