@@ -122,9 +122,9 @@ def execute(sheet: Sheet, call: Call, read: Operand) -> NkiInstruction:
     if call.program.race is not None:
         for place, writes in done.touched:
             call.program.race.note(sheet.name, place, call.program.core, writes)
-    return sheet._record(
-        counted, [one for one in used if not isinstance(one[2], IndirectTensor)], cost
-    )
+    plain = [one for one in used if not isinstance(one[2], IndirectTensor)]
+    sheet._note_accesses(call, plain)
+    return sheet._record(counted, plain, cost)
 
 
 def _counted(done: _Resolution) -> Call:

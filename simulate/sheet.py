@@ -338,6 +338,8 @@ class Sheet:
             tensors, cost, rules = admitted
             if program.late is None or not self._wait(call, tensors, program.late):
                 self._carry_out(call, tensors, rules)
+                if program.race is not None:
+                    self._note_accesses(call, tensors)
                 return self._record(call, tensors, cost)
             issued = self._record(call, tensors, cost)
             self._defer(call, (tensors, rules), program.late, issued._index)
@@ -417,6 +419,7 @@ class Sheet:
         def carry_out() -> None:
             try:
                 self._carry_out(call, *admitted)
+                self._note_accesses(call, admitted[0])
             except NkiconvError as error:
                 error.locate(place)
                 raise
@@ -676,6 +679,15 @@ class Sheet:
             )
             storage.mark(tensor, kind, self.writes_as)
 
+    def _note_accesses(self, call: Call, tensors: list[Used]) -> None:
+        """Let two cores know what of HBM an instruction has touched, once it has."""
+        program = call.program
+        if program.race is None:
+            return
+        for _, operand, tensor in tensors:
+            if tensor._storage.space == "hbm":
+                program.race.note(self.name, tensor, program.core, operand.role is Role.WRITE)
+
     def _record(self, call: Call, tensors: list[Used], cost: Cost) -> NkiInstruction:
         program = call.program
         trace = program.trace
@@ -683,10 +695,6 @@ class Sheet:
         index = len(trace)
         if index - program.repeated >= program.hardware.program_max_instructions:
             raise program.too_large()
-        if program.race is not None:
-            for _, operand, tensor in tensors:
-                if tensor._storage.space == "hbm":
-                    program.race.note(self.name, tensor, program.core, operand.role is Role.WRITE)
         for _, operand, tensor in (*tensors, *call.also_touch):
             used = tensor._storage.allocation
             if used.first_use < 0:

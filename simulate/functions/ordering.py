@@ -57,7 +57,7 @@ def device_print(print_prefix: Any, tensor: Any) -> None:
             f"({page('device_print')})",
             code="language.print_memory",
         )
-    current("nl.device_print")
+    current("nl.device_print").settle()
     missing = tensor._storage.count_unwritten(tensor, tensor._kind)
     if missing:
         raise UninitializedReadError(
