@@ -2,7 +2,8 @@
 
 An error names its code (``ShapeError(..., code="tensor.shape")``) and takes its cure from here.
 Rules of instructions stand in their sheets, and what there is to say beyond them in `advice`;
-constructs of Python have their sentences in `subset`.  One row for each code, hence the length.
+constructs of Python have their sentences in `subset_tables`.  One row for each code, hence the
+length.
 """
 
 from __future__ import annotations
@@ -330,7 +331,7 @@ def _entries() -> tuple[Entry, ...]:
           "choose another path"),
         e("report.jinja2", "NkiconvError", "jinja2 is installed for the HTML page", _OURS,
           "pip install 'nkiconv[cli]'"),
-        # Python, where no single construct is to blame; the constructs are in `subset`.
+        # Python, where no single construct is to blame; the constructs are in `subset_tables`.
         e("python.no_function", "UnsupportedPythonError", "a kernel is a function", _GUIDE,
           "put @nki.jit above a def"),
         e("python.builtin", "UnsupportedPythonError",
@@ -355,6 +356,9 @@ def _entries() -> tuple[Entry, ...]:
         e("python.property", "UnsupportedPythonError",
           "a class of a kernel has plain methods and attributes",
           "no kernel of the vendor's library uses others", "write a method, or set it in __init__"),
+        e("python.old_namespace", "UnsupportedPythonError",
+          "a kernel uses nothing of neuronxcc.nki", "NKI 0.4.0 release notes, Breaking Changes",
+          "use the same name of nki"),
         e("python.other", "UnsupportedPythonError", "a construct is known to compile",
           "no kernel of the vendor's library uses it", "write simpler statements"),
         e("python.changed_constant", "UnsupportedPythonError",

@@ -12,7 +12,7 @@ from nkiconv.simulate.hardware import FACTS, TARGETS
 from nkiconv.simulate.rules import CATALOGUE
 from nkiconv.simulate.sheet import SHEETS, Operand, Role
 from nkiconv.simulate.slugs import python_code
-from nkiconv.simulate.subset import DETAILS, REFUSED
+from nkiconv.simulate.subset_tables import DETAILS, REFUSED
 
 __all__ = ["Refused", "all_codes", "generations", "limits_of", "near", "operands_of"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -637,6 +638,13 @@ def reads_list(x: Any) -> Any:
     return _LIST[x]
 
 
+neuronxcc = types.ModuleType("neuronxcc.nki")
+
+
+def uses_old_names(x: Any) -> Any:
+    return neuronxcc.language
+
+
 def sets_module(x: Any) -> None:
     np.pi = x  # type: ignore[misc]
 
@@ -650,6 +658,7 @@ def makes_property(x: Any) -> Any:
 
 
 REFERRING: dict[str, Callable[..., object]] = {
+    "python.old_namespace": uses_old_names,
     "python.builtin": calls_sum,
     "python.host_function": calls_numpy,
     "python.host_object": calls_object,
@@ -731,6 +740,17 @@ def test_every_error_names_a_known_code() -> None:
         if not (names or set(given)) <= set(all_codes()) and "python_code" not in given[0]:
             wrong.append(where)
     assert not wrong
+
+
+def test_every_refusal_of_python_names_its_code() -> None:
+    """But for those of the tables, whose codes come from the names of the constructs."""
+    tree = ast.parse((SOURCES / "subset.py").read_text("utf-8"))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    refusing = [n for n in calls if ast.unparse(n.func) == "self.refuse"]
+    assert len(refusing) > 5
+    for call in refusing:
+        tables = [a for a in call.args if isinstance(a, ast.Starred)]
+        assert tables or [k for k in call.keywords if k.arg == "code"], ast.unparse(call)
 
 
 # --- Codes of sheets -----------------------------------------------------------------------------

@@ -18,7 +18,8 @@ import pytest
 from nkiconv.simulate import subset
 from nkiconv.simulate.errors import UnsupportedPythonError
 from nkiconv.simulate.slugs import python_code
-from nkiconv.simulate.subset import ALLOWED, DETAILS, REFUSED, check_kernel
+from nkiconv.simulate.subset import check_kernel
+from nkiconv.simulate.subset_tables import ALLOWED, DETAILS, REFUSED
 
 pytestmark = pytest.mark.filterwarnings("error")  # a check that was left out would warn
 
