@@ -361,7 +361,7 @@ CASES = (
     _case(
         "qkv-cte-rope-lnc2", "core/qkv/qkv_cte.py", "qkv (context encoding)",
         "core.qkv.test_qkv_cte", "TestQkvCteKernel.test_qkv_cte_fused_rope_unit",
-        "2, 1, 128, 1024, 2, 1, 128, NormType.NO_NORM, False, False, False, False,"
+        "2, 1, 256, 1024, 2, 1, 128, NormType.NO_NORM, False, False, False, False,"
         " QKVOutputLayout.BSD, 1e-6, True",
     ),
     _case(
@@ -462,7 +462,7 @@ CASES = (
         "experimental.moe.test_bwmm_bwd",
         "TestMoeBlockwiseMatMulBwdShardHAffinityHDroplessLnc2"
         ".test_moe_blockwise_mm_bwd_shardH_affinityH_dropless_lnc2",
-        "1024, 512, 4, 128, 1, 256, nl.bfloat16, 0, ClampLimits(), False, ActFnType.SiLU",
+        "1024, 512, 4, 256, 1, 256, nl.bfloat16, 0, ClampLimits(), False, ActFnType.SiLU",
     ),
     _case(
         "mlp-gate-up-mxfp4", "core/mlp/mlp_tkg/gate_up_projection_mx_shard_H.py",
