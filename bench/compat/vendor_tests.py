@@ -28,15 +28,16 @@ class Manager:
 
     trace_mode = None  # of the vendor's modes, which compile or run on a device, none
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, target: str = "") -> None:
         self.judge = judge
+        self.target = target
 
     def execute(self, launch: Any) -> None:
         """Run one launch; `launch` is the vendor's ``KernelArgs``."""
         import nki
 
         compiler = launch.compiler_input
-        target = str(compiler.platform_target.value)
+        target = self.target or str(compiler.platform_target.value)
         os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = _TARGETS.get(target, target)
         if launch.inference_args.collective_ranks > 1:
             raise NotImplementedError("collectives over several devices are not simulated")
