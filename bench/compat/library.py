@@ -83,8 +83,9 @@ _MOE_MX = (
 )
 _UNWRITTEN = (
     "reads elements that nothing has written, in lanes whose results are not used: the device"
-    " computes on what was there before"
+    " computes on what was there before, and stores none of it"
 )
+_SCALES = "moves whole tiles of MX scales, of which it has written four partitions in 32"
 _INTEGER = (
     "passes dge_mode as an integer (_DGE_MODE_NONE = 3 or 0), which NKI refuses since 0.3.0"
     " (migration guide, Integer enum constants)"
@@ -116,8 +117,8 @@ _BECAUSE = {
     "attention-tkg-lnc2": _UNWRITTEN,
     "find-nonzero": _UNWRITTEN,
     "find-nonzero-with-count": _UNWRITTEN,
-    "rmsnorm-mx-quantize": _UNWRITTEN,
-    "quantize-mx": _UNWRITTEN,
+    "rmsnorm-mx-quantize": _SCALES,
+    "quantize-mx": _SCALES,
     "mlp-gate-up-mxfp4": _UNWRITTEN,
     "mlp-down-mxfp4": _UNWRITTEN,
     "moe-cte-block": _UNWRITTEN,

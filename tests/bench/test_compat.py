@@ -334,7 +334,7 @@ def test_the_page_counts() -> None:
         (call("e"), Outcome(False, problem="e:1: missing")),
     ]
     text = report.page(results, Path("nowhere"))
-    assert "| 5 | 5 | 3 | 1 | 1 | 1 | 1 |" in text
+    assert "| 5 | 1 | 5 | 3 | 1 | 1 | 1 | 1 |" in text
     assert "| a | `product` | `a` | yes | yes (0.25) |  |" in text
     assert "| b | `product` | `b` | yes | - |  |" in text
     assert "| c | `product` | `c` | yes | no (3) | result 0: wrong |" in text
