@@ -12,6 +12,7 @@ Indexing) and the access-pattern deep dive.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from enum import Enum
 from math import prod
 from types import EllipsisType
@@ -785,6 +786,4 @@ class _Beyond(NkiTensor):
 
     @property
     def _storage(self) -> Storage:  # type: ignore[override]
-        error = OutOfBoundsError(str(self._problem))  # a new one, with the place of this use
-        error.code = self._problem.code
-        raise error
+        raise copy(self._problem)  # which gets the place of this use

@@ -165,6 +165,7 @@ def skip_rules(page: str) -> tuple[Rule, ...]:
         lambda c: isinstance(c["oob_mode"], oob_mode),
         _GUIDE,
         shows=lambda c: f"oob_mode={c['oob_mode']!r}",
+        code="oob_mode_member_nki_isa",
     )
     dynamic = Rule(
         "oob_mode.skip needs an operand with an address of run time",
