@@ -360,9 +360,9 @@ def compat(
     say("")
     for line in report.surprises(results):
         say(line)
-    good = sum(outcome.good for _, outcome in results)
-    right = sum(outcome.right is True for _, outcome in results)
-    say(f"{good} of {len(results)} run, {right} of them compared and right")
+    done = [outcome for _, outcome in results]
+    right, wrong = (sum(outcome.right is value for outcome in done) for value in (True, False))
+    say(f"{sum(o.runs for o in done)} of {len(done)} run: {right} are right, {wrong} are wrong")
     if json is not None:
         write_json(json, report.to_dict(results, sources))
     if markdown is not None:

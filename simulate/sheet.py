@@ -29,7 +29,7 @@ from nkiconv.simulate.indirect import IndirectTensor
 from nkiconv.simulate.indirect_call import execute as execute_indirect
 from nkiconv.simulate.indirect_call import is_indirect
 from nkiconv.simulate.late import LateTransfers, Touch
-from nkiconv.simulate.memory import BY_ENGINE
+from nkiconv.simulate.memory import BY_ENGINE, UNWRITTEN
 from nkiconv.simulate.program import Program, current, kernel_frame, kernel_line
 from nkiconv.simulate.slugs import rule_slugs
 from nkiconv.simulate.tensor import NKIObject, NkiTensor
@@ -528,7 +528,7 @@ class Sheet:
             )
         if operand.dtypes is None and value._element.kind == "packed":
             self._check_packed(call, name, operand, value)
-        if operand.role is Role.WRITE and _overlaps(value):
+        if operand.role is Role.WRITE and _overlaps(value) and not self._throws_away(value):
             raise HazardError(
                 f"nisa.{self.name}: {name} repeats elements, so that several results would land "
                 f"on one place; got {value!r} with strides {value.strides}",
@@ -565,6 +565,15 @@ class Sheet:
                 f"{call.hw.target} (nki.language.{value.dtype}, NKI 0.6.0)",
                 code="operand.packed_generation",
             )
+
+    def _throws_away(self, dst: NkiTensor) -> bool:
+        """Whether an instruction with a second output writes the first onto one place.
+
+        The vendor's qkv kernel is rid of the squares of `activation_reduce` in this way: it needs
+        their sum only, and every instruction has a `dst`.  What stays there is not documented.
+        """
+        moved = [s for s, n in zip(dst.strides[1:], dst.shape[1:], strict=True) if n > 1]
+        return len(self.outputs) > 1 and bool(moved) and not any(moved)
 
     def _check_start(self, name: str, value: NkiTensor) -> None:
         storage = value._storage
@@ -677,7 +686,8 @@ class Sheet:
             storage.array(tensor, kind)[...] = (
                 result if result.shape == shape else result.reshape(shape)
             )
-            storage.mark(tensor, kind, self.writes_as)
+            kept = len(outputs) == 1 or not self._throws_away(tensor)
+            storage.mark(tensor, kind, self.writes_as if kept else UNWRITTEN)
 
     def _note_accesses(self, call: Call, tensors: list[Used]) -> None:
         """Let two cores know what of HBM an instruction has touched, once it has."""

@@ -12,6 +12,7 @@ Indexing) and the access-pattern deep dive.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from enum import Enum
 from math import prod
 from types import EllipsisType
@@ -173,6 +174,14 @@ class NkiTensor(NKIObject):
                 code="tensor.condition",
             )
         return True
+
+    @property
+    def address(self) -> tuple[int, int] | None:
+        """Partition and byte that the kernel chose for the tensor, if it did.
+
+        Not recorded among the vendor's attributes; the page on its library's allocator prints it.
+        """
+        return self._storage.allocation.address
 
     @property
     def ndim(self) -> int:
@@ -537,7 +546,9 @@ class NkiTensor(NKIObject):
     ) -> NkiTensor:
         """Return an explicit ``[[stride, count], ...]`` pattern over the storage.
 
-        The offsets of run time move it along dimension `indirect_dim` of this tensor.
+        The offsets of run time move it along dimension `indirect_dim` of this tensor.  A pattern
+        that leaves the tensor is refused by what uses it: kernels of the vendor make some that they
+        use only if a condition holds.
         """
         dynamic = scalar_offset is not None or vector_offset is not None
         if _whole(indirect_dim, "NkiTensor.ap", "indirect_dim") != 0 and not dynamic:
@@ -567,22 +578,25 @@ class NkiTensor(NKIObject):
         view = self._view(shape, strides, begin)
         view.dtype = kind.name
         view._kind = kind
+        if min(strides) < 0 or begin < 0:
+            raise OutOfBoundsError(
+                f"NkiTensor.ap: negative strides or offsets leave {self._storage.describe()}",
+                code="tensor.ap_bounds",
+            )
         if dynamic:
             from nkiconv.simulate import indirect
 
             return indirect.pattern(self, view, scalar_offset, vector_offset, indirect_dim)
-        self._check_pattern(view)
+        try:
+            self._check_pattern(view)
+        except OutOfBoundsError as error:
+            return _Beyond(view, error)
         return view
 
     def _check_pattern(self, view: NkiTensor) -> None:
         item = view._kind.itemsize
         storage = self._storage
         row = storage.free_bytes // item
-        if min(view.strides) < 0 or view.offset < 0:
-            raise OutOfBoundsError(
-                f"NkiTensor.ap: negative strides or offsets leave {storage.describe()}",
-                code="tensor.ap_bounds",
-            )
         reach = [(n - 1) * s for n, s in zip(view.shape, view.strides, strict=True)]
         if not self._on_chip:
             if view.offset + sum(reach) >= row:
@@ -757,3 +771,19 @@ def tensors_in(value: Any) -> list[NkiTensor]:
     if isinstance(value, (tuple, list)):
         return [t for item in value for t in tensors_in(item)]
     return []
+
+
+class _Beyond(NkiTensor):
+    """A pattern beyond the end of its tensor: nothing can be done with it."""
+
+    __slots__ = ("_problem",)
+
+    def __init__(self, view: NkiTensor, problem: OutOfBoundsError) -> None:
+        self._problem = problem
+        self.shape, self.strides, self.offset = view.shape, view.strides, view.offset
+        self.dtype, self.buffer, self.name = view.dtype, view.buffer, view.name
+        self._kind, self._on_chip = view._kind, view._on_chip
+
+    @property
+    def _storage(self) -> Storage:  # type: ignore[override]
+        raise copy(self._problem)  # which gets the place of this use

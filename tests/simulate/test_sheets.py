@@ -577,7 +577,6 @@ FAILING: dict[str, list[tuple[Any, ...]]] = {
         }, "trn2"),
         ("engine must be engine.unknown", lambda c: {"engine": E.scalar}, "trn2"),
         ("oob_mode must be a member", lambda c: {"oob_mode": 1}),
-        ("oob_mode.skip needs", lambda c: {"oob_mode": nisa.oob_mode.skip}),
         ("a vector offset needs trn2", lambda c: {"src": rows(c)}),
         ("a vector offset takes", lambda c: {"src": rows(c), "dge_mode": DGE.hwdge}, "trn2"),
         ("the indices of a vector offset", lambda c: {

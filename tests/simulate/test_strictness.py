@@ -150,7 +150,7 @@ INSIDE: dict[str, Callable[[Any], object]] = {
     "tensor.rearrange": lambda c: new().rearrange(["p", "a"], ["p", "b"]),
     "tensor.ap_offset": lambda c: new(dtype="int8")[:, 1:8].ap([[2, 4], [1, 1]], dtype="int32"),
     "tensor.ap_pattern": lambda c: new().ap([[8, 4], [1]]),
-    "tensor.ap_bounds": lambda c: new().ap([[8, 4], [1, 9]]),
+    "tensor.ap_bounds": lambda c: new().ap([[8, 4], [1, 9]])[0:1],
     "tensor.ap_row": lambda c: new(4, 3, dtype="int8").ap([[1, 4], [1, 1]], dtype="int16"),
     "tensor.ap_partition_stride": lambda c: new().ap([[4, 4], [1, 4]]),
     "tensor.view_contiguous": lambda c: new()[:, 0:8:2].view(nl.int16),
