@@ -289,6 +289,40 @@ def bench(
 
 
 @app.command()
+def explain(
+    code: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Code at the end of an error's message; without one, all are listed."),
+    ] = None,
+) -> None:
+    """Say more about a rule that the simulator checks: why, limits, cure, source."""
+    from nkiconv.bench import explain as explaining
+
+    for line in explaining.list_codes() if code is None else explaining.explain(code.strip("[]")):
+        say(line)
+
+
+@app.command()
+def tables(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if a page is stale.")
+    ] = False,
+    root: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Checkout of nkiconv, with docs and tests.")
+    ] = Path(),
+) -> None:
+    """Write docs/coverage.md and docs/strictness.md, which are made from the code."""
+    from nkiconv.bench import generated
+
+    found = generated.stale(root) if check else generated.write(root)
+    for path in found:
+        say(f"{'stale' if check else 'written'}: {path}")
+    if not found:
+        say("coverage.md and strictness.md are up to date")
+    raise typer.Exit(1 if check and found else 0)
+
+
+@app.command()
 def compat(
     sources: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder that holds the checkouts.")
@@ -326,9 +360,9 @@ def compat(
     say("")
     for line in report.surprises(results):
         say(line)
-    good = sum(outcome.good for _, outcome in results)
-    right = sum(outcome.right is True for _, outcome in results)
-    say(f"{good} of {len(results)} run, {right} of them compared and right")
+    done = [outcome for _, outcome in results]
+    right, wrong = (sum(outcome.right is value for outcome in done) for value in (True, False))
+    say(f"{sum(o.runs for o in done)} of {len(done)} run: {right} are right, {wrong} are wrong")
     if json is not None:
         write_json(json, report.to_dict(results, sources))
     if markdown is not None:

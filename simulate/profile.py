@@ -15,7 +15,6 @@ from functools import cached_property
 from os import PathLike
 from typing import Any, TypeVar, overload
 
-from nkiconv.simulate.advice import Advice, Figures, advise
 from nkiconv.simulate.curves import Curve, curves
 from nkiconv.simulate.dtypes import PACKED_TYPES
 from nkiconv.simulate.embedded import embedded_twin
@@ -40,6 +39,7 @@ from nkiconv.simulate.resources import Cause
 from nkiconv.simulate.roofline import Roofline
 from nkiconv.simulate.schedule import Timeline, schedule
 from nkiconv.simulate.trace import LANES, Lane
+from nkiconv.simulate.tuning import Advice, Figures, advise
 
 R = TypeVar("R")
 
@@ -367,13 +367,15 @@ def profile(
     if not finished:
         raise NkiconvError(
             f"profile: {getattr(fn, '__name__', fn)!r} launched no kernel, so there is nothing to "
-            "time"
+            "time",
+            code="profile.no_kernel",
         )
     targets = {program.hardware.target for program, _ in finished}
     if len(targets) > 1:
         raise NkiconvError(
             f"profile: kernels were launched for {sorted(targets)}; times of different targets do "
-            "not add up, profile them one by one"
+            "not add up, profile them one by one",
+            code="profile.targets",
         )
     launches = tuple(_timed(program, where) for program, where in finished)
     return result, summarise(launches, finished[0][0].hardware)

@@ -28,8 +28,10 @@ from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.indirect import IndirectTensor
 from nkiconv.simulate.indirect_call import execute as execute_indirect
 from nkiconv.simulate.indirect_call import is_indirect
-from nkiconv.simulate.memory import BY_ENGINE
+from nkiconv.simulate.late import LateTransfers, Touch
+from nkiconv.simulate.memory import BY_ENGINE, UNWRITTEN
 from nkiconv.simulate.program import Program, current, kernel_frame, kernel_line
+from nkiconv.simulate.slugs import rule_slugs
 from nkiconv.simulate.tensor import NKIObject, NkiTensor
 from nkiconv.simulate.trace import Lane
 
@@ -129,6 +131,12 @@ class Rule:
     """Looks at addresses or values, so that one check does not stand for all similar calls."""
     applies: Callable[[Call], bool] | None = None
     """Of a dynamic rule: whether calls of these shapes, types and options are looked at at all."""
+    code: str = ""
+    """Slug within the sheet; without one it comes from the predicate's name or the sentence."""
+
+
+CodedRule = tuple[Rule, str]
+"""A rule, and its code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +210,14 @@ class NkiInstruction(NKIObject):
         for producer in producers:
             if not isinstance(producer, NkiInstruction):
                 raise ConstraintError(
-                    f"depends_on: {producer!r} is not an instruction (nki.isa.NkiInstruction)"
+                    f"depends_on: {producer!r} is not an instruction (nki.isa.NkiInstruction)",
+                    code="order.producer",
                 )
             if producer._program is not self._program or producer._index >= self._index:
                 raise HazardError(
                     "depends_on: the producer must come earlier in the same kernel "
-                    f"(instruction {producer._index} for {self._index})"
+                    f"(instruction {producer._index} for {self._index})",
+                    code="order.later",
                 )
             self._program.trace.edges.append((self._index, producer._index))
         return self
@@ -224,6 +234,14 @@ def free_elems(tensor: NkiTensor) -> int:
     for size in tensor.shape[1:]:
         elems *= size
     return elems
+
+
+def _touches(tensors: list[Used]) -> list[Touch]:
+    """Return which bytes an instruction reads and writes, for `LateTransfers`."""
+    return [
+        (tensor._storage.allocation.number, operand.role is Role.WRITE, tensor._region())
+        for _, operand, tensor in tensors
+    ]
 
 
 def _overlaps(tensor: NkiTensor) -> bool:
@@ -258,6 +276,7 @@ class Sheet:
         prepare: Callable[[Call], None] | None = None,
         count: Callable[[Call], None] | None = None,
         writes_as: int = BY_ENGINE,
+        at_once: bool = False,
         columns: Columns | None = None,
         carries: Callable[[Array], Array] | None = None,
     ) -> None:
@@ -281,14 +300,18 @@ class Sheet:
         self.cost = cost
         self.sources = tuple(sources)
         self.rules = tuple(rules)
-        self._static_rules = tuple(r for r in self.rules if not r.dynamic)
-        self._dynamic_rules = tuple(r for r in self.rules if r.dynamic)
-        self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost, list[Rule]]] = {}
+        slugs = rule_slugs(self.name, [(r.code, r.holds, r.sentence) for r in self.rules])
+        self.codes = tuple(f"{self.name}.{slug}" for slug in slugs)
+        coded = tuple(zip(self.rules, self.codes, strict=True))
+        self._static_rules = tuple(pair for pair in coded if not pair[0].dynamic)
+        self._dynamic_rules = tuple(pair for pair in coded if pair[0].dynamic)
+        self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost, list[CodedRule]]] = {}
         self.only = dict(only or {})
         self._only_items = tuple((name, *rest) for name, rest in self.only.items())
         self.prepare = prepare
         self.count = count
         self.writes_as = writes_as
+        self.at_once = at_once  # the cores meet in it: it never waits where DMA is late
         self.outputs = tuple(n for n, o in self.operand_items if o.role is Role.WRITE)
         parameters = self.signature.parameters
         self._names = tuple(parameters)
@@ -308,7 +331,19 @@ class Sheet:
         program = current(self._op)
         call = Call(self, self._bind(args, kwargs), program, program.hardware)
         try:
-            return self._execute(call)
+            admitted = self._admit(call)
+            if admitted is None:  # an address of run time could depend on any transfer
+                program.settle()
+                return execute_indirect(self, call, _INDEX)
+            tensors, cost, rules = admitted
+            if program.late is None or not self._wait(call, tensors, program.late):
+                self._carry_out(call, tensors, rules)
+                if program.race is not None:
+                    self._note_accesses(call, tensors)
+                return self._record(call, tensors, cost)
+            issued = self._record(call, tensors, cost)
+            self._defer(call, (tensors, rules), program.late, issued._index)
+            return issued
         except NkiconvError as error:
             error.locate(kernel_line())
             raise
@@ -332,8 +367,10 @@ class Sheet:
         self.signature.bind(*args, **kwargs)  # raises TypeError, in Python's own words
         raise TypeError(f"nisa.{self.name}: arguments do not fit")  # pragma: no cover
 
-    def _execute(self, call: Call) -> NkiInstruction:
-        """Check, compute, write and record one call.
+    def _admit(self, call: Call) -> tuple[list[Used], Cost, list[CodedRule]] | None:
+        """Check one call, and return its tensors, its cost and the rules that look at memory.
+
+        None for an address of run time.
 
         Most checks depend on shapes, types and options alone: a call that looks like an earlier
         one in these passes as that did, at the same cost.
@@ -342,7 +379,7 @@ class Sheet:
         verdict = None if key is None else self._accepted.get(key)
         if verdict is None:
             if is_indirect(call):
-                return execute_indirect(self, call, _INDEX)
+                return None
             self._check(call)
             cost = self.cost(call)
             rules = self._live_rules(call)
@@ -352,14 +389,42 @@ class Sheet:
                 self._accepted[key] = (call.lane, cost, rules)
         else:
             call.lane, cost, rules = verdict
-        for rule in rules:
-            self._check_rule(call, rule)
+        return tensors, cost, rules
+
+    def _carry_out(self, call: Call, tensors: list[Used], rules: list[CodedRule]) -> None:
+        """Run the checks that look at memory, compute, and write."""
+        for rule, code in rules:
+            self._check_rule(call, rule, code)
         if self.prepare is not None:
             self.prepare(call)
         self._check_access(call, tensors)
         values = self._fetch(call, tensors)
         self._store(call, values, self.body(**values))
-        return self._record(call, tensors, cost)
+
+    def _wait(self, call: Call, tensors: list[Used], late: LateTransfers) -> bool:
+        """Let the transfers happen that the call depends on; return whether it is one itself."""
+        late.settle(_touches(tensors))
+        return call.lane.is_dma and not self.at_once
+
+    def _defer(
+        self,
+        call: Call,
+        admitted: tuple[list[Used], list[CodedRule]],
+        late: LateTransfers,
+        index: int,
+    ) -> None:
+        """Leave a transfer until something depends on it."""
+        place = kernel_line()
+
+        def carry_out() -> None:
+            try:
+                self._carry_out(call, *admitted)
+                self._note_accesses(call, admitted[0])
+            except NkiconvError as error:
+                error.locate(place)
+                raise
+
+        late.add(index, _touches(admitted[0]), carry_out)
 
     def _look(self, call: Call) -> tuple[list[Used], tuple[Any, ...] | None]:
         """Return the tensors, and what the static checks and the cost depend on.
@@ -397,7 +462,10 @@ class Sheet:
         args = call.args
         for name, default, why in self._only_items:
             if args[name] != default:
-                raise ConstraintError(f"nisa.{self.name}: {name}={args[name]!r} is refused: {why}")
+                raise ConstraintError(
+                    f"nisa.{self.name}: {name}={args[name]!r} is refused: {why}",
+                    code="option.not_modelled",
+                )
         for name, operand in self.operand_items:
             if operand.most:
                 self._check_number(name, operand, args[name])
@@ -409,23 +477,26 @@ class Sheet:
                 if not operand.any_start:
                     self._check_start(name, tensor)
                 self._check_pattern(name, tensor, call.hw)
-        for rule in self._static_rules:
-            self._check_rule(call, rule)
+        for rule, code in self._static_rules:
+            self._check_rule(call, rule, code)
 
-    def _live_rules(self, call: Call) -> list[Rule]:
+    def _live_rules(self, call: Call) -> list[CodedRule]:
         """Return the dynamic rules that calls of these shapes, types and options must meet."""
-        return [r for r in self._dynamic_rules if r.applies is None or r.applies(call)]
+        return [r for r in self._dynamic_rules if r[0].applies is None or r[0].applies(call)]
 
-    def _check_rule(self, call: Call, rule: Rule) -> None:
+    def _check_rule(self, call: Call, rule: Rule, code: str) -> None:
         if not rule.holds(call):
             shown = rule.shows(call) if rule.shows is not None else call.describe()
-            raise rule.error(f"nisa.{self.name}: {rule.sentence}; got {shown} ({rule.source})")
+            raise rule.error(
+                f"nisa.{self.name}: {rule.sentence}; got {shown} ({rule.source})", code=code
+            )
 
     def _check_number(self, name: str, operand: Operand, values: Any) -> None:
         if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= operand.most:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be a list of 1 to {operand.most} tensors, got "
-                f"{values!r} ({isa(self.name)})"
+                f"{values!r} ({isa(self.name)})",
+                code="operand.list",
             )
 
     def _check_operand(self, call: Call, name: str, operand: Operand, value: Any) -> None:
@@ -437,7 +508,8 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be a tensor"
                 f"{' or a number' if operand.number else ''}, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.tensor",
             )
         hw = call.hw
         space = value._storage.space
@@ -445,19 +517,22 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be in "
                 f"{' or '.join(sorted(s.upper() for s in operand.spaces))}, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.memory",
             )
         if operand.dtypes is not None and value.dtype not in operand.dtypes:
             raise DtypeError(
                 f"nisa.{self.name}: {name} must be one of {', '.join(sorted(operand.dtypes))}, "
-                f"got {value.dtype} ({isa(self.name)})"
+                f"got {value.dtype} ({isa(self.name)})",
+                code="operand.dtype",
             )
         if operand.dtypes is None and value._element.kind == "packed":
             self._check_packed(call, name, operand, value)
-        if operand.role is Role.WRITE and _overlaps(value):
+        if operand.role is Role.WRITE and _overlaps(value) and not self._throws_away(value):
             raise HazardError(
                 f"nisa.{self.name}: {name} repeats elements, so that several results would land "
-                f"on one place; got {value!r} with strides {value.strides}"
+                f"on one place; got {value!r} with strides {value.strides}",
+                code="operand.repeats",
             )
         if space == "hbm":
             return
@@ -466,12 +541,14 @@ class Sheet:
             if elems > limit:
                 raise ShapeError(
                     f"nisa.{self.name}: {name} has {elems} elements per partition, the limit on "
-                    f"{hw.target} is {limit} ({isa(self.name)})"
+                    f"{hw.target} is {limit} ({isa(self.name)})",
+                    code="operand.free_size",
                 )
         if operand.per_partition and free_elems(value) != 1:
             raise ShapeError(
                 f"nisa.{self.name}: {name} must have one element per partition, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.per_partition",
             )
 
     def _check_packed(self, call: Call, name: str, operand: Operand, value: NkiTensor) -> None:
@@ -479,13 +556,24 @@ class Sheet:
             raise DtypeError(
                 f"nisa.{self.name}: {name} is {value.dtype}, whose elements hold four numbers; "
                 "nc_matmul_mx and quantize_mx compute with them, memset, tensor_copy, dma_copy and "
-                f"sendrecv move them, nothing else takes them ({isa('nc_matmul_mx')})"
+                f"sendrecv move them, nothing else takes them ({isa('nc_matmul_mx')})",
+                code="operand.packed",
             )
         if call.hw.generation < 4:
             raise DtypeError(
                 f"nisa.{self.name}: {name} is {value.dtype}, which needs trn3; the target is "
-                f"{call.hw.target} (nki.language.{value.dtype}, NKI 0.6.0)"
+                f"{call.hw.target} (nki.language.{value.dtype}, NKI 0.6.0)",
+                code="operand.packed_generation",
             )
+
+    def _throws_away(self, dst: NkiTensor) -> bool:
+        """Whether an instruction with a second output writes the first onto one place.
+
+        The vendor's qkv kernel is rid of the squares of `activation_reduce` in this way: it needs
+        their sum only, and every instruction has a `dst`.  What stays there is not documented.
+        """
+        moved = [s for s, n in zip(dst.strides[1:], dst.shape[1:], strict=True) if n > 1]
+        return len(self.outputs) > 1 and bool(moved) and not any(moved)
 
     def _check_start(self, name: str, value: NkiTensor) -> None:
         storage = value._storage
@@ -501,7 +589,8 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} covers {count} partitions from {start}; an engine can "
                 f"start such an operand at {' or '.join(map(str, allowed))} only "
-                f"({arch('Accessing SBUF/PSUM tensors')})"
+                f"({arch('Accessing SBUF/PSUM tensors')})",
+                code="operand.partition_start",
             )
 
     def _check_pattern(self, name: str, value: NkiTensor, hw: Hardware) -> None:
@@ -509,14 +598,16 @@ class Sheet:
         if len(shape) > hw.free_dims_max + 1:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} has {len(shape) - 1} free dimensions, an access "
-                f"pattern has at most {hw.free_dims_max} ({arch('access patterns')})"
+                f"pattern has at most {hw.free_dims_max} ({arch('access patterns')})",
+                code="operand.free_dims",
             )
         for size, stride in zip(shape[1:], strides[1:], strict=True):
             if size > hw.count_max_elems or (size > 1 and stride > hw.stride_max_elems):
                 raise ConstraintError(
                     f"nisa.{self.name}: {name} has a free dimension of size {size} and stride "
                     f"{stride} elements; the limits are {hw.count_max_elems} (uint16) and "
-                    f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})"
+                    f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})",
+                    code="operand.stride",
                 )
 
     def _check_access(self, call: Call, tensors: list[Used]) -> None:
@@ -528,7 +619,8 @@ class Sheet:
                     whose = "the caller's array" if storage.is_input else "a constant"
                     raise HazardError(
                         f"nisa.{self.name}: {name} writes to {storage.describe()}, but {whose} "
-                        "is read-only"
+                        "is read-only",
+                        code="operand.read_only",
                     )
             else:
                 if storage.uniform:
@@ -539,7 +631,8 @@ class Sheet:
                     raise UninitializedReadError(
                         f"nisa.{self.name}: {name} reads {missing} of {tensor.size} elements that "
                         f"nothing has written, in {storage.describe()}; on the device they hold "
-                        "whatever was there before"
+                        "whatever was there before",
+                        code="operand.unwritten",
                     )
 
     def _fetch(self, call: Call, tensors: list[Used]) -> dict[str, Any]:
@@ -593,24 +686,32 @@ class Sheet:
             storage.array(tensor, kind)[...] = (
                 result if result.shape == shape else result.reshape(shape)
             )
-            storage.mark(tensor, kind, self.writes_as)
+            kept = len(outputs) == 1 or not self._throws_away(tensor)
+            storage.mark(tensor, kind, self.writes_as if kept else UNWRITTEN)
+
+    def _note_accesses(self, call: Call, tensors: list[Used]) -> None:
+        """Let two cores know what of HBM an instruction has touched, once it has."""
+        program = call.program
+        if program.race is None:
+            return
+        for _, operand, tensor in tensors:
+            if tensor._storage.space == "hbm":
+                program.race.note(self.name, tensor, program.core, operand.role is Role.WRITE)
 
     def _record(self, call: Call, tensors: list[Used], cost: Cost) -> NkiInstruction:
         program = call.program
         trace = program.trace
         words: list[int] = []
         index = len(trace)
-        if program.race is not None:
-            for _, operand, tensor in tensors:
-                if tensor._storage.space == "hbm":
-                    program.race.note(self.name, tensor, program.core, operand.role is Role.WRITE)
+        if index - program.repeated >= program.hardware.program_max_instructions:
+            raise program.too_large()
         for _, operand, tensor in (*tensors, *call.also_touch):
             used = tensor._storage.allocation
             if used.first_use < 0:
                 used.first_use = index
             used.last_use = index
             words += (used.number, operand.role is Role.WRITE, *tensor._region())
-        frame = kernel_frame(3)
+        frame = kernel_frame(2)
         source = program.line_number(frame.f_code, frame.f_lineno)
         label = call.args.get("name")
         trace.add(

@@ -8,6 +8,7 @@ operands.  Meaning is left to `schedule`; this module only packs and unpacks.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -159,6 +160,12 @@ class Trace:
         """Return the header of one instruction."""
         begin = self._starts[index]
         return self._words[begin : begin + HEADER]
+
+    def sources(self) -> Counter[str]:
+        """Return how many instructions each source line gave."""
+        words = self._words
+        counts = Counter(words[begin + 2] for begin in self._starts)
+        return Counter({self._names[number]: count for number, count in counts.items()})
 
     def raw(self, first: int = 0) -> Iterator[tuple[int, list[int]]]:
         """Yield (index, words) of each instruction from `first` on, without unpacking."""

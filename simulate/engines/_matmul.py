@@ -190,6 +190,7 @@ def shape_rules(
             lambda c: partitions(c["stationary"]) == partitions(c["moving"]),
             isa(page),
             error=ShapeError,
+            code="contracted_partitions",
         ),
         Rule(
             "stationary must fit the tile: at most 128 partitions and columns, or tile_size",
@@ -202,6 +203,7 @@ def shape_rules(
                 f"{tile_of(c).rows} and {tile_of(c).columns}"
             ),
             error=ShapeError,
+            code="stationary_size",
         ),
         Rule(
             "moving must have at most 512 columns, on trn3 4096 with a float32 dst and 8192 with "
@@ -210,18 +212,21 @@ def shape_rules(
             isa(page),
             shows=lambda c: f"{streamed(c)} columns for {most_moving_columns(c)} on {c.hw.target}",
             error=ShapeError,
+            code="moving_size",
         ),
         Rule(
             "dst must have a partition for each column of stationary",
             lambda c: partitions(c["dst"]) == weights(c),
             isa(page),
             error=ShapeError,
+            code="dst_partitions",
         ),
         Rule(
             "dst must have an element per partition for each column of moving",
             lambda c: free_elems(c["dst"]) == streamed(c),
             isa(page),
             error=ShapeError,
+            code="dst_columns",
         ),
     )
 
@@ -237,20 +242,23 @@ def resolve_accumulate(call: Call) -> None:
                 f"nisa.{name}: with accumulate=None, part of dst already holds a matmul's "
                 f"result and part does not ({call.describe()}); an instruction has one accumulate "
                 "flag, so cover the region with one accumulate=False matmul first "
-                f"({isa(name)}, Accumulation mode)"
+                f"({isa(name)}, Accumulation mode)",
+                code="psum.accumulate_mixed",
             )
         wish = high != UNWRITTEN
     if wish and low == UNWRITTEN:
         raise UninitializedReadError(
             f"nisa.{name}: accumulates onto elements of dst that no matmul has written "
             f"({call.describe()}); start with accumulate=False ({isa(name)}, "
-            "Accumulation mode)"
+            "Accumulation mode)",
+            code="psum.accumulate_unwritten",
         )
     if wish and low == BY_ENGINE and call.hw.generation < 4:
         raise HazardError(
             f"nisa.{name}: accumulates onto elements of dst that another instruction than a "
             f"matmul wrote ({call.describe()}), which is undefined on {call.hw.target}; start "
-            f"with accumulate=False ({isa(name)}, Accumulation mode)"
+            f"with accumulate=False ({isa(name)}, Accumulation mode)",
+            code="psum.accumulate_foreign",
         )
     call.args["accumulate"] = bool(wish)
     call.also_read = ("dst",)

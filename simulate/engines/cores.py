@@ -44,14 +44,16 @@ _TWO_CORES = Rule(
     "NKI 0.6.0, page of the instruction",
     shows=lambda c: f"a launch grid of {c.program.grid or 'one core'}",
     dynamic=True,
+    code="two_cores",
 )
 
 
 def _meet(call: Call, key: object, value: object) -> list[Any]:
     cores = call.program.cores
     if cores is None:  # pragma: no cover - the rule above refuses it
-        raise ConstraintError(f"nisa.{call.sheet.name}: there is one core only")
+        raise ConstraintError(f"nisa.{call.sheet.name}: there is one core only", code="launch.grid")
     op = f"nisa.{call.sheet.name}"
+    call.program.settle()
     return cores.wait(call.program.core, op, key, value, kernel_line())
 
 
@@ -95,6 +97,7 @@ _ENGINES = (Lane.TENSOR, Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD, Lane.SYNC)
             lambda c: isinstance(c["cores"], (tuple, list)) and tuple(c["cores"]) == _BOTH,
             isa("core_barrier"),
             shows=lambda c: f"{c['cores']!r}",
+            code="both_cores",
         ),
     ),
     prepare=_start_barrier,
@@ -135,7 +138,8 @@ def _exchange(call: Call) -> None:
     if sent.dtype != dst.dtype or sent.shape != dst.shape:
         raise ShapeError(
             f"nisa.sendrecv: core {call.program.core} receives {sent!r} into {dst!r}; shape and "
-            f"dtype must be the same on both cores ({isa('sendrecv')}, Constraints)"
+            f"dtype must be the same on both cores ({isa('sendrecv')}, Constraints)",
+            code="sendrecv.tiles_differ",
         )
     call.also_touch = (("src", Operand(role=Role.READ), sent),)
     call.extra = {"_received": sent._array.copy()}
@@ -201,6 +205,7 @@ def _exchange_cost(call: Call) -> Cost:
         ),
     ),
     prepare=_exchange,
+    at_once=True,
     count=_end_barrier,
     cost=_exchange_cost,
     sources=(isa("sendrecv"), assumed("as long as a copy of the tile within SBUF")),

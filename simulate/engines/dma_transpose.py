@@ -183,12 +183,14 @@ _GATHER_RULES = (
             lambda c: c["dst"].dtype == c["src"].dtype,
             isa("dma_transpose"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "elements must have 2 or 4 bytes",
             lambda c: c["src"]._element.itemsize in (2, 4),
             "NeuronCore-v3 architecture guide, DMA Transpose",
             error=DtypeError,
+            code="item_size",
         ),
         Rule(
             "dst must have the transposed shape of src, of the same rank",

@@ -78,7 +78,7 @@ def scalar_registers(call: Call) -> None:
 
 _COMMON_RULES = (
     operator("op", lambda op: op.scalar is not None, "an activation function"),
-    Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation")),
+    Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation"), code="op_missing"),
     Rule(
         "nl.prelu takes its slope from relu_param, which nisa.activate2 of trn3 alone has",
         lambda c: not c["op"].scalar.parametric,
@@ -99,6 +99,7 @@ _COMMON_RULES = (
         "reciprocal takes no bias on NeuronCore-v2",
         lambda c: c.hw.generation > 2 or c["op"] is not OPS["reciprocal"] or c["bias"] is None,
         "NKI 0.6.0, Engine Selection for Operators",
+        code="reciprocal_bias",
     ),
 )
 """What activation and activation_reduce refuse alike."""
@@ -123,12 +124,14 @@ _COMMON_RULES = (
             ),
             isa("activation"),
             shows=lambda c: f"reduce_cmd={c['reduce_cmd']!r}",
+            code="reduce_cmd_choice",
         ),
         Rule(
             "reduce_op must be None or nl.add",
             lambda c: c["reduce_op"] is None or c["reduce_op"] is OPS["add"],
             isa("activation"),
             shows=lambda c: f"reduce_op={c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
         Rule(
             "a reduce_cmd that accumulates needs reduce_op=nl.add",
@@ -144,6 +147,7 @@ _COMMON_RULES = (
             ),
             isa("activation"),
             shows=lambda c: f"{c['reduce_cmd']} with reduce_op={c['reduce_op']!r}",
+            code="reduce_op_idle",
         ),
     ),
     prepare=scalar_registers,
@@ -194,6 +198,7 @@ def activation(
             lambda c: c["reduce_op"] is OPS["add"],
             isa("activation_reduce"),
             shows=lambda c: f"reduce_op={c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
     ),
     prepare=scalar_registers,

@@ -92,9 +92,12 @@ def _same_imm_type(call: Call) -> bool:
             lambda c: c.hw.generation >= 4,
             isa("activate2"),
             shows=lambda c: c.hw.target,
+            code="generation",
         ),
         operator("op", lambda op: op.scalar is not None, "an activation function"),
-        Rule("op is obligatory", lambda c: c["op"] is not None, isa("activate2")),
+        Rule(
+            "op is obligatory", lambda c: c["op"] is not None, isa("activate2"), code="op_missing"
+        ),
         Rule(
             "op0 and op1 must be multiply and add, multiply and subtract, or one of multiply, "
             "add, subtract and bypass with nl.bypass",
@@ -127,6 +130,7 @@ def _same_imm_type(call: Call) -> bool:
             lambda c: c["reduce_cmd"] in _COMMANDS,
             isa("activate2"),
             shows=lambda c: f"{c['reduce_cmd']!r}",
+            code="reduce_cmd_choice",
         ),
         Rule(
             "reduce_op must be nl.add, nl.maximum, nl.minimum, nl.abs_max or nl.abs_min with a "
@@ -134,6 +138,7 @@ def _same_imm_type(call: Call) -> bool:
             _reduction_fits,
             isa("activate2"),
             shows=lambda c: f"{c['reduce_cmd']!r} with {c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
     ),
     prepare=scalar_registers,

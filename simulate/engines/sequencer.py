@@ -109,7 +109,8 @@ def _fits(call: Call) -> None:
     if not low <= value <= high:
         raise ConstraintError(
             f"{op}: the register holds {value}, which {call['dst'].dtype} cannot "
-            f"({isa('register_store')})"
+            f"({isa('register_store')})",
+            code="register.store_range",
         )
 
 

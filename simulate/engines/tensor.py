@@ -114,7 +114,8 @@ def _prepare_matmul(call: Call) -> None:
         raise HazardError(
             "nisa.nc_matmul: a transpose passes bits on and cannot add them to what dst holds "
             f"({call.describe()}); set accumulate=False, or use a fresh tensor "
-            f"({arch('Built-in Transpose Support')})"
+            f"({arch('Built-in Transpose Support')})",
+            code="nc_matmul.transpose_adds",
         )
     call.args["accumulate"] = False
     call.also_read = ("dst",)
@@ -210,12 +211,14 @@ _UNTILED = (
             lambda c: c["perf_mode"] in _MODES,
             isa("nc_matmul"),
             shows=lambda c: f"{c['perf_mode']!r}",
+            code="perf_mode",
         ),
         Rule(
             "perf_mode double_row needs trn2 or newer",
             lambda c: not _double(c) or c.hw.double_row_products > 1,
             isa("nc_matmul"),
             shows=lambda c: c.hw.target,
+            code="double_generation",
         ),
         Rule(
             "perf_mode double_row takes float8 operands only",
@@ -243,7 +246,13 @@ _UNTILED = (
         *shape_rules(
             "nc_matmul", lambda c: _columns(c, "stationary"), lambda c: _columns(c, "moving")
         ),
-        Rule("float32 pairs only with float32", _pairs, isa("nc_matmul"), error=DtypeError),
+        Rule(
+            "float32 pairs only with float32",
+            _pairs,
+            isa("nc_matmul"),
+            error=DtypeError,
+            code="float32_pairs",
+        ),
         Rule(
             "float8_e4m3 and float8_e4m3fn cannot be mixed",
             _fp8_kinds,
@@ -377,6 +386,7 @@ def _note_generation(call: Call) -> None:
             lambda c: c["dst"].dtype == c["data"].dtype,
             isa("nc_transpose"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "dst must have the transposed shape of data",
@@ -386,6 +396,7 @@ def _note_generation(call: Call) -> None:
             ),
             isa("nc_transpose"),
             error=ShapeError,
+            code="transposed_shape",
         ),
         Rule(
             "TensorE reads data from SBUF and writes dst to PSUM",
@@ -403,6 +414,7 @@ def _note_generation(call: Call) -> None:
             lambda c: c.lane is not Lane.TENSOR or c["data"].dtype in MATMUL_INPUTS,
             isa("nc_matmul") + ", Data types",
             error=DtypeError,
+            code="float_only",
         ),
     ),
     prepare=_note_generation,

@@ -124,6 +124,7 @@ def _scale_rules(page: str, **pairs: str) -> tuple[Rule, ...]:
             all_pairs(lambda scale, data, hw: free_elems(scale) == free_elems(data)),
             isa(page),
             error=ShapeError,
+            code="scale_elements",
         ),
         Rule(
             f"{named} must have four partitions in each quadrant of 32 of the data, and no more "
@@ -131,6 +132,7 @@ def _scale_rules(page: str, **pairs: str) -> tuple[Rule, ...]:
             all_pairs(_enough_partitions),
             isa("quantize_mx") + "; MXFP deep dive, Scale Tensor",
             error=ShapeError,
+            code="scale_partitions",
         ),
         Rule(
             f"{named} must start 0, 4, 8 or 12 partitions into the quadrant of 32 where the data "
@@ -139,6 +141,7 @@ def _scale_rules(page: str, **pairs: str) -> tuple[Rule, ...]:
             "MXFP deep dive, Packing Scale Values",
             shows=starts,
             dynamic=True,
+            code="scale_start",
         ),
     )
 
@@ -191,6 +194,7 @@ def _finite(call: Call) -> bool:
             ),
             isa("quantize_mx"),
             error=ShapeError,
+            code="dst_shape",
         ),
         *_scale_rules("quantize_mx", dst_scale="dst"),
         Rule(
@@ -337,6 +341,7 @@ def _factors(scale: Array) -> Array:
             lambda c: free_elems(c["stationary"]) % 2 == 0,
             isa("nc_matmul_mx"),
             error=ShapeError,
+            code="even_columns",
         ),
         *_scale_rules("nc_matmul_mx", stationary_scale="stationary", moving_scale="moving"),
     ),

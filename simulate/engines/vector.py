@@ -82,6 +82,7 @@ def _copy_lane(call: Call) -> Lane:
             lambda c: c.lane is not Lane.SCALAR or c.hw.generation > 2,
             isa("tensor_copy"),
             shows=lambda c: f"engine.scalar on {c.hw.target}",
+            code="scalar_engine_v2",
         ),
     ),
     cost=lambda c: elementwise_cost(c, copy_rate(c, "src")),
@@ -121,6 +122,7 @@ def _also_read_dst(call: Call) -> None:
             lambda c: isinstance(c["value"], (int, float)),
             isa("memset"),
             shows=lambda c: f"{c['value']!r}",
+            code="value_number",
         ),
         Rule(
             "value must be an integer where dst has an integer dtype, 2 instead of 2.0",
@@ -201,7 +203,12 @@ def _pair_fetch(call: Call) -> Fetch:
     },
     rules=(
         operator("op", lambda op: op.binary is not None, "a binary operator"),
-        Rule("op is obligatory", lambda c: c["op"] is not None, isa("tensor_tensor")),
+        Rule(
+            "op is obligatory",
+            lambda c: c["op"] is not None,
+            isa("tensor_tensor"),
+            code="op_missing",
+        ),
         on_generation("op"),
         bit_patterns("op"),
         same_elements("dst", "data1", "data2"),
@@ -211,11 +218,13 @@ def _pair_fetch(call: Call) -> Fetch:
             "power runs on GpSimdE only",
             lambda c: c["op"] is not OPS["power"] or c.lane is Lane.GPSIMD,
             isa("tensor_tensor"),
+            code="power_engine",
         ),
         Rule(
             "bitvec operators run on VectorE only",
             lambda c: not c["op"].bitvec or c.lane is Lane.VECTOR,
             isa("tensor_tensor"),
+            code="bitvec_engine",
         ),
     ),
     cost=lambda c: elementwise_cost(c, pair_rate(c, "data1", "data2")),
@@ -307,7 +316,12 @@ _NO_ADDRESSES = (
     },
     rules=(
         operator("op0", _takes_scalar, "an operator of VectorE"),
-        Rule("op0 is obligatory", lambda c: c["op0"] is not None, isa("tensor_scalar")),
+        Rule(
+            "op0 is obligatory",
+            lambda c: c["op0"] is not None,
+            isa("tensor_scalar"),
+            code="op_missing",
+        ),
         operator("op1", _takes_scalar, "an operator of VectorE, or None"),
         on_generation("op0", "op1"),
         Rule(
@@ -342,6 +356,7 @@ _NO_ADDRESSES = (
             lambda c: (c.lane is Lane.GPSIMD) == (c["op0"] is OPS["rsqrt"]),
             isa("tensor_scalar"),
             shows=lambda c: f"{c['op0']!r} on {c.lane.label}",
+            code="gpsimd_rsqrt",
         ),
     ),
     cost=_scalar_cost,
@@ -386,6 +401,7 @@ def tensor_scalar(
             lambda c: c["op0"] is not None and c["op1"] is not None,
             isa("scalar_tensor_tensor"),
             shows=lambda c: f"{c['op0']!r}, {c['op1']!r}",
+            code="op_missing",
         ),
         on_generation("op0", "op1"),
         same_elements("dst", "data", "operand1"),
@@ -456,7 +472,12 @@ def _resolve_axes(call: Call) -> None:
     },
     rules=(
         operator("op", lambda op: op.reduces, "a legal reduction operator"),
-        Rule("op is obligatory", lambda c: c["op"] is not None, isa("tensor_reduce")),
+        Rule(
+            "op is obligatory",
+            lambda c: c["op"] is not None,
+            isa("tensor_reduce"),
+            code="op_missing",
+        ),
         bit_patterns("op"),
         Rule(
             "axis must be the last free dimensions of data, without the partition dimension",
@@ -482,6 +503,7 @@ def _resolve_axes(call: Call) -> None:
             lambda c: not (c["negate"] and c["op"].bitvec),
             isa("tensor_reduce"),
             shows=lambda c: f"{c['op']!r}",
+            code="negate_bitvec",
         ),
     ),
     prepare=_resolve_axes,

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from nkiconv.simulate.advice import Advice
 from nkiconv.simulate.curves import Curve
 from nkiconv.simulate.explain import LineTime, PathPart
 from nkiconv.simulate.listing import Listing
 from nkiconv.simulate.roofline import Roofline
+from nkiconv.simulate.tuning import Advice
 
 __all__ = ["EventLike", "ProfileLike"]
 

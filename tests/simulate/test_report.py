@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
-from nkiconv.simulate.advice import Advice
 from nkiconv.simulate.curves import Curve
 from nkiconv.simulate.errors import NkiconvError
 from nkiconv.simulate.explain import LineTime, PathPart
 from nkiconv.simulate.listing import Listing
 from nkiconv.simulate.report import profile_dict, profile_table, write_html, write_trace
 from nkiconv.simulate.roofline import Roofline
+from nkiconv.simulate.tuning import Advice
 
 Write = Callable[["FakeProfile", Path | str], None]
 WRITERS = pytest.mark.parametrize("write", [write_trace, write_html], ids=["trace", "html"])

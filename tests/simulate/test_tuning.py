@@ -10,7 +10,7 @@ import pytest
 
 from nkiconv.kernels import conv2d
 from nkiconv.simulate import profile
-from nkiconv.simulate.advice import RULES, Figures, advise
+from nkiconv.simulate.tuning import RULES, Figures, advise
 
 # 120 µs, of which 20 are launch; nothing in it calls for advice.
 GOOD = Figures(
