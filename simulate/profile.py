@@ -533,7 +533,9 @@ def _figures(p: Profile) -> Figures:
             read = program.hbm_read_bytes_by_tensor.get(made.name, 0)
             if made.line == "kernel argument" and read:
                 before = inputs.get(made.name, (0, 0))
-                inputs[made.name] = (before[0] + read, before[1] + made.free_bytes)
+                # Each core has an SBUF of its own to load it into.
+                size = made.free_bytes * program.core_count
+                inputs[made.name] = (before[0] + read, before[1] + size)
     return Figures(
         latency_us=p.latency_us,
         body_us=p.body_us,

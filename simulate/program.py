@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _HERE = str(Path(__file__).resolve().parent) + os.sep
 
+_CONTEXTS = contextmanager.__code__.co_filename
+"""The standard library's contextlib, through which some of the simulator's code is resumed."""
+
 _SHOWN_LINES = 3
 """Lines of the kernel named where a program is too large."""
 
@@ -364,7 +367,10 @@ def kernel_frame(skip: int = 0) -> FrameType:
     `skip` is how many of the caller's callers are known to be the simulator's.
     """
     frame = sys._getframe(1 + skip)
-    while is_simulator(frame.f_code.co_filename) and frame.f_back is not None:
+    while frame.f_back is not None:
+        file = frame.f_code.co_filename
+        if not is_simulator(file) and file != _CONTEXTS:
+            break
         frame = frame.f_back
     return frame
 

@@ -196,18 +196,18 @@ function draw() {
   pen.fillStyle = colours.soft;
   pen.fillText("kernel", 0, AXIS + STRIP / 2);
   drawStrip();
+  pen.globalAlpha = 0.6;
+  pen.fillStyle = colours.track;
+  for (const lane of lanes) pen.fillRect(gutter, lane.y, width - END - gutter, lane.height);
+  pen.globalAlpha = 1;
+  drawMeetings();
   for (const lane of lanes) {
     pen.fillStyle = colours.soft;
     pen.fillText(fitText(lane.engine, MAX_GUTTER), 0, lane.y + lane.height / 2);
-    pen.globalAlpha = 0.6;
-    pen.fillStyle = colours.track;
-    pen.fillRect(gutter, lane.y, width - END - gutter, lane.height);
-    pen.globalAlpha = 1;
     const size = lane.height / lane.rows.length;
     lane.rows.forEach((row, i) => drawRow(row, lane.y + i * size, size));
   }
   data.curves.forEach(drawCurve);
-  drawMeetings();
   canvas.dataset.from = from / data.ticksPerUs;
   canvas.dataset.to = to / data.ticksPerUs;
   if (hovered) {
