@@ -141,12 +141,13 @@ function drawCurve(curve) {
   pen.fillStyle = colours.bar;
   const { times, values } = curve, count = times.length;
   let i = Math.max(0, first(times, count, from, true) - 1);
+  const whole = (x) => Math.round(x * ratio) / ratio;   // no seams between neighbours
   while (i < count && times[i] <= to) {
     // The highest of all steps within one pixel.
-    const x0 = Math.max(gutter, xOf(times[i]));
+    const x0 = Math.max(gutter, whole(xOf(times[i])));
     let value = values[i], next = i + 1;
     while (next < count && xOf(times[next]) < x0 + 1 / ratio) value = Math.max(value, values[next++]);
-    const x1 = next < count ? Math.min(width - END, xOf(times[next])) : width - END;
+    const x1 = next < count ? Math.min(width - END, whole(xOf(times[next]))) : width - END;
     const tall = value / curve.scale * (curve.height - 2);
     if (tall > 0) pen.fillRect(x0, base - tall, Math.max(1 / ratio, x1 - x0), tall);
     i = next;
