@@ -177,6 +177,7 @@ def priority_rules(page: str) -> tuple[Rule, ...]:
             lambda c: c["priority"] is None or c.hw.generation >= 4,
             isa(page),
             shows=lambda c: f"priority={c['priority']!r} on {c.hw.target}",
+            code="priority_generation",
         ),
     )
 
@@ -189,12 +190,14 @@ def mode_rules(page: str) -> tuple[Rule, ...]:
             lambda c: isinstance(c["dge_mode"], dge_mode),
             _GUIDE,
             shows=lambda c: f"dge_mode={c['dge_mode']!r}",
+            code="dge_mode",
         ),
         Rule(
             "dge_mode.hwdge needs trn2 or trn3",
             lambda c: c["dge_mode"] is not dge_mode.hwdge or c.hw.generation >= 3,
             isa(page),
             shows=lambda c: f"dge_mode={c['dge_mode']!r} on {c.hw.target}",
+            code="hwdge_generation",
         ),
         Rule(
             "dge_mode.none cannot handle addresses of run time",
@@ -203,6 +206,7 @@ def mode_rules(page: str) -> tuple[Rule, ...]:
                 or all(offset_of(tensor) is None for _, _, tensor in c.tensors())
             ),
             MODES,
+            code="none_with_address",
         ),
     )
 
@@ -218,7 +222,7 @@ def skip_rules(page: str) -> tuple[Rule, ...]:
         lambda c: isinstance(c["oob_mode"], oob_mode),
         _GUIDE,
         shows=lambda c: f"oob_mode={c['oob_mode']!r}",
-        code="oob_mode_member_nki_isa",
+        code="oob_mode",
     )
     dynamic = Rule(
         "oob_mode.skip needs an operand with an address of run time",
@@ -227,6 +231,7 @@ def skip_rules(page: str) -> tuple[Rule, ...]:
             or any(offset_of(tensor) is not None for _, _, tensor in c.tensors())
         ),
         isa(page),
+        code="skip_without_address",
     )
     return (named,) if page == "dma_copy" else (named, dynamic)
 
@@ -235,6 +240,7 @@ VECTOR_GENERATION = Rule(
     "a vector offset needs trn2 or trn3",
     lambda c: c.hw.generation >= 3 or not any(vectors(c)),
     f"{MODES}, Mode Selection Summary",
+    code="vector_offset_generation",
 )
 
 
@@ -245,6 +251,7 @@ def software_rule(page: str) -> Rule:
         lambda c: c["dge_mode"] in (dge_mode.swdge, dge_mode.unknown) or not any(vectors(c)),
         isa(page),
         shows=lambda c: f"dge_mode={c['dge_mode']!r}",
+        code="vector_offset_by_software",
     )
 
 
@@ -257,4 +264,5 @@ def one_index_each(page: str) -> Rule:
         isa(page),
         shows=lambda c: ", ".join(f"{o.index!r} for {name} {t!r}" for name, t, o in vectors(c)),
         error=ShapeError,
+        code="vector_offset_shape",
     )

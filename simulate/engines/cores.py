@@ -91,6 +91,7 @@ _ENGINES = (Lane.TENSOR, Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD, Lane.SYNC)
             ),
             isa("core_barrier"),
             shows=lambda c: f"{c['data']!r}",
+            code="shared_data",
         ),
         Rule(
             "cores must be (0, 1)",
@@ -167,12 +168,14 @@ def _exchange_cost(call: Call) -> Cost:
             lambda c: c["src"].dtype == c["dst"].dtype,
             isa("sendrecv"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "src and dst must have the same shape",
             lambda c: c["src"].shape == c["dst"].shape,
             isa("sendrecv"),
             error=ShapeError,
+            code="same_shape",
         ),
         Rule(
             "send_to_rank and recv_from_rank must be the other core, 0 or 1",
@@ -189,12 +192,14 @@ def _exchange_cost(call: Call) -> Cost:
             lambda c: type(c["pipe_id"]) is int,
             isa("sendrecv"),
             shows=lambda c: f"{c['pipe_id']!r}",
+            code="pipe_id",
         ),
         Rule(
             "dma_engine must be one of nisa.dma_engine",
             lambda c: isinstance(c["dma_engine"], dma_engine),
             isa("sendrecv"),
             shows=lambda c: f"{c['dma_engine']!r}",
+            code="dma_engine",
         ),
         Rule(
             "GpSimdE's own DMA takes 1024, 512 or 256 bytes per partition of 4-, 2- or 1-byte "

@@ -84,6 +84,7 @@ _COMMON_RULES = (
         lambda c: not c["op"].scalar.parametric,
         isa("activate2"),
         shows=lambda c: f"op={c['op']!r}",
+        code="no_slope",
     ),
     same_elements("dst", "data"),
     same_partitions("data", "bias", "scale", "reduce_res"),

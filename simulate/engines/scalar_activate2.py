@@ -124,6 +124,7 @@ def _same_imm_type(call: Call) -> bool:
             lambda c: c["op"].scalar.parametric or _is_zero(c["relu_param"]),
             isa("activate2"),
             shows=lambda c: f"{c['relu_param']!r} with {c['op']!r}",
+            code="slope_without_prelu",
         ),
         Rule(
             "reduce_cmd must be idle, reset, reduce or reset_reduce",

@@ -75,6 +75,7 @@ def register_alloc(x: int | None = None) -> VirtualRegister:
             lambda c: type(c["src"]) is int or isinstance(c["src"], VirtualRegister),
             isa("register_move"),
             shows=lambda c: f"{c['src']!r}",
+            code="integer_or_register",
         ),
     ),
     cost=_move_cost,

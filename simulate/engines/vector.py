@@ -144,6 +144,7 @@ def _also_read_dst(call: Call) -> None:
             isa("memset"),
             shows=lambda c: f"{c['value']!r} for {c['dst'].dtype}",
             error=DtypeError,
+            code="packed_zero",
         ),
     ),
     prepare=_also_read_dst,
