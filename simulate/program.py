@@ -129,6 +129,7 @@ class Program:
         self.random: dict[Lane, Generator] = {}
         self.identities: dict[tuple[int, str], NkiTensor] = {}
         self._lines: dict[tuple[CodeType, int], int] = {}
+        self._places: dict[tuple[int, int], int] = {}
 
     @property
     def core_count(self) -> int:
@@ -152,6 +153,29 @@ class Program:
         self.moving_columns += other.moving_columns
         self.macs_by_type += other.macs_by_type
         self.repeated += other.repeated
+
+    def add_work(self, kind: str, macs: int, columns: int) -> None:
+        """Count a matmul: dtype of moving, multiply-accumulates, columns streamed."""
+        self.macs += macs
+        self.macs_by_type[kind] += macs
+        self.moving_columns += columns
+
+    def source_number(self, skip: int) -> int:
+        """Return the trace's number for the line that the kernel executes.
+
+        `skip` is how many of the caller's callers are known to be the simulator's.
+        """
+        frame = sys._getframe(1 + skip)
+        # Where in its code a frame is costs less to ask than the line that this belongs to.  The
+        # code's id stays its own: `_lines` holds on to the code.
+        place = (id(frame.f_code), frame.f_lasti)
+        found = self._places.get(place)
+        if found is None:
+            outside = kernel_frame(frame)
+            found = self.line_number(outside.f_code, outside.f_lineno)
+            if outside is frame:  # else it depends on more than this place
+                self._places[place] = found
+        return found
 
     def line_number(self, code: CodeType, line: int) -> int:
         """Return the trace's number for a source line of the kernel."""
@@ -352,12 +376,10 @@ def is_simulator(filename: str) -> bool:
     return filename.startswith(_HERE)
 
 
-def kernel_frame(skip: int = 0) -> FrameType:
-    """Return the innermost frame outside the simulator.
-
-    `skip` is how many of the caller's callers are known to be the simulator's.
-    """
-    frame = sys._getframe(1 + skip)
+def kernel_frame(frame: FrameType | None = None) -> FrameType:
+    """Return the innermost frame outside the simulator, from `frame` or here on outwards."""
+    if frame is None:
+        frame = sys._getframe(1)
     while is_simulator(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
     return frame
