@@ -271,21 +271,39 @@ def _refuse_sizes(context: typer.Context) -> None:
 def bench(
     suite: Annotated[str, typer.Option(help="What to time: simulator.")] = "simulator",
     repeat: Annotated[int, typer.Option(min=1, help="Repeats; medians are compared.")] = 5,
+    hotspots: Annotated[
+        bool, typer.Option("--profile", help="Show which functions take the time, instead.")
+    ] = False,
     json: Json = None,
 ) -> None:
-    """Time the simulator itself, on this machine's clock, against torch."""
+    """Time the simulator itself, on this machine's clock, against NumPy and torch."""
     if suite != "simulator":
         raise UserError(f"no suite {suite!r}; there is: simulator")
+    if json is not None:
+        check_writable(json)
+    content = _profile_simulator(repeat) if hotspots else _time_simulator(repeat)
+    if json is not None:
+        write_json(json, content)
+
+
+def _time_simulator(repeats: int) -> dict[str, object]:
     from nkiconv.bench.speed import measure_simulator
     from nkiconv.bench.tables import speed_tables
 
-    if json is not None:
-        check_writable(json)
     with spinner("checking results, then timing them in turns"):
-        report = measure_simulator(repeat)
+        report = measure_simulator(repeats)
     say_tables(speed_tables(report))
-    if json is not None:
-        write_json(json, report.to_dict())
+    return report.to_dict()
+
+
+def _profile_simulator(repeats: int) -> dict[str, object]:
+    from nkiconv.bench.hotspots import measure_hotspots
+    from nkiconv.bench.tables import hotspots_table
+
+    with spinner("running the simulator under a profiler"):
+        report = measure_hotspots(repeats)
+    say_table(*hotspots_table(report))
+    return report.to_dict()
 
 
 @app.command()

@@ -120,7 +120,9 @@ class IndirectTensor(NkiTensor):
     def __getitem__(self, key: Any) -> NkiTensor:
         first = key[0] if isinstance(key, tuple) and key else key
         if not isinstance(first, EllipsisType):
-            whole = isinstance(first, slice) and self._range(0, first) == (0, self.shape[0], 1)
+            whole = isinstance(first, slice) and (
+                self._range(0, first.start, first.stop, first.step) == (0, self.shape[0], 1)
+            )
             self._guard("__getitem__", not whole)
         return NkiTensor.__getitem__(self, key)
 

@@ -108,7 +108,8 @@ def execute(sheet: Sheet, call: Call, read: Operand) -> NkiInstruction:
     inner = type(call)(sheet, _resolved(done), call.program, call.hw, call.lane)
     if not done.nothing:
         _mask_destination(done, inner)
-        _run(sheet, inner)
+        tensors = inner.tensors()
+        sheet._carry_out(inner, tensors, sheet._plan(inner, tensors, cost))
         for scatter in done.scatters:
             _write(scatter, f"nisa.{sheet.name}", unique="unique_indices" in call.args)
     counted = _counted(done)
@@ -124,7 +125,7 @@ def execute(sheet: Sheet, call: Call, read: Operand) -> NkiInstruction:
             call.program.race.note(sheet.name, place, call.program.core, writes)
     plain = [one for one in used if not isinstance(one[2], IndirectTensor)]
     sheet._note_accesses(call, plain)
-    return sheet._record(counted, plain, cost)
+    return sheet._record(counted, plain, sheet._plan(call, plain, cost))
 
 
 def _counted(done: _Resolution) -> Call:
@@ -149,11 +150,6 @@ def _counted(done: _Resolution) -> Call:
 
 def _is_columns(tensor: NkiTensor) -> bool:
     return isinstance(tensor, IndirectTensor) and isinstance(tensor._runtime, ColumnOffsets)
-
-
-def _run(sheet: Sheet, call: Call) -> None:
-    """Do what a sheet does once a call's operands are known to fit."""
-    sheet._carry_out(call, call.tensors(), sheet._live_rules(call))
 
 
 def _resolved(done: _Resolution) -> dict[str, Any]:

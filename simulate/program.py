@@ -6,6 +6,7 @@ or executes is recorded here and nowhere else.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections import Counter
@@ -132,6 +133,7 @@ class Program:
         self.random: dict[Lane, Generator] = {}
         self.identities: dict[tuple[int, str], NkiTensor] = {}
         self._lines: dict[tuple[CodeType, int], int] = {}
+        self._places: dict[tuple[int, int], int] = {}
 
     @property
     def core_count(self) -> int:
@@ -162,11 +164,34 @@ class Program:
         for code in dict.fromkeys(code for code, _ in self._lines):
             yield Path(code.co_filename).name, code
 
+    def add_work(self, kind: str, macs: int, columns: int) -> None:
+        """Count a matmul: dtype of moving, multiply-accumulates, columns streamed."""
+        self.macs += macs
+        self.macs_by_type[kind] += macs
+        self.moving_columns += columns
+
+    def source_number(self, skip: int) -> int:
+        """Return the trace's number for the line that the kernel executes.
+
+        `skip` is how many of the caller's callers are known to be the simulator's.
+        """
+        frame = sys._getframe(1 + skip)
+        # Where in its code a frame is costs less to ask than the line that this belongs to.  The
+        # code's id stays its own: `_lines` holds on to the code.
+        place = (id(frame.f_code), frame.f_lasti)
+        found = self._places.get(place)
+        if found is None:
+            outside = kernel_frame(frame)
+            found = self.line_number(outside.f_code, outside.f_lineno)
+            if outside is frame:  # else it depends on more than this place
+                self._places[place] = found
+        return found
+
     def line_number(self, code: CodeType, line: int) -> int:
         """Return the trace's number for a source line of the kernel."""
         found = self._lines.get((code, line))
         if found is None:
-            place = f"{Path(code.co_filename).name}:{line}"
+            place = f"{_base_name(code.co_filename)}:{line}"
             found = self._lines[code, line] = self.trace.number(place)
         return found
 
@@ -361,12 +386,10 @@ def is_simulator(filename: str) -> bool:
     return filename.startswith(_HERE)
 
 
-def kernel_frame(skip: int = 0) -> FrameType:
-    """Return the innermost frame outside the simulator.
-
-    `skip` is how many of the caller's callers are known to be the simulator's.
-    """
-    frame = sys._getframe(1 + skip)
+def kernel_frame(frame: FrameType | None = None) -> FrameType:
+    """Return the innermost frame outside the simulator, from `frame` or here on outwards."""
+    if frame is None:
+        frame = sys._getframe(1)
     while frame.f_back is not None:
         file = frame.f_code.co_filename
         if not is_simulator(file) and file != _CONTEXTS:
@@ -378,4 +401,9 @@ def kernel_frame(skip: int = 0) -> FrameType:
 def kernel_line() -> str:
     """Return ``file.py:line`` of the innermost frame outside the simulator."""
     frame = kernel_frame()
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return f"{_base_name(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+@functools.cache
+def _base_name(filename: str) -> str:
+    return Path(filename).name

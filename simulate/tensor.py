@@ -56,6 +56,8 @@ class DynamicSlice:
             )
 
 
+_WHOLE = slice(None)
+
 Index = int | slice | DynamicSlice | EllipsisType
 
 
@@ -89,7 +91,9 @@ def checked_shape(shape: object, op: str) -> tuple[int, ...]:
         raise ShapeError(
             f"{op}: shape must be a tuple of positive integers, got {shape!r}", code="tensor.shape"
         )
-    sizes = tuple([_whole(size, op, "a size of shape") for size in shape])
+    sizes = tuple(
+        [size if type(size) is int else _whole(size, op, "a size of shape") for size in shape]
+    )
     if min(sizes) < 1:
         raise ShapeError(
             f"{op}: every size of a tensor must be at least 1, got {sizes}", code="tensor.size"
@@ -222,8 +226,9 @@ class NkiTensor(NKIObject):
         if Ellipsis in keys:
             at = keys.index(Ellipsis)
             fill = self.ndim - (len(keys) - 1)
-            keys = (*keys[:at], *[slice(None)] * fill, *keys[at + 1 :])
-        if len(keys) > self.ndim:
+            keys = (*keys[:at], *[_WHOLE] * fill, *keys[at + 1 :])
+        own_shape, own_strides = self.shape, self.strides
+        if len(keys) > len(own_shape):
             raise OutOfBoundsError(
                 f"{self!r}: {len(keys)} indices for a tensor of {self.ndim} dimensions",
                 code="tensor.index_count",
@@ -231,20 +236,20 @@ class NkiTensor(NKIObject):
         shape: list[int] = []
         strides: list[int] = []
         offset = self.offset
-        for dim, size in enumerate(self.shape):
-            stride = self.strides[dim]
-            if dim >= len(keys):
-                shape.append(size)
-                strides.append(stride)
-                continue
-            index = keys[dim]
-            if isinstance(index, slice):
-                start, count, step = self._range(dim, index)
-                offset += start * stride
-                shape.append(count)
-                strides.append(stride * step)
+        dim = 0  # counted by hand: this is what kernels do most
+        for index in keys:
+            stride = own_strides[dim]
+            if type(index) is slice:
+                if index == _WHOLE:
+                    shape.append(own_shape[dim])
+                    strides.append(stride)
+                else:
+                    start, count, step = self._range(dim, index.start, index.stop, index.step)
+                    offset += start * stride
+                    shape.append(count)
+                    strides.append(stride * step)
             elif isinstance(index, DynamicSlice):
-                start, count, _ = self._range(dim, slice(index.start, index.start + index.size, 1))
+                start, count, _ = self._range(dim, index.start, index.start + index.size, 1)
                 offset += start * stride
                 shape.append(count)
                 strides.append(stride)
@@ -253,6 +258,10 @@ class NkiTensor(NKIObject):
                 if dim == 0 and self._on_chip:
                     shape.append(1)
                     strides.append(stride)
+            dim += 1
+        if dim < len(own_shape):
+            shape += own_shape[dim:]
+            strides += own_strides[dim:]
         least = 2 if self._on_chip else 1
         while len(shape) < least:  # a tensor keeps its last dimension, at size 1
             shape.append(1)
@@ -267,12 +276,13 @@ class NkiTensor(NKIObject):
         )
 
     def _position(self, dim: int, index: object) -> int:
-        where = (
-            index
-            if type(index) is int
-            else _whole(index, repr(self), f"the index of dimension {dim}")
-        )
         size = self.shape[dim]
+        if type(index) is int:
+            if 0 <= index < size:
+                return index
+            where = index
+        else:
+            where = _whole(index, repr(self), f"the index of dimension {dim}")
         if not -size <= where < size:
             raise OutOfBoundsError(
                 f"{self!r}: index {where} of dimension {dim} is outside its size {size}",
@@ -280,12 +290,17 @@ class NkiTensor(NKIObject):
             )
         return where + size if where < 0 else where
 
-    def _range(self, dim: int, index: slice) -> tuple[int, int, int]:
+    def _range(self, dim: int, start: Any, stop: Any, step: Any) -> tuple[int, int, int]:
         """Return start, count and step of a slice that lies inside the dimension."""
         size = self.shape[dim]
-        step = 1 if index.step is None else index.step
-        start = 0 if index.start is None else index.start
-        stop = size if index.stop is None else index.stop
+        if step is None:
+            if type(start) is int and type(stop) is int and 0 <= start < stop <= size:
+                return start, stop - start, 1  # as most slices are written
+            step = 1
+        if start is None:
+            start = 0
+        if stop is None:
+            stop = size
         if not (type(step) is int and type(start) is int and type(stop) is int):
             step = _whole(step, repr(self), f"the step of dimension {dim}")
             start = _whole(start, repr(self), f"the start of dimension {dim}")
@@ -326,7 +341,7 @@ class NkiTensor(NKIObject):
                 f"0 <= start < end <= {self.shape[dim]} (vendor documentation, NkiTensor.slice)",
                 code="tensor.slice_bounds",
             )
-        first, count, stride = self._range(dim, slice(start, end, step))
+        first, count, stride = self._range(dim, start, end, step)
         shape = (*self.shape[:dim], count, *self.shape[dim + 1 :])
         strides = (*self.strides[:dim], self.strides[dim] * stride, *self.strides[dim + 1 :])
         return self._view(shape, strides, self.offset + first * self.strides[dim])

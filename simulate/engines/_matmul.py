@@ -161,9 +161,11 @@ def tile_rules(page: str) -> tuple[Rule, ...]:
 
 def one_bank(call: Call) -> bool:
     """Whether the result stays within one PSUM bank, where the generation asks for that."""
-    bank = call.hw.psum_bank_bytes
-    first, end, _, _ = call["dst"]._region()
-    return bool(call.hw.matmul_result_banks > 1 or first // bank == (end - 1) // bank)
+    dst, bank = call["dst"], call.hw.psum_bank_bytes
+    if dst._storage.free_bytes <= bank or call.hw.matmul_result_banks > 1:
+        return True
+    first, end, _, _ = dst._region()
+    return bool(first // bank == (end - 1) // bank)
 
 
 def most_moving_columns(call: Call) -> int:
@@ -233,9 +235,9 @@ def shape_rules(
 
 def resolve_accumulate(call: Call) -> None:
     """Decide whether the matmul overwrites or adds, and refuse what PSUM would not add up."""
-    dst, name = call["dst"], call.sheet.name
-    low, high = dst._storage.writers(dst, dst._element)
-    wish = call["accumulate"]
+    args, name = call.args, call.sheet.name
+    dst, wish = args["dst"], args["accumulate"]
+    low, high = dst._storage.writers(dst, dst._kind)
     if wish is None:
         if low == UNWRITTEN and high == BY_MATMUL:
             raise HazardError(
@@ -260,8 +262,11 @@ def resolve_accumulate(call: Call) -> None:
             f"with accumulate=False ({isa(name)}, Accumulation mode)",
             code="psum.accumulate_foreign",
         )
-    call.args["accumulate"] = bool(wish)
-    call.also_read = ("dst",)
+    args["accumulate"] = bool(wish)
+    if wish:
+        call.also_read = ("dst",)
+    else:
+        call.works_in = ("dst",)
 
 
 def multiplied(dst: Array, weights: Array, columns: Array, accumulate: bool) -> Array:
@@ -271,16 +276,15 @@ def multiplied(dst: Array, weights: Array, columns: Array, accumulate: bool) -> 
     ------
     weights (M, K)   columns (K, N)   dst (M, N), the free dimension may be several
     """
-    in_place = dst.dtype == np.float32 and (dst.ndim == 2 or dst.flags.c_contiguous)
-    if in_place and not accumulate:
-        np.matmul(weights, columns, out=dst.reshape(len(weights), -1))
-        return dst
-    product: Array = weights @ columns
-    if in_place:
-        total = dst.reshape(product.shape)
-        np.add(total, product, out=total)
-        return dst
-    return product + dst.reshape(product.shape).astype(np.float32) if accumulate else product
+    if dst.dtype != np.float32 or (dst.ndim != 2 and not dst.flags.c_contiguous):
+        product: Array = weights @ columns
+        return product + dst.reshape(product.shape).astype(np.float32) if accumulate else product
+    total = dst if dst.ndim == 2 else dst.reshape(len(dst), -1)
+    if accumulate:
+        np.add(total, weights @ columns, out=total)
+    else:
+        np.matmul(weights, columns, out=total)
+    return dst
 
 
 def tensor_cost(

@@ -71,7 +71,10 @@ def _reduction_complete(call: Call) -> bool:
 
 
 def scalar_registers(call: Call) -> None:
-    """Hand the body the accumulation registers of the partitions that data covers."""
+    """Hand the body the accumulation registers of the partitions that data covers, if it asks."""
+    args = call.args
+    if args.get("reduce_res") is None and args.get("reduce_cmd") is reduce_cmd.idle:
+        return
     _, _, first, end = call["data"]._region()
     call.extra = {"_registers": call.program.scalar_registers[first:end]}
 
@@ -176,6 +179,8 @@ def activation(
     data, dst (P, F)   bias, scale, reduce_res (P, 1); scale float32 or a number
     """
     result = _activated("activation", op, data, scale, bias)
+    if _registers is None:
+        return result, None
     if reduce_cmd in (type(reduce_cmd).reset, type(reduce_cmd).reset_reduce):
         _registers[...] = 0
     if reduce_cmd in (type(reduce_cmd).reduce, type(reduce_cmd).reset_reduce):

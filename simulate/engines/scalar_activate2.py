@@ -164,7 +164,7 @@ def activate2(
     name: Any = None,
     *,
     _registers: Any = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array | None]:
     """``dst = op((data <op0> imm0) <op1> imm1)``; sums of it gather in ScalarE's registers.
 
     Shapes
@@ -175,6 +175,8 @@ def activate2(
     warn_outside("activate2", op, values)
     parameters = (broadcast(relu_param, values),) if op.scalar.parametric else ()
     result: Array = op.activation(values, *parameters)
+    if _registers is None:
+        return result, None
     commands = type(reduce_cmd)
     if reduce_cmd in (commands.reset, commands.reset_reduce):
         _registers[...] = _IDENTITIES.get(reduce_op, 0.0)

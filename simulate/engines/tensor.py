@@ -92,17 +92,13 @@ def _matmul_cost(call: Call) -> Cost:
     return tensor_cost(call, passes * each, passes * rows, load)
 
 
-def _count_matmul(call: Call) -> None:
+def _work(call: Call) -> tuple[str, int, int] | None:
     if call["is_transpose"]:
-        return
-    program = call.program
+        return None
     moving = call["moving"]
-    columns = _columns(call, "moving")
     # Two elements of moving meet two of stationary in each cell of double_row.
     macs = partitions(moving) * _columns(call, "stationary") * free_elems(moving)
-    program.macs += macs
-    program.macs_by_type[moving.dtype] += macs
-    program.moving_columns += columns
+    return moving.dtype, macs, _columns(call, "moving")
 
 
 def _prepare_matmul(call: Call) -> None:
@@ -118,7 +114,6 @@ def _prepare_matmul(call: Call) -> None:
             code="nc_matmul.transpose_adds",
         )
     call.args["accumulate"] = False
-    call.also_read = ("dst",)
     call.extra = {"_bits": True}
 
 
@@ -297,7 +292,7 @@ _UNTILED = (
         ),
     ),
     prepare=_prepare_matmul,
-    count=_count_matmul,
+    work=_work,
     cost=_matmul_cost,
     writes_as=BY_MATMUL,
     columns=Columns(("stationary", "moving"), also=_UNTILED, dtypes=MATMUL_DTYPES),
@@ -328,9 +323,11 @@ def nc_matmul(
     if _bits:
         turned: Array = stationary.reshape(stationary.shape[0], -1).T
         return turned if turned.itemsize > 1 else turned.view(np.uint8).astype(np.uint16)
-    contracted = stationary.shape[0] * (2 if perf_mode in _DOUBLE else 1)
-    weights = stationary.reshape(contracted, -1).T
-    return multiplied(dst, weights, moving.reshape(contracted, -1), accumulate)
+    if stationary.ndim != 2 or moving.ndim != 2:
+        contracted = stationary.shape[0] * (2 if perf_mode in _DOUBLE else 1)
+        stationary = stationary.reshape(contracted, -1)
+        moving = moving.reshape(contracted, -1)
+    return multiplied(dst, stationary.T, moving, accumulate)
 
 
 def _transpose_lane(call: Call) -> Lane:

@@ -252,13 +252,11 @@ def _mx_cost(call: Call) -> Cost:
     return tensor_cost(call, cycles, columns, load)
 
 
-def _count(call: Call) -> None:
-    program, moving = call.program, call["moving"]
+def _work(call: Call) -> tuple[str, int, int]:
+    moving = call["moving"]
     columns = free_elems(moving)
     macs = _MEMBERS * partitions(moving) * free_elems(call["stationary"]) * columns
-    program.macs += macs
-    program.macs_by_type[moving.dtype] += macs
-    program.moving_columns += columns
+    return moving.dtype, macs, columns
 
 
 def _prepare(call: Call) -> None:
@@ -346,7 +344,7 @@ def _factors(scale: Array) -> Array:
         *_scale_rules("nc_matmul_mx", stationary_scale="stationary", moving_scale="moving"),
     ),
     prepare=_prepare,
-    count=_count,
+    work=_work,
     cost=_mx_cost,
     writes_as=BY_MATMUL,
     columns=_COLUMNS,

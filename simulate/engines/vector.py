@@ -108,8 +108,8 @@ def _type_of_value(call: Call) -> bool:
     return call["dst"]._element.kind != "int" or not isinstance(call["value"], float)
 
 
-def _also_read_dst(call: Call) -> None:
-    call.also_read = ("dst",)  # only for its shape
+def _shape_of_dst(call: Call) -> None:
+    call.works_in = ("dst",)
 
 
 @instruction(
@@ -147,7 +147,7 @@ def _also_read_dst(call: Call) -> None:
             code="packed_zero",
         ),
     ),
-    prepare=_also_read_dst,
+    prepare=_shape_of_dst,
     cost=_fill_cost,
     sources=(isa("memset"),),
 )
@@ -155,7 +155,8 @@ def memset(dst: Any, value: Any, engine: Any = engine.unknown, name: Any = None)
     """``dst = value`` in every element."""
     # float64 holds every 32-bit integer; other types round from float32, as everywhere.
     wide = np.float64 if dst.dtype.kind in "iu" else np.float32
-    return np.full(dst.shape, value, dtype=wide)
+    one = np.array(value, dtype=wide)
+    return np.ndarray(dst.shape, wide, one, strides=(0,) * dst.ndim)
 
 
 @instruction(
@@ -188,6 +189,12 @@ def _pair_lane(call: Call) -> Lane:
     op = call["op"]
     exact = op is OPS["power"] or (isinstance(op, Op) and not op.bitvec and _whole_numbers(call))
     return chosen_lane(call, (Lane.VECTOR, Lane.GPSIMD), Lane.GPSIMD if exact else Lane.VECTOR)
+
+
+def _work_in_dst(call: Call) -> None:
+    """Hand the body dst itself, where its results need no rounding."""
+    if call["dst"].dtype == "float32":
+        call.works_in = ("dst",)
 
 
 def _pair_fetch(call: Call) -> Fetch:
@@ -228,6 +235,7 @@ def _pair_fetch(call: Call) -> Fetch:
             code="bitvec_engine",
         ),
     ),
+    prepare=_work_in_dst,
     cost=lambda c: elementwise_cost(c, pair_rate(c, "data1", "data2")),
     columns=Columns(("data1",)),
     sources=(isa("tensor_tensor"), arch("Vector Engine")),
@@ -239,7 +247,12 @@ def tensor_tensor(
 
     In float32, except bitvec operators, and 32-bit integers on GpSimdE, which are exact and wrap.
     """
-    result: Array = op.binary(data1, data2.reshape(data1.shape))
+    data2 = data2.reshape(data1.shape)
+    result: Array
+    if dst is not None and dst.shape == data1.shape and isinstance(op.binary, np.ufunc):
+        result = op.binary(data1, data2, out=dst)
+    else:
+        result = op.binary(data1, data2)
     return result
 
 
