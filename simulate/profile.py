@@ -305,7 +305,7 @@ def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:
     }
     busy_us["DMA"] = sum(_busiest(launch.timeline.busy_ps, *_DMA) for launch in launches) / 1e6
     issue_us = (
-        max(sum(_busiest(launch.timeline.issue_ps, lane) for launch in launches) for lane in _DMA)
+        max(sum(_busiest(launch.timeline.issue_ps, lane) for launch in launches) for lane in Lane)
         / 1e6
     )
     cores = max(launch.program.core_count for launch in launches)
