@@ -273,9 +273,12 @@ def bench(
         str, typer.Option(help="simulator, scheduler, or micro (single instructions).")
     ] = "simulator",
     repeat: Annotated[int, typer.Option(min=1, help="Repeats; medians are compared.")] = 5,
+    hotspots: Annotated[
+        bool, typer.Option("--profile", help="Show which functions take the time, instead.")
+    ] = False,
     json: Json = None,
 ) -> None:
-    """Time the simulator itself, on this machine's clock, against torch.
+    """Time the simulator itself, on this machine's clock, against NumPy and torch.
 
     Suite scheduler times the timing model alone, from 1,000 to 1,000,000 instructions. Suite micro
     times nothing: it compares modelled with published times of single instructions.
@@ -284,14 +287,10 @@ def bench(
         raise UserError(f"no suite {suite!r}; there are: simulator, scheduler, micro")
     if json is not None:
         check_writable(json)
+    if hotspots and suite != "simulator":
+        raise UserError("--profile goes with the suite simulator only")
     if suite == "simulator":
-        from nkiconv.bench.speed import measure_simulator
-        from nkiconv.bench.tables import speed_tables
-
-        with spinner("checking results, then timing them in turns"):
-            report = measure_simulator(repeat)
-        say_tables(speed_tables(report))
-        numbers: object = report.to_dict()
+        content = _profile_simulator(repeat) if hotspots else _time_simulator(repeat)
     elif suite == "scheduler":
         from nkiconv.bench.model_tables import scaling_table
         from nkiconv.bench.scaling import measure_scaling
@@ -299,16 +298,36 @@ def bench(
         with spinner("scheduling up to a million instructions"):
             scaling = measure_scaling()
         say_table(*scaling_table(scaling))
-        numbers = scaling.to_dict()
+        content = scaling.to_dict()
     else:
         from nkiconv.bench.micro import measure_micro
         from nkiconv.bench.model_tables import micro_table
 
         rows = measure_micro()
         say_table(*micro_table(rows))
-        numbers = {"rows": [row.to_dict() for row in rows]}
+        content = {"rows": [row.to_dict() for row in rows]}
     if json is not None:
-        write_json(json, numbers)
+        write_json(json, content)
+
+
+def _time_simulator(repeats: int) -> dict[str, object]:
+    from nkiconv.bench.speed import measure_simulator
+    from nkiconv.bench.tables import speed_tables
+
+    with spinner("checking results, then timing them in turns"):
+        report = measure_simulator(repeats)
+    say_tables(speed_tables(report))
+    return report.to_dict()
+
+
+def _profile_simulator(repeats: int) -> dict[str, object]:
+    from nkiconv.bench.hotspots import measure_hotspots
+    from nkiconv.bench.tables import hotspots_table
+
+    with spinner("running the simulator under a profiler"):
+        report = measure_hotspots(repeats)
+    say_table(*hotspots_table(report))
+    return report.to_dict()
 
 
 @app.command()
@@ -357,6 +376,40 @@ def times(
 
 
 @app.command()
+def explain(
+    code: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Code at the end of an error's message; without one, all are listed."),
+    ] = None,
+) -> None:
+    """Say more about a rule that the simulator checks: why, limits, cure, source."""
+    from nkiconv.bench import explain as explaining
+
+    for line in explaining.list_codes() if code is None else explaining.explain(code.strip("[]")):
+        say(line)
+
+
+@app.command()
+def tables(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if a page is stale.")
+    ] = False,
+    root: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Checkout of nkiconv, with docs and tests.")
+    ] = Path(),
+) -> None:
+    """Write docs/coverage.md and docs/strictness.md, which are made from the code."""
+    from nkiconv.bench import generated
+
+    found = generated.stale(root) if check else generated.write(root)
+    for path in found:
+        say(f"{'stale' if check else 'written'}: {path}")
+    if not found:
+        say("coverage.md and strictness.md are up to date")
+    raise typer.Exit(1 if check and found else 0)
+
+
+@app.command()
 def compat(
     sources: Annotated[
         Path, typer.Option(metavar="DIR", help="The folder that holds the checkouts.")
@@ -394,9 +447,9 @@ def compat(
     say("")
     for line in report.surprises(results):
         say(line)
-    good = sum(outcome.good for _, outcome in results)
-    right = sum(outcome.right is True for _, outcome in results)
-    say(f"{good} of {len(results)} run, {right} of them compared and right")
+    done = [outcome for _, outcome in results]
+    right, wrong = (sum(outcome.right is value for outcome in done) for value in (True, False))
+    say(f"{sum(o.runs for o in done)} of {len(done)} run: {right} are right, {wrong} are wrong")
     if json is not None:
         write_json(json, report.to_dict(results, sources))
     if markdown is not None:

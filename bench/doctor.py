@@ -118,19 +118,20 @@ def _nki() -> list[Line]:
     lines = [Line("NKI in use", "ok", f"{now.which} {now.version}", now.reason)]
     if now.placeholder is not None:
         lines.append(Line("NKI placeholder", "info", str(now.placeholder), "ignored: holds no NKI"))
-    return [*lines, _coverage()]
+    return [*lines, *(_coverage(module) for module in ("isa", "language", "collectives"))]
 
 
-def _coverage() -> Line:
-    """How many of the vendor's instructions the embedded NKI has, and which it lacks."""
+def _coverage(module: str) -> Line:
+    """How many of a vendor module's functions the embedded NKI has, and which it lacks."""
     from nkiconv.simulate.coverage import available, names_of
     from nkiconv.simulate.embedded import NKI_VERSION
 
-    have, known = available("nki.isa"), names_of("nki.isa")["functions"]
-    value = f"{len(have)} of {len(known)} functions of nki.isa {NKI_VERSION}"
+    full_name = f"nki.{module}"
+    have, known = available(full_name), names_of(full_name)["functions"]
+    value = f"{len(have)} of {len(known)} functions of {NKI_VERSION}"
     lacking = [name for name in known if name not in have]
     hint = f"not there yet: {', '.join(lacking)}" if lacking else ""
-    return Line("embedded NKI", "ok", value, hint)
+    return Line(f"embedded {full_name}", "ok", value, hint)
 
 
 def _target() -> Line:

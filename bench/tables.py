@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from nkiconv.bench.check import Row
     from nkiconv.bench.doctor import Line
     from nkiconv.bench.findings import Findings
+    from nkiconv.bench.hotspots import HotspotReport
     from nkiconv.bench.speed import SpeedReport
 
-__all__ = ["check_table", "doctor_table", "findings_tables", "speed_tables"]
+__all__ = ["check_table", "doctor_table", "findings_tables", "hotspots_table", "speed_tables"]
 
 _SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
@@ -107,29 +108,49 @@ def findings_tables(report: Findings) -> list[Captioned]:
 
 
 def speed_tables(report: SpeedReport) -> list[Captioned]:
-    """Return the table of medians, and the one of ratios."""
-    medians = new_table(
-        "one conv2d, 1x256x56x56, 3x3, 256 out",
-        "median ms",
-        "best ms",
-        numbers=frozenset(("median ms", "best ms")),
-    )
+    """Return the table of times, and the one of what was asked for."""
+    times = new_table("timed", "median ms", "best ms", numbers=frozenset(("median ms", "best ms")))
     for name, seconds in report.median_s.items():
         best = report.best_s[name]
-        medians.add_row(cell(name), cell(f"{seconds * 1e3:.1f}"), cell(f"{best * 1e3:.1f}"))
-    ratios = new_table(
-        "ratio of medians", "found", "asked", "",
-        numbers=frozenset(("found", "asked")),
+        times.add_row(cell(name), cell(f"{seconds * 1e3:.1f}"), cell(f"{best * 1e3:.1f}"))
+    figures = new_table(
+        "asked for", "median", "best", "asked", "",
+        numbers=frozenset(("median", "best", "asked")),
     )  # fmt: skip
-    for ratio in report.ratios:
-        found = "-" if ratio.found is None else f"{ratio.found:.2f}"
-        ratios.add_row(cell(ratio.name), cell(found), cell(f"≤ {ratio.asked:g}"), cell(ratio.note))
+    for figure in report.figures:
+        figures.add_row(
+            cell(figure.name),
+            cell(_short(figure.median) or "-"),
+            cell(_short(figure.best) or "-"),
+            cell("-" if figure.asked is None else f"≤ {figure.asked:g}"),
+            cell(figure.note),
+        )
     caption = (
-        f"{report.machine}; {report.threads} threads, load average {report.load:.1f}; medians of"
-        f" {report.repeats}, in turns. An instruction on a tiny tile costs"
-        f" {report.instruction_us:.1f} µs (measured, mean of {report.instructions})."
+        f"{report.machine}; {report.threads} threads, load average {report.load:.1f};"
+        f" {report.repeats} repeats, in turns. conv2d: 1x256x56x56, 3x3, 256 out. matmul: square,"
+        " in the blocks of the vendor's tutorial. Ratios are of wall-clock times, µs are CPU time,"
+        " with a slice for each operand; all checks and the trace are on."
     )
-    return [(medians, ""), (ratios, caption)]
+    return [(times, ""), (figures, caption)]
+
+
+def hotspots_table(report: HotspotReport) -> Captioned:
+    """One line per function; what is not shown is in the last line."""
+    table = new_table("own time of", *report.seconds, numbers=frozenset(report.seconds))
+    rest = dict.fromkeys(report.seconds, 1.0)
+    for hotspot in report.hotspots:
+        table.add_row(
+            cell(hotspot.where), *(cell(_percent(share)) for share in hotspot.shares.values())
+        )
+        for workload, share in hotspot.shares.items():
+            rest[workload] -= share
+    table.add_row(cell("all others"), *(cell(_percent(share)) for share in rest.values()))
+    times = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report.seconds.items())
+    return table, (
+        f"Under cProfile: {times}. tiny: instructions of several kinds on 8x8 tiles."
+        " matmul: 1024 x 1024 x 1024, float32. NumPy's work counts for the function that asked"
+        " for it."
+    )
 
 
 def doctor_table(lines: Sequence[Line]) -> Table:

@@ -27,6 +27,7 @@ from nkiconv.simulate.hardware import (  # noqa: E402
     resolve_target,
     use_target,
 )
+from nkiconv.simulate.late import use_dma  # noqa: E402
 from nkiconv.simulate.profile import Event, Profile, profile  # noqa: E402
 from nkiconv.simulate.runtime import simulate, simulate_kernel  # noqa: E402
 
@@ -48,5 +49,6 @@ __all__ = [
     "resolve_target",
     "simulate",
     "simulate_kernel",
+    "use_dma",
     "use_target",
 ]

@@ -47,15 +47,19 @@ def as_numpy(value: Any, *, op: str = "simulate_kernel") -> Array:
     if isinstance(value, np.ndarray):
         return value
     if not is_torch(value):
-        raise ConstraintError(f"{op}: expected a NumPy array or CPU torch tensor, got {value!r}")
+        raise ConstraintError(
+            f"{op}: expected a NumPy array or CPU torch tensor, got {value!r}", code="argument.kind"
+        )
     if value.device.type != "cpu":
         raise ConstraintError(
-            f"{op}: the tensor is on {value.device}; the simulator takes CPU tensors (x.cpu())"
+            f"{op}: the tensor is on {value.device}; the simulator takes CPU tensors (x.cpu())",
+            code="argument.device",
         )
     if value.requires_grad:
         raise ConstraintError(
             f"{op}: the tensor requires gradients, which the kernels do not compute yet; pass "
-            "x.detach()"
+            "x.detach()",
+            code="argument.gradients",
         )
     import torch
 
@@ -66,7 +70,9 @@ def as_numpy(value: Any, *, op: str = "simulate_kernel") -> Array:
     try:
         result: Array = value.numpy()
     except TypeError as error:
-        raise DtypeError(f"{op}: NumPy cannot hold this tensor: {error}") from None
+        raise DtypeError(
+            f"{op}: NumPy cannot hold this tensor: {error}", code="argument.dtype_torch"
+        ) from None
     return result
 
 
@@ -89,5 +95,6 @@ def like(result: Array, original: object) -> Any:
         return torch.from_numpy(result)
     except TypeError:
         raise DtypeError(
-            f"torch has no {result.dtype} elements; call the kernel with NumPy arrays"
+            f"torch has no {result.dtype} elements; call the kernel with NumPy arrays",
+            code="result.dtype_torch",
         ) from None

@@ -99,15 +99,19 @@ def check(call: Call, spec: Columns) -> None:
     if hw.generation < 4:
         raise ConstraintError(
             f"{op}: views made by NkiTensor.indirect need trn3; the target is "
-            f"{hw.target} ({source})"
+            f"{hw.target} ({source})",
+            code="columns.generation",
         )
     if call.lane in spec.not_on:
         raise ConstraintError(
             f"{op}: {call.lane.label} cannot execute it on a view made by NkiTensor.indirect "
-            f"({source})"
+            f"({source})",
+            code="columns.engine",
         )
     if spec.also is not None and not spec.also[1](call):
-        raise ConstraintError(f"{op}: {spec.also[0]}; got {call.describe()} ({source})")
+        raise ConstraintError(
+            f"{op}: {spec.also[0]}; got {call.describe()} ({source})", code="columns.operands"
+        )
     for name in ("dst", *spec.inputs):
         found = _of(call, name)
         if found is None:
@@ -116,17 +120,20 @@ def check(call: Call, spec: Columns) -> None:
         if at % _QUADRANT:
             raise ConstraintError(
                 f"{op}: the index of {name} starts at partition {at}; it must start at a multiple "
-                f"of {_QUADRANT} ({source})"
+                f"of {_QUADRANT} ({source})",
+                code="columns.index_start",
             )
         if name != "dst" and _start(found.base) != at:
             raise ConstraintError(
                 f"{op}: {name} starts at partition {_start(found.base)}, its index at {at}; both "
-                f"must start on the same partition ({source})"
+                f"must start on the same partition ({source})",
+                code="columns.same_start",
             )
         if spec.dtypes is not None and found.base.dtype not in spec.dtypes:
             raise DtypeError(
                 f"{op}: {name} is {found.base.dtype}; a view made by NkiTensor.indirect must be "
-                f"one of {', '.join(sorted(spec.dtypes))} there ({source})"
+                f"one of {', '.join(sorted(spec.dtypes))} there ({source})",
+                code="columns.dtype",
             )
     _check_scatter(call, spec, op, source)
 
@@ -147,10 +154,13 @@ def _check_scatter(call: Call, spec: Columns, op: str, source: str) -> None:
     if begin is not None and begin != _start(found.index):
         raise ConstraintError(
             f"{op}: the index of dst starts at partition {_start(found.index)}, {first} at "
-            f"{begin}; both must start on the same partition ({source})"
+            f"{begin}; both must start on the same partition ({source})",
+            code="columns.same_start",
         )
     if call.lane is Lane.SCALAR and found.base._storage.space == "psum":
-        raise ConstraintError(f"{op}: ScalarE cannot scatter dst into PSUM ({source})")
+        raise ConstraintError(
+            f"{op}: ScalarE cannot scatter dst into PSUM ({source})", code="columns.scalar_psum"
+        )
 
 
 def positions(call: Call, name: str, tensor: IndirectTensor, writes: bool) -> tuple[Any, Any]:
@@ -172,12 +182,14 @@ def positions(call: Call, name: str, tensor: IndirectTensor, writes: bool) -> tu
     if odd and (groups or count > rows):
         raise ShapeError(
             f"{op}: {name} has {rows} partitions, of which the offsets take groups of {group}, and "
-            f"{count} offsets ({source})"
+            f"{count} offsets ({source})",
+            code="columns.groups",
         )
     if count > group * index.shape[1]:
         raise ShapeError(
             f"{op}: {name} takes {count} offsets, but {index!r} holds {group * index.shape[1]} in "
-            f"each group of {group} partitions; give num_elem ({source})"
+            f"each group of {group} partitions; give num_elem ({source})",
+            code="columns.count",
         )
     number = np.arange(count)
     line, column = number % group, number // group
@@ -187,24 +199,28 @@ def positions(call: Call, name: str, tensor: IndirectTensor, writes: bool) -> tu
     if (storage.codes(index, index._kind, at) == UNWRITTEN).any():
         raise UninitializedReadError(
             f"{op}: the index of {name} has offsets that nothing has written, in "
-            f"{storage.describe()}"
+            f"{storage.describe()}",
+            code="indirect.index_unwritten",
         )
     values = storage.array(index, index._kind)[at].astype(np.int64)
     if (values != values[0]).any():
         raise ConstraintError(
             f"{op}: the offsets of {name} differ between groups of {group} partitions, and what "
-            f"that means is not documented; write the same ones to each ({source})"
+            f"that means is not documented; write the same ones to each ({source})",
+            code="columns.groups_equal",
         )
     wanted = values[0]
     wrong = (wanted < 0) | (wanted >= base.shape[1])
     if wrong.any():
         raise OutOfBoundsError(
             f"{op}: offset {wanted[wrong][0]} of {name} is outside the {base.shape[1]} elements "
-            f"per partition of {base!r} ({source})"
+            f"per partition of {base!r} ({source})",
+            code="indirect.bounds",
         )
     if writes and len(np.unique(wanted)) != count:
         raise HazardError(
             f"{op}: dst repeats offsets, so that several results would land on one place; got "
-            f"{wanted.tolist()}"
+            f"{wanted.tolist()}",
+            code="operand.repeats",
         )
     return np.arange(rows)[:, None], wanted[None, :]

@@ -117,7 +117,8 @@ class LogicalCore:
                 f"nl.ndarray(buffer=nl.shared_hbm): core {core} asks for {dtype}{list(shape)} "
                 f"where the other core has {storage.describe()}; tensors in shared HBM are one for "
                 "both cores, so both must allocate the same ones in the same order (Using Logical "
-                "Neuron Cores, Final Notes)"
+                "Neuron Cores, Final Notes)",
+                code="cores.shared_tensors",
             )
         return storage
 
@@ -139,7 +140,8 @@ class LogicalCore:
         elif self._ended:
             raise HazardError(
                 f"{op}: core {core} waits at {line} for core {min(self._ended)}, which has ended "
-                "without coming here; on the device this hangs (every core must execute it)"
+                "without coming here; on the device this hangs (every core must execute it)",
+                code="cores.missing",
             )
         self._pass_on(core)
         self._wait_for_turn(core)
@@ -153,7 +155,8 @@ class LogicalCore:
                 raise HazardError(
                     f"{other.op}: core {core} waits for {other.key} at {other.line}, core 0 waits "
                     f"in {first.op} for {first.key} at {first.line}; on the device both hang "
-                    "(the cores must come to the same instruction)"
+                    "(the cores must come to the same instruction)",
+                    code="cores.mismatch",
                 )
         self._arrived.clear()
         for core in range(self.count):
@@ -175,7 +178,8 @@ class LogicalCore:
                 at = next(iter(self._arrived.items()))
                 self._error = HazardError(
                     f"{at[1].op}: core {at[0]} waits at {at[1].line} for a core that has ended "
-                    "without coming here; on the device this hangs (every core must execute it)"
+                    "without coming here; on the device this hangs (every core must execute it)",
+                    code="cores.missing",
                 )
             self._changed.notify_all()
 
@@ -222,7 +226,8 @@ class Accesses:
                 f"nisa.{op}: core {core} {'writes' if writes else 'reads'} elements of "
                 f"{storage.describe()} that core {1 - core} touches too, and nothing orders the "
                 "two; put nisa.core_barrier(data=the tensor, cores=(0, 1)) between them "
-                "(nki.isa.core_barrier)"
+                "(nki.isa.core_barrier)",
+                code="cores.race",
             )
         marks |= np.uint8(wrote if writes else read)
         values[...] = now

@@ -30,7 +30,10 @@ def names_of(module: str) -> dict[str, list[str]]:
 
 def available(module: str) -> list[str]:
     """Return which of a vendor module's functions the embedded NKI has."""
-    embedded = importlib.import_module(module.replace("nki", "nkiconv.simulate.nki", 1))
+    try:
+        embedded = importlib.import_module(module.replace("nki", "nkiconv.simulate.nki", 1))
+    except ModuleNotFoundError:
+        return []
     return [name for name in names_of(module)["functions"] if name in vars(embedded)]
 
 

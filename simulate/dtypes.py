@@ -94,7 +94,8 @@ def element_type(name: object, *, op: str) -> ElementType:
         known = ", ".join(ELEMENT_TYPES)
         raise DtypeError(
             f"{op}: {name!r} is not an NKI dtype; use one of nki.language's: {known} "
-            "(vendor documentation, Supported Data Types)"
+            "(vendor documentation, Supported Data Types)",
+            code="dtype.unknown",
         )
     return found
 
@@ -115,7 +116,8 @@ def from_numpy(dtype: np.dtype[Any], *, op: str) -> ElementType:
     if name is None:
         raise DtypeError(
             f"{op}: a NeuronCore has no {dtype} elements; convert the array to one of "
-            f"{', '.join(sorted(set(_BY_NUMPY.values())))} first"
+            f"{', '.join(sorted(set(_BY_NUMPY.values())))} first",
+            code="argument.dtype",
         )
     return ELEMENT_TYPES[name]
 

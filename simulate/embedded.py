@@ -141,7 +141,8 @@ def status() -> NkiStatus:
     if wish not in _ALLOWED:
         names = ", ".join(f'"{value}"' for value in _ALLOWED[1:])
         raise ConstraintError(
-            f'{VARIABLE} is "{wish}"; the values that nkiconv reads are {names} (or unset)'
+            f'{VARIABLE} is "{wish}"; the values that nkiconv reads are {names} (or unset)',
+            code="setup.variable",
         )
     found = _found_outside()
     folder = None if found is None else _folder_of(found)
@@ -165,7 +166,8 @@ def status() -> NkiStatus:
     if wish == "vendor":
         raise ConstraintError(
             f"{VARIABLE}=vendor asks for a real NKI (a package nki with isa and language), "
-            f'but {reason}; unset the variable, or set it to "auto", for the embedded one'
+            f'but {reason}; unset the variable, or set it to "auto", for the embedded one',
+            code="setup.vendor",
         )
     return NkiStatus("embedded", NKI_VERSION, _FOLDER, folder, reason)
 
@@ -308,7 +310,8 @@ def _uses_kernels(part: str) -> bool:
 def _no_twin(fn: object, why: str) -> ConstraintError:
     return ConstraintError(
         f"{fn!r} cannot be loaded against the embedded NKI: {why}. Define it at the top level of "
-        f"a module, or start Python with {VARIABLE}=embedded"
+        f"a module, or start Python with {VARIABLE}=embedded",
+        code="setup.second_copy",
     )
 
 

@@ -15,7 +15,13 @@ __all__ = [
 ]
 
 
-class engine(Enum):
+class _Named(Enum):
+    """A member hashes as the one object that it is: instructions look their options up."""
+
+    __hash__ = object.__hash__
+
+
+class engine(_Named):
     """Engines of a NeuronCore."""
 
     tensor = 1
@@ -27,7 +33,7 @@ class engine(Enum):
     unknown = 0
 
 
-class reduce_cmd(Enum):
+class reduce_cmd(_Named):
     """What an instruction does with its engine's accumulation registers."""
 
     idle = 0
@@ -37,7 +43,7 @@ class reduce_cmd(Enum):
     load_reduce = 4
 
 
-class dge_mode(Enum):
+class dge_mode(_Named):
     """Who generates the descriptors of a DMA transfer."""
 
     unknown = 0
@@ -46,21 +52,21 @@ class dge_mode(Enum):
     none = 3
 
 
-class oob_mode(Enum):
+class oob_mode(_Named):
     """What a run-time address out of bounds does."""
 
     error = 0
     skip = 1
 
 
-class matmul_perf_mode(Enum):
+class matmul_perf_mode(_Named):
     """Performance mode of a matmul."""
 
     none = "none"
     double_row = "double_row"
 
 
-class nc_version(Enum):
+class nc_version(_Named):
     """Generation of the NeuronCore; later ones are greater.
 
     The documentation says nothing of an order, but the vendor's library compares with ``>=``.
@@ -77,7 +83,7 @@ class nc_version(Enum):
         return self.value <= other.value if isinstance(other, nc_version) else NotImplemented
 
 
-class dma_engine(Enum):
+class dma_engine(_Named):
     """Which DMA moves data between the cores of one LNC."""
 
     dma = 1

@@ -10,6 +10,8 @@ and code written for either should be able to catch both.
 
 from __future__ import annotations
 
+from nkiconv.simulate.rules import cure_of
+
 __all__ = [
     "CapacityError",
     "ConstraintError",
@@ -28,17 +30,32 @@ class NkiconvError(ValueError):
 
     Attributes
     ----------
+    code
+        ``group.slug`` of the rule, ends the message behind the usual cure; ``nkiconv explain``
+        says more about it.  Everything that the simulator refuses has one.
     place
         ``file.py:line`` of the kernel, where the error belongs to one; begins the message.
     """
 
     place: str | None = None
 
+    def __init__(self, *args: object, code: str = "") -> None:
+        self.code = code
+        if code and args:
+            cure = cure_of(code)
+            ending = f"\n  Cure: {cure} [{code}]" if cure else f" [{code}]"
+            args = (f"{args[0]}{ending}", *args[1:])
+        super().__init__(*args)
+
     def locate(self, place: str) -> None:
         """Begin the message with a place, unless it has one or there is none."""
         if self.place is None and place:
             self.place = place
             self.args = (f"{place}: {self}",)
+
+    def add_route(self, route: str) -> None:
+        """End the message with the calls that lead from the kernel to its place."""
+        self.args = (f"{self}\n  Called: {route}",)
 
 
 class ShapeError(NkiconvError, AssertionError):

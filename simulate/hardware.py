@@ -88,6 +88,7 @@ class Hardware:
     free_dims_max: int
     stride_max_elems: int
     count_max_elems: int
+    program_max_instructions: int
     tensor_peak_ghz: float
     tensor_ghz: float
     vector_ghz: float
@@ -243,6 +244,15 @@ def _facts() -> Iterator[Fact]:
     yield from same("free_dims_max", "dimensions", 4, "access pattern deep dive", documented)
     yield from same("stride_max_elems", "elements", 32_767, "A2: int16 stride", documented)
     yield from same("count_max_elems", "elements", 65_535, "A2: uint16 size", documented)
+
+    yield from same(
+        "program_max_instructions",
+        "instructions",
+        5_000_000,
+        "compiler's threshold, as its error XTP002 prints it (aws-neuron-sdk issue 819); "
+        "NCC_EBVF030 and NCC_EVRF007 name none",
+        measured,
+    )
 
     # Engine clocks and cycle rules.
     yield from each(
@@ -641,7 +651,8 @@ def resolve_target(name: object, *, op: str = "target") -> str:
     if found is None:
         raise ConstraintError(
             f"{op}: {name!r} is not a target; use one of {', '.join(_ALIASES)} "
-            f"(as the vendor's {TARGET_VARIABLE})"
+            f"(as the vendor's {TARGET_VARIABLE})",
+            code="setup.target",
         )
     return found
 

@@ -92,7 +92,8 @@ class IndirectTensor(NkiTensor):
         if isinstance(self._runtime, ColumnOffsets):
             raise ConstraintError(
                 f"{self!r}: a view made by NkiTensor.indirect goes into an instruction as it is; "
-                "cut and reshape the tensor before (nki.language.NkiTensor)"
+                "cut and reshape the tensor before (nki.language.NkiTensor)",
+                code="indirect.columns_whole",
             )
         return attach(NkiTensor._view(self, shape, strides, offset), self._runtime)
 
@@ -112,13 +113,16 @@ class IndirectTensor(NkiTensor):
         if moved and isinstance(self._runtime, VectorOffset):
             raise ConstraintError(
                 f"NkiTensor.{op}: dimension 0 of {self!r} has an index for each of its rows; it "
-                "must stay first and whole (nki.language.NkiTensor, after vector_select)"
+                "must stay first and whole (nki.language.NkiTensor, after vector_select)",
+                code="indirect.rows_first",
             )
 
     def __getitem__(self, key: Any) -> NkiTensor:
         first = key[0] if isinstance(key, tuple) and key else key
         if not isinstance(first, EllipsisType):
-            whole = isinstance(first, slice) and self._range(0, first) == (0, self.shape[0], 1)
+            whole = isinstance(first, slice) and (
+                self._range(0, first.start, first.stop, first.step) == (0, self.shape[0], 1)
+            )
             self._guard("__getitem__", not whole)
         return NkiTensor.__getitem__(self, key)
 
@@ -176,7 +180,8 @@ class IndirectTensor(NkiTensor):
         if inner is None:
             raise ShapeError(
                 f"NkiTensor.reshape: {self!r} with strides {self.strides} cannot be seen as "
-                f"{sizes} without a copy"
+                f"{sizes} without a copy",
+                code="tensor.reshape_copy",
             )
         return self._view(sizes, (self.strides[0], *inner), self.offset)
 
@@ -185,7 +190,8 @@ class IndirectTensor(NkiTensor):
     def _again(self, op: str) -> ConstraintError:
         return ConstraintError(
             f"NkiTensor.{op}: {self!r} has an offset of run time already, and a view has at most "
-            "one (nki.language.NkiTensor, is_indirect)"
+            "one (nki.language.NkiTensor, is_indirect)",
+            code="indirect.second_offset",
         )
 
     def vector_select(self, dim: int, vector_offset: object) -> NkiTensor:
@@ -204,7 +210,8 @@ class IndirectTensor(NkiTensor):
         """Refused after a dynamic select, as the page says."""
         raise ConstraintError(
             f"NkiTensor.view: not supported after a dynamic or vector select, as of {self!r}; "
-            "reinterpret the tensor before (nki.language.NkiTensor.view)"
+            "reinterpret the tensor before (nki.language.NkiTensor.view)",
+            code="indirect.view",
         )
 
     reinterpret_cast = view
@@ -214,7 +221,8 @@ class IndirectTensor(NkiTensor):
     @property
     def _array(self) -> Array:
         raise ConstraintError(
-            f"{self!r} is a view with an address of run time: only an instruction can read it"
+            f"{self!r} is a view with an address of run time: only an instruction can read it",
+            code="indirect.read",
         )
 
     def _one(self) -> NkiTensor:
@@ -250,16 +258,21 @@ def is_index(value: object) -> bool:
 
 def _checked_index(op: str, what: str, index: object, dtypes: frozenset[str]) -> NkiTensor:
     if not isinstance(index, NkiTensor):
-        raise ConstraintError(f"{op}: {what} must be a tensor in SBUF, got {index!r} ({_SOURCE})")
+        raise ConstraintError(
+            f"{op}: {what} must be a tensor in SBUF, got {index!r} ({_SOURCE})",
+            code="indirect.index_tensor",
+        )
     if index.is_indirect() or index._storage.space != "sbuf":
         raise ConstraintError(
             f"{op}: {what} must be in SBUF, at an address of its own that is known at compile "
-            f"time, got {index!r} ({_SOURCE})"
+            f"time, got {index!r} ({_SOURCE})",
+            code="indirect.index_tensor",
         )
     if index.dtype not in dtypes:
         raise DtypeError(
             f"{op}: {what} must be one of {', '.join(sorted(dtypes))}, got {index!r} "
-            "(nki.isa.dma_copy, Indirect addressing)"
+            "(nki.isa.dma_copy, Indirect addressing)",
+            code="indirect.index_dtype",
         )
     return index
 
@@ -270,18 +283,24 @@ def _scalar(op: str, what: str, index: object) -> NkiTensor | VirtualRegister:
         return index
     tensor = _checked_index(op, what + ", where it is no register,", index, INDEX_DTYPES)
     if tensor.shape != (1, 1):
-        raise ShapeError(f"{op}: {what} must have the shape (1, 1), got {tensor!r} ({_SOURCE})")
+        raise ShapeError(
+            f"{op}: {what} must have the shape (1, 1), got {tensor!r} ({_SOURCE})",
+            code="indirect.index_shape",
+        )
     return tensor
 
 
 def _free_dimension(op: str, tensor: NkiTensor, dim: int) -> None:
     if dim == 0 and tensor._on_chip:
         raise ConstraintError(
-            f"{op}: the partition dimension of {tensor!r} cannot be indexed at run time ({_SOURCE})"
+            f"{op}: the partition dimension of {tensor!r} cannot be indexed at run time "
+            f"({_SOURCE})",
+            code="indirect.partition",
         )
     if tensor.strides[dim] == 0:
         raise ConstraintError(
-            f"{op}: dimension {dim} of {tensor!r} repeats one element, which no index moves"
+            f"{op}: dimension {dim} of {tensor!r} repeats one element, which no index moves",
+            code="indirect.repeated",
         )
 
 
@@ -299,12 +318,16 @@ def vector_select(tensor: NkiTensor, dim: int, index: object) -> NkiTensor:
     """Return rows of a tensor in HBM, one for each index."""
     op = "NkiTensor.vector_select"
     if tensor._dimension(dim, "vector_select") != 0:
-        raise ConstraintError(f"{op}: dim must be 0, got {dim} (nki.language.NkiTensor)")
+        raise ConstraintError(
+            f"{op}: dim must be 0, got {dim} (nki.language.NkiTensor)",
+            code="indirect.rows_dimension",
+        )
     which = _checked_index(op, "vector_offset", index, INDEX_DTYPES)
     if which.ndim != 2 or which.shape[1] != 1:
         raise ShapeError(
             f"{op}: vector_offset must have the shape (partitions, 1), got {which!r} "
-            "(nki.language.NkiTensor)"
+            "(nki.language.NkiTensor)",
+            code="indirect.index_shape",
         )
     view = tensor._view((which.shape[0], *tensor.shape[1:]), tensor.strides, tensor.offset)
     return _rows(op, tensor, view, which)
@@ -314,10 +337,14 @@ def _rows(op: str, base: NkiTensor, view: NkiTensor, index: NkiTensor) -> NkiTen
     if base._storage.space != "hbm":
         raise ConstraintError(
             f"{op}: rows can be indexed in HBM only, got {base!r} (nki.isa.dma_copy, Indirect "
-            "addressing)"
+            "addressing)",
+            code="indirect.rows_memory",
         )
     if index.ndim != 2:
-        raise ShapeError(f"{op}: vector_offset must have two dimensions, got {index!r} ({_SOURCE})")
+        raise ShapeError(
+            f"{op}: vector_offset must have two dimensions, got {index!r} ({_SOURCE})",
+            code="indirect.index_shape",
+        )
     _free_dimension(op, base, 0)
     step = base.strides[0] * base._kind.itemsize
     # The leading stride of the pattern is ignored: the rows are those of the base tensor.
@@ -334,18 +361,21 @@ def pattern(
     op = "NkiTensor.ap"
     if scalar is not None and vector is not None:
         raise ConstraintError(
-            f"{op}: at most one of scalar_offset and vector_offset can be given ({_SOURCE})"
+            f"{op}: at most one of scalar_offset and vector_offset can be given ({_SOURCE})",
+            code="indirect.second_offset",
         )
     if not 0 <= indirect_dim < tensor.ndim:
         raise OutOfBoundsError(
             f"{op}: indirect_dim={indirect_dim} is no dimension of {tensor!r}, the tensor whose "
-            f"shape scales the index ({_SOURCE})"
+            f"shape scales the index ({_SOURCE})",
+            code="indirect.dimension",
         )
     if not tensor.is_contiguous():
         raise ConstraintError(
             f"{op}: an offset of run time needs a dense tensor, got {tensor!r} with strides "
             f"{tensor.strides}: whether its strides or its sizes scale the index is not said "
-            f"({_SOURCE})"
+            f"({_SOURCE})",
+            code="indirect.dense",
         )
     if vector is None:
         which = _scalar(op, "scalar_offset", scalar)
@@ -356,12 +386,14 @@ def pattern(
     if indirect_dim != 0:
         raise ConstraintError(
             f"{op}: vector_offset takes indirect_dim=0 only, got {indirect_dim} ({_SOURCE}, "
-            "Vector Dynamic Access)"
+            "Vector Dynamic Access)",
+            code="indirect.rows_dimension",
         )
     if view._kind.itemsize != tensor._kind.itemsize:
         raise ConstraintError(
             f"{op}: a vector_offset with a dtype of another size is not supported, got "
-            f"{view.dtype} over {tensor!r} (NKI 0.5.0 release notes, known issues)"
+            f"{view.dtype} over {tensor!r} (NKI 0.5.0 release notes, known issues)",
+            code="indirect.item_size",
         )
     rows = _rows(op, tensor, view, _checked_index(op, "vector_offset", vector, INDEX_DTYPES))
     tensor._check_pattern(tensor._view((1, *rows.shape[1:]), rows.strides, rows.offset))
@@ -375,15 +407,19 @@ def columns(tensor: NkiTensor, index: object, num_elem: int | None) -> NkiTensor
     if not tensor._on_chip or tensor.ndim != 2 or not tensor.is_contiguous():
         raise ConstraintError(
             f"{op}: takes columns of a dense tensor of two dimensions in SBUF or PSUM, got "
-            f"{tensor!r} (nki.language.NkiTensor)"
+            f"{tensor!r} (nki.language.NkiTensor)",
+            code="indirect.columns_tensor",
         )
     if which.ndim != 2 or which.shape[0] != tensor.shape[0]:
         raise ShapeError(
             f"{op}: index must have two dimensions and the partitions of {tensor!r}, got "
-            f"{which!r} (nki.language.NkiTensor)"
+            f"{which!r} (nki.language.NkiTensor)",
+            code="indirect.index_shape",
         )
     count = which.size if num_elem is None else num_elem
     if type(count) is not int or count < 1:
-        raise ShapeError(f"{op}: num_elem must be a positive integer, got {num_elem!r}")
+        raise ShapeError(
+            f"{op}: num_elem must be a positive integer, got {num_elem!r}", code="indirect.count"
+        )
     view = tensor._view((tensor.shape[0], count), tensor.strides, tensor.offset)
     return attach(view, ColumnOffsets(which, tensor))

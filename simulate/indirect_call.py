@@ -97,7 +97,8 @@ def execute(sheet: Sheet, call: Call, read: Operand) -> NkiInstruction:
             if kind not in operand.offsets:
                 raise ConstraintError(
                     f"nisa.{sheet.name}: {name} cannot be {words}, got {tensor!r} "
-                    f"({sheet.sources[0]}); copy it with nisa.tensor_copy or nisa.dma_copy first"
+                    f"({sheet.sources[0]}); copy it with nisa.tensor_copy or nisa.dma_copy first",
+                    code="indirect.operand",
                 )
     sheet._check(call)
     if sheet.columns is not None and any(_is_columns(t) for _, _, t in used):
@@ -107,7 +108,8 @@ def execute(sheet: Sheet, call: Call, read: Operand) -> NkiInstruction:
     inner = type(call)(sheet, _resolved(done), call.program, call.hw, call.lane)
     if not done.nothing:
         _mask_destination(done, inner)
-        _run(sheet, inner)
+        tensors = inner.tensors()
+        sheet._carry_out(inner, tensors, sheet._plan(inner, tensors, cost))
         for scatter in done.scatters:
             _write(scatter, f"nisa.{sheet.name}", unique="unique_indices" in call.args)
     counted = _counted(done)
@@ -121,9 +123,9 @@ def execute(sheet: Sheet, call: Call, read: Operand) -> NkiInstruction:
     if call.program.race is not None:
         for place, writes in done.touched:
             call.program.race.note(sheet.name, place, call.program.core, writes)
-    return sheet._record(
-        counted, [one for one in used if not isinstance(one[2], IndirectTensor)], cost
-    )
+    plain = [one for one in used if not isinstance(one[2], IndirectTensor)]
+    sheet._note_accesses(call, plain)
+    return sheet._record(counted, plain, sheet._plan(call, plain, cost))
 
 
 def _counted(done: _Resolution) -> Call:
@@ -148,18 +150,6 @@ def _counted(done: _Resolution) -> Call:
 
 def _is_columns(tensor: NkiTensor) -> bool:
     return isinstance(tensor, IndirectTensor) and isinstance(tensor._runtime, ColumnOffsets)
-
-
-def _run(sheet: Sheet, call: Call) -> None:
-    """Do what `Sheet._execute` does once a call's operands are known to fit."""
-    tensors = call.tensors()
-    for rule in sheet._live_rules(call):
-        sheet._check_rule(call, rule)
-    if sheet.prepare is not None:
-        sheet.prepare(call)
-    sheet._check_access(call, tensors)
-    values = sheet._fetch(call, tensors)
-    sheet._store(call, values, sheet.body(**values))
 
 
 def _resolved(done: _Resolution) -> dict[str, Any]:
@@ -189,7 +179,8 @@ def _ordinary(done: _Resolution, name: str, value: Any, writes: bool) -> Any:
     if writes and value._storage.read_only:
         raise HazardError(
             f"{op}: {name} writes to {value._storage.describe()}, but the caller's array is "
-            "read-only"
+            "read-only",
+            code="operand.read_only",
         )
     at: Any
     taken: Any = ...
@@ -218,7 +209,8 @@ def _ordinary(done: _Resolution, name: str, value: Any, writes: bool) -> Any:
     if (place._storage.codes(place, place._kind, at) == UNWRITTEN).any():
         raise UninitializedReadError(
             f"{op}: {name} reads through its indices elements that nothing has written, in "
-            f"{place._storage.describe()}; on the device they hold whatever was there before"
+            f"{place._storage.describe()}; on the device they hold whatever was there before",
+            code="operand.unwritten",
         )
     made._storage.array(made, made._kind)[taken] = place._storage.array(place, place._kind)[at]
     made._storage.mark(made, made._kind, BY_ENGINE)
@@ -235,7 +227,8 @@ def _index_values(op: str, name: str, index: NkiTensor) -> Array:
     if storage.writers(index, index._kind)[0] == UNWRITTEN:
         raise UninitializedReadError(
             f"{op}: the index of {name} has elements that nothing has written, in "
-            f"{storage.describe()}"
+            f"{storage.describe()}",
+            code="indirect.index_unwritten",
         )
     return storage.array(index, index._kind).astype(np.int64)
 
@@ -258,19 +251,22 @@ def _moved(
         if not done.skip:
             raise OutOfBoundsError(
                 f"{op}: the index of {name} is {value}, outside the {runtime.limit} elements of "
-                f"the dimension that it indexes, in {storage.describe()}{_cure(done)}"
+                f"the dimension that it indexes, in {storage.describe()}{_cure(done)}",
+                code="indirect.bounds",
             )
         done.nothing = True
         return base
     if end + shift > storage.free_bytes:
         raise OutOfBoundsError(
             f"{op}: at index {value} {name} {base!r} begins inside its memory and ends "
-            f"{end + shift - storage.free_bytes} B behind it, in {storage.describe()}"
+            f"{end + shift - storage.free_bytes} B behind it, in {storage.describe()}",
+            code="indirect.bounds",
         )
     if shift % item:
         raise ConstraintError(
             f"{op}: at index {value} {name} begins {shift} B further on, which is no whole number "
-            f"of {base.dtype} elements"
+            f"of {base.dtype} elements",
+            code="indirect.alignment",
         )
     return base._view(base.shape, base.strides, base.offset + shift // item)
 
@@ -297,13 +293,15 @@ def _rows(
     if not done.skip and not inside.all():
         raise OutOfBoundsError(
             f"{op}: an index of {name} is {wanted[~inside][0]}, outside the {runtime.limit} rows "
-            f"of {one._storage.describe()}{_cure(done)}"
+            f"of {one._storage.describe()}{_cure(done)}",
+            code="indirect.bounds",
         )
     rows = wanted[inside]
     if len(rows) and end + int(rows.max()) * step > whole:
         raise OutOfBoundsError(
             f"{op}: the row of {name} at index {rows.max()} begins inside its memory and ends "
-            f"{end + int(rows.max()) * step - whole} B behind it, in {one._storage.describe()}"
+            f"{end + int(rows.max()) * step - whole} B behind it, in {one._storage.describe()}",
+            code="indirect.bounds",
         )
     count = min(runtime.limit, (whole - end) // step + 1)
     strides = (step // one._kind.itemsize, *view.strides[1:])
@@ -347,7 +345,8 @@ def _mask_destination(done: _Resolution, inner: Call) -> None:
     if dst._storage.read_only:
         raise HazardError(
             f"nisa.{inner.sheet.name}: dst writes to {dst._storage.describe()}, but the caller's "
-            "array is read-only"
+            "array is read-only",
+            code="operand.read_only",
         )
     made = _stand_in(dst)
     done.scatters.append(_Scatter(made, dst, chosen, chosen))
@@ -363,7 +362,8 @@ def _write(scatter: _Scatter, op: str, unique: bool) -> None:
         if unique and len(np.unique(scatter.rows)) < len(scatter.rows):
             raise HazardError(
                 f"{op}: unique_indices=True, but the indices of dst are "
-                f"{scatter.rows.tolist()}, of which some are equal"
+                f"{scatter.rows.tolist()}, of which some are equal",
+                code="indirect.unique",
             )
         _refuse_collisions(scatter.rows, values, place, op)
     place._storage.array(place, kind)[scatter.at] = values
@@ -385,5 +385,6 @@ def _refuse_collisions(rows: Array, values: Array, place: NkiTensor, op: str) ->
         row = int(rows[order[:-1][clash][0] // len(offsets)])
         raise HazardError(
             f"{op}: rows of dst bring different values to one place, and which of them stays is "
-            f"not defined; the index {row} is one of theirs"
+            f"not defined; the index {row} is one of theirs",
+            code="indirect.collision",
         )

@@ -39,7 +39,8 @@ def check_environment() -> None:
         if value not in ("", "1"):
             raise ConstraintError(
                 f'{name} is "{value}", and only "1" (or unset) can be had here: {why} (NKI CPU '
-                "simulator guide)"
+                "simulator guide)",
+                code="setup.vendor_variable",
             )
 
 
@@ -55,7 +56,9 @@ def check_argument(value: object, op: str) -> None:
         A list, an object of another class than one from ``NKIObject``, or one with slots.
     """
     if isinstance(value, list):
-        raise ConstraintError(f"{op}: a list cannot be an argument; pass a tuple ({_GUIDE_030})")
+        raise ConstraintError(
+            f"{op}: a list cannot be an argument; pass a tuple ({_GUIDE_030})", code="argument.list"
+        )
     if isinstance(value, tuple):
         for i, item in enumerate(value):
             check_argument(item, f"{op}[{i}]")
@@ -68,14 +71,16 @@ def check_argument(value: object, op: str) -> None:
     if not isinstance(value, NKIObject):
         raise ConstraintError(
             f"{op}: {cls.__name__} does not derive from nl.NKIObject; the compiler takes no other "
-            f"objects ({_CLASSES})"
+            f"objects ({_CLASSES})",
+            code="argument.class",
         )
     own = cls.__mro__[: cls.__mro__.index(NKIObject)]
     slots = [name for base in own for name in _slots(base)]
     if slots and not isinstance(value, NkiTensor):
         raise ConstraintError(
             f"{op}: {cls.__name__} keeps {', '.join(slots)} in __slots__; the compiler reads an "
-            f"object's dictionary and nothing else ({_CLASSES})"
+            f"object's dictionary and nothing else ({_CLASSES})",
+            code="argument.slots",
         )
 
 
@@ -131,12 +136,14 @@ def check_declared(func: Callable[..., Any], bound: dict[str, Any]) -> None:
                 continue
             raise ConstraintError(
                 f"{op}: declared as {declared!r}, got {value!r} (NKI 0.3.0 update guide, "
-                "nki.typing)"
+                "nki.typing)",
+                code="argument.declared",
             )
         if value.shape != declared.shape:
             raise ShapeError(
                 f"{op}: declared as {declared!r}, got a tensor of shape {value.shape} (NKI 0.3.0 "
-                "update guide, nki.typing)"
+                "update guide, nki.typing)",
+                code="argument.declared_shape",
             )
 
 

@@ -55,7 +55,8 @@ def fori_loop(
         if returned is not None:  # the vendor's body returns None
             raise ConstraintError(
                 f"{op}: body_fun returned {returned!r}; results of an on-chip loop go into tensors "
-                "(nki.language.fori_loop)"
+                "(nki.language.fori_loop)",
+                code="loop.result",
             )
     _close(program)
 
@@ -77,7 +78,10 @@ def while_loop(
     count = 0
     while condition:
         if count == _MOST_ITERATIONS:
-            raise HazardError(f"{op}: {count} iterations and the condition is still {condition}")
+            raise HazardError(
+                f"{op}: {count} iterations and the condition is still {condition}",
+                code="loop.endless",
+            )
         count += 1
         with _iteration(program, op):
             returned = body_fun(VirtualRegister(condition))
@@ -117,11 +121,12 @@ def _checked(op: str, body: Callable[..., object] | None) -> Program:
     """Return the running program, and open a loop in it."""
     program = current(op)
     if body is not None and not callable(body):
-        raise ConstraintError(f"{op}: body_fun must be a function, got {body!r}")
+        raise ConstraintError(f"{op}: body_fun must be a function, got {body!r}", code="loop.body")
     if program.no_reorder_depth:
         raise ConstraintError(
             f"{op}: an on-chip loop cannot stand inside nl.no_reorder(); put no_reorder inside the "
-            "body (nki.language.no_reorder)"
+            "body (nki.language.no_reorder)",
+            code="loop.no_reorder",
         )
     program.loops.append(_Loop(len(program.trace)))
     return program
@@ -131,7 +136,8 @@ def _counts(op: str, lower: Bound, upper: Bound, step: object) -> range:
     if type(step) is not int or step < 1:
         raise ConstraintError(
             f"{op}: step must be a positive integer known at compile time, got {step!r} "
-            "(dynamic loops deep dive, Parameter Constraints)"
+            "(dynamic loops deep dive, Parameter Constraints)",
+            code="loop.step",
         )
     limits = []
     for what, bound in (("lower", lower), ("upper", upper)):
@@ -141,7 +147,8 @@ def _counts(op: str, lower: Bound, upper: Bound, step: object) -> range:
             limits.append(bound)
         else:
             raise ConstraintError(
-                f"{op}: the {what} bound must be an integer or a VirtualRegister, got {bound!r}"
+                f"{op}: the {what} bound must be an integer or a VirtualRegister, got {bound!r}",
+                code="loop.bounds",
             )
     return range(limits[0], limits[1], step)
 
@@ -149,7 +156,8 @@ def _counts(op: str, lower: Bound, upper: Bound, step: object) -> range:
 def _condition(op: str, what: str, value: object) -> int:
     if not isinstance(value, VirtualRegister):
         raise ConstraintError(
-            f"{op}: {what} must be a VirtualRegister, got {value!r} (nki.language.{op[3:]})"
+            f"{op}: {what} must be a VirtualRegister, got {value!r} (nki.language.{op[3:]})",
+            code="loop.condition",
         )
     return value._read(f"{op}({what})")
 
@@ -182,7 +190,9 @@ def _iteration(program: Program, op: str) -> Iterator[None]:
     loop.inner = []
     yield
     if program.loops[-1] is not loop:
-        raise ConstraintError(f"{op}: a loop inside its body was left by break or return")
+        raise ConstraintError(
+            f"{op}: a loop inside its body was left by break or return", code="loop.left"
+        )
     executed = _instructions(program, begin, loop.inner)
     _end_iteration(program)
     if loop.body is None:
@@ -198,7 +208,8 @@ def _iteration(program: Program, op: str) -> Iterator[None]:
         raise HazardError(
             f"{op}: iterations execute different programs: this one {now}, the first one {first}; "
             "the device has one copy of the body, so nothing in it may depend on what Python "
-            "counts (dynamic loops deep dive)"
+            "counts (dynamic loops deep dive)",
+            code="loop.iterations_differ",
         )
 
 
@@ -221,6 +232,7 @@ def _name(program: Program, body: list[tuple[int, int, int]], at: int) -> str:
 
 def _end_iteration(program: Program) -> None:
     """Leave a mark in the record at which all engines of the core meet."""
+    program.settle()
     trace = program.trace
     frame = kernel_frame()
     spent = round(program.hardware.loop_iteration_ns * 1000)

@@ -118,13 +118,14 @@ class Storage:
 
     __slots__ = (
         "_answer_version",
+        "_bytes",
         "_map",
+        "_poisoned",
         "_seen_version",
         "_shadow",
         "_shadow_version",
         "_version",
         "allocation",
-        "buffer",
         "dtype",
         "first_partition",
         "free_bytes",
@@ -146,10 +147,10 @@ class Storage:
         self.free_bytes = allocation.free_bytes
         self.is_input = buffer is not None
         self.read_only = read_only
+        self._poisoned = buffer is not None
         if buffer is None:
             buffer = np.empty(self.partitions * self.free_bytes, dtype=np.uint8)
-            buffer.fill(_POISON)
-        self.buffer = buffer
+        self._bytes = buffer
         self.uniform: int | None = BY_ENGINE if self.is_input else UNWRITTEN
         self._map: _WriteMap | None = None
         self._version = 0
@@ -178,16 +179,35 @@ class Storage:
 
     # Access through views.
 
+    @property
+    def buffer(self) -> Array:
+        """All bytes, in place; those that nothing has written are poison.
+
+        They become it when somebody looks: most tensors are written in full before that.
+        """
+        if not self._poisoned:
+            self._poisoned = True
+            if self._map is not None:
+                self._map.poison(self._bytes)
+            elif self.uniform == UNWRITTEN:
+                self._bytes.fill(_POISON)
+        return self._bytes
+
     def array(self, view: NkiTensor, kind: ElementType) -> Array:
         """Return the elements of a view, in place."""
+        if not self._poisoned:
+            _ = self.buffer
+        return self.elements(view, kind)
+
+    def elements(self, view: NkiTensor, kind: ElementType) -> Array:
+        """Return the elements of a view, in place: all written, or about to be overwritten."""
         item = kind.itemsize
-        return np.ndarray(
-            view.shape,
-            kind.numpy,
-            self.buffer,
-            view.offset * item,
-            tuple([s * item for s in view.strides]),
-        )
+        strides = view.strides
+        if len(strides) == 2:  # most are; the general way takes a call
+            steps: tuple[int, ...] = (strides[0] * item, strides[1] * item)
+        else:
+            steps = tuple([stride * item for stride in strides])
+        return np.ndarray(view.shape, kind.numpy, self._bytes, view.offset * item, steps)
 
     def float32(self, view: NkiTensor, kind: ElementType) -> Float32Array:
         """Return the elements of a view widened to float32; in place where that is possible.
@@ -305,6 +325,12 @@ class _WriteMap:
         self._on_chip = storage.space != "hbm"
         self._codes = np.full((1, storage.free_bytes // self._grain), code, dtype=np.uint8)
         self.changed = False
+
+    def poison(self, everything: Array) -> None:
+        """Poison the bytes of a storage that nothing has written."""
+        grains = everything.reshape(self._partitions, -1, self._grain)
+        unwritten = np.broadcast_to(self._codes == UNWRITTEN, grains.shape[:2])
+        grains[unwritten] = _POISON
 
     def extremes(self) -> tuple[int, int]:
         """Return the lowest and the highest code of all."""

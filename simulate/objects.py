@@ -9,6 +9,7 @@ values that it gives are its fields: the vendor's attention kernels write one so
 from __future__ import annotations
 
 import inspect
+import weakref
 from dataclasses import MISSING
 from types import MemberDescriptorType
 from typing import Any
@@ -46,8 +47,9 @@ class NKIObject:
                     "NKI language guide, Class Support)"
                 )
             given[name] = value
+        put = object.__setattr__  # for frozen data classes too
         for name in fields:
-            object.__setattr__(self, name, given[name] if name in given else _default(cls, name))
+            put(self, name, given[name] if name in given else _default(cls, name))
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -63,8 +65,18 @@ class NKIObject:
         return hash((type(self), *sorted(self.__dict__)))
 
 
+_known: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
+
+
 def _fields(cls: type) -> tuple[str, ...]:
-    """Return the fields of a class and its bases, the bases' first."""
+    """Return the fields of a class and its bases, the bases' first; looked for once a class."""
+    found = _known.get(cls)
+    if found is None:
+        found = _known[cls] = _find_fields(cls)
+    return found
+
+
+def _find_fields(cls: type) -> tuple[str, ...]:
     names = []
     for base in reversed(cls.__mro__[: cls.__mro__.index(NKIObject)]):
         annotated = inspect.get_annotations(base).items()

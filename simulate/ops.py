@@ -86,7 +86,8 @@ class Op:
         if found is None:
             raise ConstraintError(
                 f"nl.{self.name} is not a function on tiles in NKI 0.6.0 but an operator alone; "
-                f"use an instruction with op=nl.{self.name}"
+                f"use an instruction with op=nl.{self.name}",
+                code="language.operator_only",
             )
         return found
 

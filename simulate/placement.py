@@ -13,6 +13,7 @@ round them, and two of them must not hold the same bytes while both are live.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -153,7 +154,8 @@ def place(allocations: Sequence[Allocation], hw: Hardware, kernel: str) -> Place
             raise CapacityError(
                 f"{kernel}: at most {space.peak} B per partition are live in {space.name.upper()} "
                 f"of {space.capacity}, but no order of addresses was found that avoids "
-                "fragmentation; allocate tensors of fewer different sizes"
+                "fragmentation; allocate tensors of fewer different sizes",
+                code=f"{space.name}.fragmentation",
             )
     return Placement(start, predecessors, peaks["sbuf"], -(-peaks["psum"] // hw.psum_bank_bytes))
 
@@ -198,7 +200,8 @@ def _check_fixed(space: _Space, used: Sequence[Allocation], kernel: str) -> None
                     f"{kernel}: {tensor.describe()} at address {tensor.address} takes bytes that "
                     f"{other.describe()} at address {other.address} still needs: the one is first "
                     f"used before the last use of the other (instructions {tensor.first_use} and "
-                    f"{other.last_use}); use addresses that are free by then"
+                    f"{other.last_use}); use addresses that are free by then",
+                    code="tensor.address_overlap",
                 )
         live.append(tensor)
 
@@ -243,8 +246,12 @@ def _check_peak(space: _Space, used: Sequence[Allocation], hw: Hardware, kernel:
         return
     live = [s for s in used if s.first_use <= worst_at <= s.last_use]
     live.sort(key=space.size, reverse=True)
-    listed = "".join(f"\n  {space.size(s):>8} B  {s.describe()}" for s in live[:_SHOWN])
-    more = f"\n  and {len(live) - _SHOWN} more" if len(live) > _SHOWN else ""
+    alike = Counter((space.size(s), s.describe()) for s in live)  # a line in a loop gives many
+    listed = "".join(
+        f"\n  {size:>8} B  {what}{f', {count} times' if count > 1 else ''}"
+        for (size, what), count in list(alike.items())[:_SHOWN]
+    )
+    more = f"\n  and {len(alike) - _SHOWN} more" if len(alike) > _SHOWN else ""
     limit = (
         f"{space.capacity} B per partition (nl.tile_size.sbuf_fmax_bytes)"
         if space.name == "sbuf"
@@ -252,5 +259,6 @@ def _check_peak(space: _Space, used: Sequence[Allocation], hw: Hardware, kernel:
     )
     raise CapacityError(
         f"{kernel}: {space.peak} B per partition are live in {space.name.upper()} at once; "
-        f"{hw.target} has {limit}. Live there:{listed}{more}"
+        f"{hw.target} has {limit}. Live there:{listed}{more}",
+        code=f"{space.name}.capacity",
     )

@@ -278,13 +278,15 @@ def profile(
     if not finished:
         raise NkiconvError(
             f"profile: {getattr(fn, '__name__', fn)!r} launched no kernel, so there is nothing to "
-            "time"
+            "time",
+            code="profile.no_kernel",
         )
     targets = {program.hardware.target for program, _ in finished}
     if len(targets) > 1:
         raise NkiconvError(
             f"profile: kernels were launched for {sorted(targets)}; times of different targets do "
-            "not add up, profile them one by one"
+            "not add up, profile them one by one",
+            code="profile.targets",
         )
     launches = tuple(
         Launch(p, where, schedule(p.trace, p.allocations, where, p.hardware, p.core_count))

@@ -22,6 +22,7 @@ import numpy as np
 from nkiconv.simulate.dtypes import ELEMENT_TYPES, Array
 from nkiconv.simulate.errors import CapacityError, ConstraintError, ShapeError
 from nkiconv.simulate.hardware import HARDWARE, Hardware, current_target
+from nkiconv.simulate.late import LateTransfers
 from nkiconv.simulate.memory import Allocation, Storage
 from nkiconv.simulate.tensor import SPACE, MemoryRegion, NkiTensor
 from nkiconv.simulate.trace import LANES, Lane, Trace
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from nkiconv.simulate.engines._random import Generator
 
 _HERE = str(Path(__file__).resolve().parent) + os.sep
+
+_SHOWN_LINES = 3
+"""Lines of the kernel named where a program is too large."""
 
 _current: ContextVar[Program | None] = ContextVar("nkiconv_program", default=None)
 
@@ -85,6 +89,8 @@ class Program:
         `hbm_read_bytes` by name of the tensor: of the kernel's parameter, or as allocated.
     macs_by_type
         Multiply-accumulates by dtype of the moving operand.
+    late
+        Transfers that wait for a reason to happen; None where DMA is eager.
     scalar_registers
         ScalarE's accumulation registers, one for each partition.
     vector_registers, vector_registers_known
@@ -119,9 +125,11 @@ class Program:
         self.scalar_registers = np.zeros(self.hardware.partitions, dtype=np.float32)
         self.vector_registers = np.full(self.hardware.partitions, np.nan, dtype=np.float32)
         self.vector_registers_known = np.zeros(self.hardware.partitions, dtype=np.bool_)
+        self.late: LateTransfers | None = None
         self.random: dict[Lane, Generator] = {}
         self.identities: dict[tuple[int, str], NkiTensor] = {}
         self._lines: dict[tuple[CodeType, int], int] = {}
+        self._places: dict[tuple[int, int], int] = {}
 
     @property
     def core_count(self) -> int:
@@ -145,6 +153,29 @@ class Program:
         self.moving_columns += other.moving_columns
         self.macs_by_type += other.macs_by_type
         self.repeated += other.repeated
+
+    def add_work(self, kind: str, macs: int, columns: int) -> None:
+        """Count a matmul: dtype of moving, multiply-accumulates, columns streamed."""
+        self.macs += macs
+        self.macs_by_type[kind] += macs
+        self.moving_columns += columns
+
+    def source_number(self, skip: int) -> int:
+        """Return the trace's number for the line that the kernel executes.
+
+        `skip` is how many of the caller's callers are known to be the simulator's.
+        """
+        frame = sys._getframe(1 + skip)
+        # Where in its code a frame is costs less to ask than the line that this belongs to.  The
+        # code's id stays its own: `_lines` holds on to the code.
+        place = (id(frame.f_code), frame.f_lasti)
+        found = self._places.get(place)
+        if found is None:
+            outside = kernel_frame(frame)
+            found = self.line_number(outside.f_code, outside.f_lineno)
+            if outside is frame:  # else it depends on more than this place
+                self._places[place] = found
+        return found
 
     def line_number(self, code: CodeType, line: int) -> int:
         """Return the trace's number for a source line of the kernel."""
@@ -206,12 +237,16 @@ class Program:
         hw = self.hardware
         op = f"nl.ndarray(address={address!r})"
         if space == "hbm":
-            raise ConstraintError(f"{op}: a tensor in HBM has no address that a kernel can choose")
+            raise ConstraintError(
+                f"{op}: a tensor in HBM has no address that a kernel can choose",
+                code="tensor.address",
+            )
         numbers = address if isinstance(address, (tuple, list)) else ()
         if len(numbers) != 2 or not all(type(n) is int and n >= 0 for n in numbers):
             raise ConstraintError(
                 f"{op}: must be (first partition, first byte), two integers from 0 on "
-                "(nki.language.ndarray)"
+                "(nki.language.ndarray)",
+                code="tensor.address",
             )
         first, begin = numbers
         unit, source = (
@@ -220,19 +255,23 @@ class Program:
             else (hw.sbuf_align_bytes, "nl.tile_size.sbuf_min_align")
         )
         if begin % unit:
-            raise ConstraintError(f"{op}: byte {begin} is no multiple of {unit} ({source})")
+            raise ConstraintError(
+                f"{op}: byte {begin} is no multiple of {unit} ({source})", code="tensor.address"
+            )
         if first % hw.quadrant_partitions or first + shape[0] > hw.partitions:
             raise ConstraintError(
                 f"{op}: {shape[0]} partitions from {first}; they start at a multiple of "
                 f"{hw.quadrant_partitions} and end within {hw.partitions} "
-                "(architecture guides, Accessing SBUF/PSUM tensors)"
+                "(architecture guides, Accessing SBUF/PSUM tensors)",
+                code="tensor.address",
             )
         limit = hw.sbuf_usable_bytes if space == "sbuf" else hw.psum_banks * hw.psum_bank_bytes
         end = begin + prod(shape[1:]) * ELEMENT_TYPES[dtype].itemsize
         if end > limit:
             raise CapacityError(
                 f"{op}: {dtype}{list(shape)} would end at byte {end} of each partition; "
-                f"{space.upper()} of {hw.target} has {limit}"
+                f"{space.upper()} of {hw.target} has {limit}",
+                code=f"{space}.tensor_size",
             )
         return first, begin
 
@@ -249,18 +288,39 @@ class Program:
         region = MemoryRegion.shared_hbm if self.core_count > 1 else MemoryRegion.private_hbm
         return NkiTensor(shape, dtype, storage, region, name)
 
+    def settle(self) -> None:
+        """Let all transfers that still wait happen, as at the end of the kernel."""
+        if self.late is not None:
+            self.late.settle_all()
+
+    def too_large(self) -> CapacityError:
+        """Return the refusal of one instruction more than a program may have."""
+        count = len(self.trace) - self.repeated
+        lines = "".join(
+            f"\n  {number:>9,} of them at {place}"
+            for place, number in self.trace.sources().most_common(_SHOWN_LINES)
+        )
+        return CapacityError(
+            f"{self.kernel}: more than {count:,} instructions, every loop unrolled; the limit is "
+            f"{self.hardware.program_max_instructions:,} (compiler errors NCC_EBVF030 and "
+            f"NCC_EVRF007){lines}",
+            code="program.instructions",
+        )
+
     def _check_extent(self, shape: tuple[int, ...], dtype: str, space: str) -> None:
         hw = self.hardware
         op = f"nl.ndarray(buffer=nl.{space})"
         if len(shape) < 2:
             raise ShapeError(
                 f"{op}: an on-chip tensor needs a partition and a free dimension, got {shape} "
-                "(vendor language guide, Tensor Values)"
+                "(vendor language guide, Tensor Values)",
+                code="tensor.free_dimension",
             )
         if shape[0] > hw.partitions:
             raise ShapeError(
                 f"{op}: {shape[0]} partitions in {shape}; {space.upper()} has {hw.partitions} "
-                "(nl.tile_size.pmax)"
+                "(nl.tile_size.pmax)",
+                code="tensor.partitions",
             )
         free_bytes = ELEMENT_TYPES[dtype].itemsize
         for size in shape[1:]:
@@ -273,7 +333,8 @@ class Program:
         if free_bytes > limit:
             raise CapacityError(
                 f"{op}: {dtype}{list(shape)} takes {free_bytes} B per partition; {space.upper()} "
-                f"of {hw.target} has {limit} ({source})"
+                f"of {hw.target} has {limit} ({source})",
+                code=f"{space}.tensor_size",
             )
 
 
@@ -289,7 +350,8 @@ def current(op: str) -> Program:
     if program is None:
         raise ConstraintError(
             f"{op}: only works inside a kernel; run it with nki.simulate(kernel)(...) or "
-            "nkiconv.simulate.simulate_kernel(kernel, ...)"
+            "nkiconv.simulate.simulate_kernel(kernel, ...)",
+            code="program.outside",
         )
     return program
 
@@ -314,12 +376,10 @@ def is_simulator(filename: str) -> bool:
     return filename.startswith(_HERE)
 
 
-def kernel_frame(skip: int = 0) -> FrameType:
-    """Return the innermost frame outside the simulator.
-
-    `skip` is how many of the caller's callers are known to be the simulator's.
-    """
-    frame = sys._getframe(1 + skip)
+def kernel_frame(frame: FrameType | None = None) -> FrameType:
+    """Return the innermost frame outside the simulator, from `frame` or here on outwards."""
+    if frame is None:
+        frame = sys._getframe(1)
     while is_simulator(frame.f_code.co_filename) and frame.f_back is not None:
         frame = frame.f_back
     return frame

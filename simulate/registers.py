@@ -45,7 +45,8 @@ class VirtualRegister(NKIObject):
         if self._state is None:
             raise UninitializedReadError(
                 f"{op}: the register holds nothing yet; give nisa.register_alloc a number, or "
-                "load one with nisa.register_move or nisa.register_load (nki.isa.register_alloc)"
+                "load one with nisa.register_move or nisa.register_load (nki.isa.register_alloc)",
+                code="register.empty",
             )
         return self._state
 
@@ -60,11 +61,13 @@ class VirtualRegister(NKIObject):
         if self._frozen:
             raise ConstraintError(
                 f"{op}: the counter of a loop cannot be written; the loop alone moves it "
-                "(nki.language.fori_loop)"
+                "(nki.language.fori_loop)",
+                code="register.counter",
             )
         if not _LIMITS[0] <= value <= _LIMITS[1]:
             raise ConstraintError(
-                f"{op}: {value} does not fit a register of 32 bits (nki.isa.register_alloc)"
+                f"{op}: {value} does not fit a register of 32 bits (nki.isa.register_alloc)",
+                code="register.range",
             )
         self._state = value
 

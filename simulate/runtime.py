@@ -22,12 +22,13 @@ from nkiconv.simulate.errors import (
     NkiconvError,
     UninitializedReadError,
 )
+from nkiconv.simulate.late import LateTransfers, dma_is_late, use_dma
 from nkiconv.simulate.launch import check_argument, check_declared, check_environment
 from nkiconv.simulate.placement import place
 from nkiconv.simulate.profile import report_launch
 from nkiconv.simulate.program import Program, active, is_simulator, running
 from nkiconv.simulate.subset import check_kernel
-from nkiconv.simulate.tensor import NkiTensor, tensors_in
+from nkiconv.simulate.tensor import MemoryRegion, NkiTensor, tensors_in
 
 _LOGICAL_CORES_SINCE = 3
 """Generation of the NeuronCore from which on two make a logical one (LNC)."""
@@ -74,7 +75,8 @@ class Kernel:
         if len(sizes) != 1 or type(sizes[0]) is not int or not 1 <= sizes[0] <= CORES:
             raise ConstraintError(
                 f"{self!r}[{grid!r}]: a launch grid is one number, of the 1 to {CORES} cores in a "
-                "logical one (Using Logical Neuron Cores)"
+                "logical one (Using Logical Neuron Cores)",
+                code="launch.grid",
             )
         return Kernel(self.func, sizes, self.edges)
 
@@ -100,7 +102,8 @@ class Kernel:
             if not fits or not all(isinstance(name, str) for name in (edge[0], *producers)):
                 raise ConstraintError(
                     f"{self!r}.with_schedule: {edge!r} is not (instruction, instruction or list of "
-                    "instructions), by name (guide to the scheduling APIs)"
+                    "instructions), by name (guide to the scheduling APIs)",
+                    code="order.edge",
                 )
             pairs += [(edge[0], str(producer)) for producer in producers]
         return Kernel(self.func, self.grid, (*self.edges, *pairs))
@@ -127,7 +130,8 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
     if "platform_target" in kwargs:
         raise ConstraintError(
             f"nki.jit: platform_target={kwargs['platform_target']!r} is an error since NKI 0.3.0; "
-            "set NEURON_PLATFORM_TARGET_OVERRIDE (NKI 0.3.0 update guide)"
+            "set NEURON_PLATFORM_TARGET_OVERRIDE (NKI 0.3.0 update guide)",
+            code="jit.options",
         )
     if "mode" in kwargs:
         warnings.warn(
@@ -145,14 +149,15 @@ def jit(fn: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
     if kwargs:
         raise ConstraintError(
             f"nki.jit: options {sorted(kwargs)} are not modelled by the embedded NKI, and would "
-            "have to be ignored"
+            "have to be ignored",
+            code="jit.options",
         )
     if fn is None:
         return jit
     if isinstance(fn, Kernel):
         return fn
     if not callable(fn):
-        raise ConstraintError(f"nki.jit: {fn!r} is not a function")
+        raise ConstraintError(f"nki.jit: {fn!r} is not a function", code="jit.function")
     return Kernel(fn)
 
 
@@ -172,7 +177,8 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if kernel.grid > (1,) and program.hardware.generation < _LOGICAL_CORES_SINCE:
         raise ConstraintError(
             f"{name}[{kernel.grid[0]}]: {program.hardware.target} has no logical cores of two; "
-            "they came with trn2 (Using Logical Neuron Cores)"
+            "they came with trn2 (Using Logical Neuron Cores)",
+            code="launch.generation",
         )
     inputs: list[tuple[Any, Array, NkiTensor]] = []
 
@@ -184,7 +190,9 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         original = as_numpy(value, op=op)
         kind = from_numpy(original.dtype, op=op)
         if original.size == 0:
-            raise ConstraintError(f"{op}: the array has no elements, shape {original.shape}")
+            raise ConstraintError(
+                f"{op}: the array has no elements, shape {original.shape}", code="argument.empty"
+            )
         dense = np.ascontiguousarray(original)
         tensor = program.wrap_input(dense, kind.name, label, read_only=not original.flags.writeable)
         inputs.append((value, original, tensor))
@@ -199,21 +207,25 @@ def run_kernel(kernel: Kernel, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         # Infinity and NaN come and go on the device without remark, and so they do here.
         with running(part), np.errstate(all="ignore"):
             try:
+                part.late = LateTransfers() if dma_is_late() else None
                 result = kernel.func(*bound_args, **bound_kwargs)
+                part.settle()
                 if part.loops:
                     raise ConstraintError(
                         f"{name}: an on-chip loop was left by break or return; its iterations end "
-                        "only when its bound is reached (nki.language.fori_loop)"
+                        "only when its bound is reached (nki.language.fori_loop)",
+                        code="loop.left",
                     )
                 return result
             except NkiconvError as error:
                 # Instructions say where they stand themselves; views and allocations do not.
-                error.locate(_place_in_kernel(error))
+                _locate(error)
                 raise
 
     result = execute(program) if kernel.grid <= (1,) else _on_cores(name, program, execute)
     _order(program, kernel.edges)
     placement = place(program.allocations, program.hardware, name)
+    _check_results(name, result)
     for _, original, tensor in inputs:
         _refuse_shared(name, tensor, original, [o for _, o, t in inputs if t is not tensor])
         _write_back(original, tensor)
@@ -236,14 +248,16 @@ def _order(program: Program, edges: tuple[tuple[str, str], ...]) -> None:
                 raise ConstraintError(
                     f"{program.kernel}.with_schedule: {name!r} is the name of "
                     f"{len(found.get(name, ()))} instructions; an edge needs one (name= of a nisa "
-                    "function; guide to the scheduling APIs)"
+                    "function; guide to the scheduling APIs)",
+                    code="order.name",
                 )
         consumer, producer = (found[name][0] for name in pair)
         if producer >= consumer:
             raise HazardError(
                 f"{program.kernel}.with_schedule: {pair[0]!r} is to wait for {pair[1]!r}, which "
                 "comes later in the program; the embedded NKI keeps the order of the program, so "
-                "write them in that order"
+                "write them in that order",
+                code="order.later",
             )
         program.trace.edges.append((consumer, producer))
 
@@ -261,25 +275,31 @@ def _on_cores(name: str, program: Program, execute: Callable[[Program], Any]) ->
             if not meeting.is_shared(tensor._storage):
                 raise ConstraintError(
                     f"{name}: core {core} returns {tensor!r}; results of a kernel on two cores "
-                    "must be in shared HBM (Using Logical Neuron Cores, Final Notes)"
+                    "must be in shared HBM (Using Logical Neuron Cores, Final Notes)",
+                    code="result.not_shared",
                 )
     kept = [[t._storage for t in tensors_in(result)] for result in results]
     if any(storages != kept[0] for storages in kept):
         raise HazardError(
             f"{name}: the cores return different tensors; both must return the same ones "
-            "(Using Logical Neuron Cores, Final Notes)"
+            "(Using Logical Neuron Cores, Final Notes)",
+            code="result.cores_differ",
         )
     for part in parts[1:]:
         program.join(part)
     return results[0]
 
 
-def _place_in_kernel(error: NkiconvError) -> str:
-    """Return ``file.py:line`` of the innermost frame of an error outside the simulator."""
+def _locate(error: NkiconvError) -> None:
+    """Say where in the kernel an error is from, and by way of which calls."""
     frames = [f for f in extract_tb(error.__traceback__) if not is_simulator(f.filename)]
-    if not frames:  # found after the kernel's last line
-        return ""
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"
+    places = [f"{Path(f.filename).name}:{f.lineno}" for f in frames]
+    if not places:  # a late transfer, at the end of the kernel: it knows its line
+        return
+    error.locate(places[-1])
+    if error.place == places[-1] and len(places) > 1:
+        route = [f"{f.name} {place}" for f, place in zip(frames, places, strict=True)]
+        error.add_route(" -> ".join(route))
 
 
 def _parameter_names(func: Callable[..., Any], count: int) -> list[str]:
@@ -294,7 +314,8 @@ def _refuse_shared(name: str, tensor: NkiTensor, original: Array, others: list[A
     if tensor._storage.written and any(np.shares_memory(original, other) for other in others):
         raise HazardError(
             f"{name}: the kernel writes to {tensor!r}, whose array shares memory with another "
-            "argument; the device has a tensor of its own for each"
+            "argument; the device has a tensor of its own for each",
+            code="argument.shared",
         )
 
 
@@ -305,26 +326,55 @@ def _write_back(original: Array, tensor: NkiTensor) -> None:
         np.copyto(original, values.view(original.dtype))  # bool is kept in bytes
 
 
+def _check_results(name: str, result: Any) -> None:
+    """Refuse results that are not buffers of their own."""
+    results = tensors_in(result)
+    for at, tensor in enumerate(results):
+        storage = tensor._storage
+        if storage.is_input and not storage.written:
+            raise HazardError(
+                f"{name}: returns the argument {storage.allocation.name} without having written "
+                "to it; a result is a buffer of its own",
+                code="result.input",
+            )
+        for other in results[:at]:
+            if other._storage is storage and np.shares_memory(other._array, tensor._array):
+                raise HazardError(
+                    f"{name}: returns {tensor!r} and {other!r}, which share memory; each result "
+                    "is a buffer of its own",
+                    code="result.twice",
+                )
+
+
 def _to_host(name: str, result: Any, first: Any, *, alone: bool = True) -> Any:
     """Return a kernel's result as host arrays, each with memory of its own."""
     if isinstance(result, (tuple, list)):
         return type(result)(_to_host(name, item, first, alone=False) for item in result)
     if isinstance(result, dict):
         raise ConstraintError(
-            f"{name}: returns a dict; a kernel returns a tensor, or a tuple or list of tensors"
+            f"{name}: returns a dict; a kernel returns a tensor, or a tuple or list of tensors",
+            code="result.dict",
         )
     if not isinstance(result, NkiTensor):
         return result
     storage = result._storage
     if storage.space != "hbm":
         raise ConstraintError(
-            f"{name}: returns {result!r}; results must be in HBM (buffer=nl.shared_hbm)"
+            f"{name}: returns {result!r}; results must be in HBM (buffer=nl.shared_hbm)",
+            code="result.memory",
+        )
+    if result.buffer is MemoryRegion.private_hbm and not storage.is_input:
+        raise ConstraintError(
+            f"{name}: returns {result!r} in nl.hbm (private_hbm); results must be in nl.shared_hbm "
+            "(NKI 0.3.0 release notes, Breaking Changes)",
+            code="result.private",
         )
     missing = storage.count_unwritten(result, result._element)
     if missing:
         raise UninitializedReadError(
             f"{name}: returns {storage.describe()}, of which {missing} of {result.size} elements "
-            "were never written"
+            "were never written",
+            code="result.unwritten",
         )
     values = result._array
     if storage.is_input or not alone:  # somebody else may hold the same bytes
@@ -361,6 +411,15 @@ def simulate_kernel(kernel: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     return jit(kernel)(*args, **kwargs)
 
 
-def simulate(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that runs `kernel` on the simulator: ``simulate(kernel)(*args)``."""
-    return functools.partial(simulate_kernel, kernel)
+def simulate(kernel: Callable[..., Any], *, dma: str | None = None) -> Callable[..., Any]:
+    """Return a function that runs `kernel` on the simulator: ``simulate(kernel)(*args)``.
+
+    With ``dma="late"`` transfers happen as late as dependencies allow (`nkiconv.simulate.late`);
+    None is what `use_dma` or the variable NKICONV_DMA say, and otherwise ``"eager"``.
+    """
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with use_dma(dma):
+            return simulate_kernel(kernel, *args, **kwargs)
+
+    return run

@@ -83,7 +83,8 @@ class _Lists:
     """The instruction that `vacant` waits for."""
 
 
-def _overlap(a: Box, b: Box) -> bool:
+def overlap(a: Box, b: Box) -> bool:
+    """Whether two boxes of one tensor share a byte."""
     return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
@@ -167,7 +168,7 @@ def schedule(
                     continue
                 # In-order lanes finish their writes in order; only a reader has to wait.
                 waits = not writes or by != words[1]
-                if waits and until + hop >= start and _overlap(box, other):
+                if waits and until + hop >= start and overlap(box, other):
                     # Who both reads and overwrites a result waits for it as data.
                     if until + hop > start or (why is Cause.REUSE and blocker == who):
                         why, blocker = Cause.BARRIER if by == _BARRIER else wait, who
@@ -176,7 +177,7 @@ def schedule(
                 for (other, by), (until, who) in known.reads.items():
                     if apart and not meets and by not in own[core]:
                         continue
-                    if by != words[1] and until + hop > start and _overlap(box, other):
+                    if by != words[1] and until + hop > start and overlap(box, other):
                         start, why, blocker = until + hop, wait, who
         for producer in producers.get(index, ()):
             if ends[producer] + hop > start:

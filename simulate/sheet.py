@@ -12,7 +12,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NoReturn
+
+import numpy as np
 
 from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array, round_to
@@ -28,12 +30,14 @@ from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.indirect import IndirectTensor
 from nkiconv.simulate.indirect_call import execute as execute_indirect
 from nkiconv.simulate.indirect_call import is_indirect
-from nkiconv.simulate.memory import BY_ENGINE
-from nkiconv.simulate.program import Program, current, kernel_frame, kernel_line
+from nkiconv.simulate.late import LateTransfers, Touch
+from nkiconv.simulate.memory import BY_ENGINE, UNWRITTEN
+from nkiconv.simulate.program import Program, current, kernel_line
+from nkiconv.simulate.slugs import rule_slugs
 from nkiconv.simulate.tensor import NKIObject, NkiTensor
-from nkiconv.simulate.trace import Lane
+from nkiconv.simulate.trace import UNNAMED, Lane
 
-_MOST_ACCEPTED = 20_000
+_MOST_PLANS = 20_000
 """Kinds of call that an instruction remembers as checked; a few hundred bytes each."""
 
 SHEETS: dict[str, Sheet] = {}
@@ -129,6 +133,12 @@ class Rule:
     """Looks at addresses or values, so that one check does not stand for all similar calls."""
     applies: Callable[[Call], bool] | None = None
     """Of a dynamic rule: whether calls of these shapes, types and options are looked at at all."""
+    code: str = ""
+    """Slug within the sheet; without one it comes from the predicate's name or the sentence."""
+
+
+CodedRule = tuple[Rule, str]
+"""A rule, and its code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +166,8 @@ class Call:
     lane: Lane = Lane.VECTOR
     also_read: tuple[str, ...] = ()
     """Outputs whose present contents the body needs."""
+    works_in: tuple[str, ...] = ()
+    """Outputs that the body gets for their shape, or to overwrite them itself."""
     extra: dict[str, Any] | None = None
     """Values for the body's own parameters, those with a leading underscore."""
     also_touch: tuple[Used, ...] = ()
@@ -187,6 +199,22 @@ Used = tuple[str, Operand, NkiTensor]
 """A tensor that a call uses: the operand's name, its limits, the tensor."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is the same for all calls that look alike; that there is one says that they pass."""
+
+    lane: Lane
+    cost: Cost
+    rules: tuple[CodedRule, ...]
+    """Those that look at addresses or values, and so at every call."""
+    raw: tuple[bool, ...]
+    """Of each tensor, whether the body gets its elements as they are, not widened to float32."""
+    spans: tuple[tuple[bool, int, int], ...]
+    """Of each tensor, whether it is written, its bytes from first to last, and its partitions."""
+    work: tuple[str, int, int] | None
+    """Of a matmul, dtype of moving, multiply-accumulates and columns streamed."""
+
+
 class NkiInstruction(NKIObject):
     """Handle of an executed instruction."""
 
@@ -202,12 +230,14 @@ class NkiInstruction(NKIObject):
         for producer in producers:
             if not isinstance(producer, NkiInstruction):
                 raise ConstraintError(
-                    f"depends_on: {producer!r} is not an instruction (nki.isa.NkiInstruction)"
+                    f"depends_on: {producer!r} is not an instruction (nki.isa.NkiInstruction)",
+                    code="order.producer",
                 )
             if producer._program is not self._program or producer._index >= self._index:
                 raise HazardError(
                     "depends_on: the producer must come earlier in the same kernel "
-                    f"(instruction {producer._index} for {self._index})"
+                    f"(instruction {producer._index} for {self._index})",
+                    code="order.later",
                 )
             self._program.trace.edges.append((self._index, producer._index))
         return self
@@ -224,6 +254,14 @@ def free_elems(tensor: NkiTensor) -> int:
     for size in tensor.shape[1:]:
         elems *= size
     return elems
+
+
+def _touches(tensors: list[Used]) -> list[Touch]:
+    """Return which bytes an instruction reads and writes, for `LateTransfers`."""
+    return [
+        (tensor._storage.allocation.number, operand.role is Role.WRITE, tensor._region())
+        for _, operand, tensor in tensors
+    ]
 
 
 def _overlaps(tensor: NkiTensor) -> bool:
@@ -257,7 +295,9 @@ class Sheet:
         only: Mapping[str, tuple[Any, str]] | None = None,
         prepare: Callable[[Call], None] | None = None,
         count: Callable[[Call], None] | None = None,
+        work: Callable[[Call], tuple[str, int, int] | None] | None = None,
         writes_as: int = BY_ENGINE,
+        at_once: bool = False,
         columns: Columns | None = None,
         carries: Callable[[Array], Array] | None = None,
     ) -> None:
@@ -281,18 +321,23 @@ class Sheet:
         self.cost = cost
         self.sources = tuple(sources)
         self.rules = tuple(rules)
-        self._static_rules = tuple(r for r in self.rules if not r.dynamic)
-        self._dynamic_rules = tuple(r for r in self.rules if r.dynamic)
-        self._accepted: dict[tuple[Any, ...], tuple[Lane, Cost, list[Rule]]] = {}
+        slugs = rule_slugs(self.name, [(r.code, r.holds, r.sentence) for r in self.rules])
+        self.codes = tuple(f"{self.name}.{slug}" for slug in slugs)
+        coded = tuple(zip(self.rules, self.codes, strict=True))
+        self._static_rules = tuple(pair for pair in coded if not pair[0].dynamic)
+        self._dynamic_rules = tuple(pair for pair in coded if pair[0].dynamic)
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
         self.only = dict(only or {})
         self._only_items = tuple((name, *rest) for name, rest in self.only.items())
         self.prepare = prepare
         self.count = count
+        self.work = work
         self.writes_as = writes_as
+        self.at_once = at_once  # the cores meet in it: it never waits where DMA is late
         self.outputs = tuple(n for n, o in self.operand_items if o.role is Role.WRITE)
         parameters = self.signature.parameters
         self._names = tuple(parameters)
-        self._options = tuple(n for n in parameters if n != "name" and n not in self.operands)
+        self._options = frozenset(parameters) - {"name", *self.operands}
         self._defaults = {
             n: p.default for n, p in parameters.items() if p.default is not inspect.Parameter.empty
         }
@@ -306,9 +351,22 @@ class Sheet:
     def __call__(self, *args: Any, **kwargs: Any) -> NkiInstruction:
         """Execute the instruction in the running kernel."""
         program = current(self._op)
-        call = Call(self, self._bind(args, kwargs), program, program.hardware)
+        bound = self._bind(args, kwargs)
+        call = Call(self, bound, program, program.hardware)
         try:
-            return self._execute(call)
+            admitted = self._admit(call, bound if args else kwargs)
+            if admitted is None:  # an address of run time could depend on any transfer
+                program.settle()
+                return execute_indirect(self, call, _INDEX)
+            tensors, plan = admitted
+            if program.late is None or not self._wait(call, tensors, program.late):
+                self._carry_out(call, tensors, plan)
+                if program.race is not None:
+                    self._note_accesses(call, tensors)
+                return self._record(call, tensors, plan)
+            issued = self._record(call, tensors, plan)
+            self._defer(call, admitted, program.late, issued._index)
+            return issued
         except NkiconvError as error:
             error.locate(kernel_line())
             raise
@@ -332,40 +390,64 @@ class Sheet:
         self.signature.bind(*args, **kwargs)  # raises TypeError, in Python's own words
         raise TypeError(f"nisa.{self.name}: arguments do not fit")  # pragma: no cover
 
-    def _execute(self, call: Call) -> NkiInstruction:
-        """Check, compute, write and record one call.
+    def _admit(self, call: Call, given: dict[str, Any]) -> tuple[list[Used], _Plan] | None:
+        """Check one call, and return its tensors and its plan; None for an address of run time.
+
+        `given` are the arguments that the call names, in contrast to the defaults.
 
         Most checks depend on shapes, types and options alone: a call that looks like an earlier
         one in these passes as that did, at the same cost.
         """
-        tensors, key = self._look(call)
-        verdict = None if key is None else self._accepted.get(key)
-        if verdict is None:
+        tensors, key = self._look(call, given)
+        try:
+            plan = self._plans.get(key)
+        except TypeError:  # an argument without a hash: such a call is checked every time
+            plan, key = None, ()
+        if plan is None:
             if is_indirect(call):
-                return execute_indirect(self, call, _INDEX)
+                return None
             self._check(call)
-            cost = self.cost(call)
-            rules = self._live_rules(call)
-            if key is not None:
-                if len(self._accepted) >= _MOST_ACCEPTED:
-                    self._accepted.clear()
-                self._accepted[key] = (call.lane, cost, rules)
-        else:
-            call.lane, cost, rules = verdict
-        for rule in rules:
-            self._check_rule(call, rule)
+            plan = self._plan(call, tensors, self.cost(call))
+            if key:
+                if len(self._plans) >= _MOST_PLANS:
+                    self._plans.clear()
+                self._plans[key] = plan
+        call.lane = plan.lane
+        return tensors, plan
+
+    def _carry_out(self, call: Call, tensors: list[Used], plan: _Plan) -> None:
+        """Run the checks that look at memory, compute, and write."""
+        for rule, code in plan.rules:
+            if not rule.holds(call):
+                self._refuse(call, rule, code)
         if self.prepare is not None:
             self.prepare(call)
-        self._check_access(call, tensors)
-        values = self._fetch(call, tensors)
+        values = self._fetch(call, tensors, plan.raw)
         self._store(call, values, self.body(**values))
-        return self._record(call, tensors, cost)
 
-    def _look(self, call: Call) -> tuple[list[Used], tuple[Any, ...] | None]:
-        """Return the tensors, and what the static checks and the cost depend on.
+    def _wait(self, call: Call, tensors: list[Used], late: LateTransfers) -> bool:
+        """Let the transfers happen that the call depends on; return whether it is one itself."""
+        late.settle(_touches(tensors))
+        return call.lane.is_dma and not self.at_once
 
-        The latter is None where it has no hash: such a call is checked every time.
-        """
+    def _defer(
+        self, call: Call, admitted: tuple[list[Used], _Plan], late: LateTransfers, index: int
+    ) -> None:
+        """Leave a transfer until something depends on it."""
+        place = kernel_line()
+
+        def carry_out() -> None:
+            try:
+                self._carry_out(call, *admitted)
+                self._note_accesses(call, admitted[0])
+            except NkiconvError as error:
+                error.locate(place)
+                raise
+
+        late.add(index, _touches(admitted[0]), carry_out)
+
+    def _look(self, call: Call, given: dict[str, Any]) -> tuple[list[Used], tuple[Any, ...]]:
+        """Return the tensors, and what the static checks, the cost and the fetches depend on."""
         tensors: list[Used] = []
         key: list[Any] = [call.hw.target]
         args = call.args
@@ -375,7 +457,7 @@ class Sheet:
                 tensors.append((name, operand, value))
                 storage = value._storage
                 start = storage.first_partition
-                if value.offset and storage.space != "hbm":
+                if value.offset and value._on_chip:
                     start += value.offset * value._kind.itemsize // storage.free_bytes
                 key += (storage.space, value.dtype, value.shape, value.strides, start)
             elif operand.most and isinstance(value, (list, tuple)):
@@ -383,21 +465,33 @@ class Sheet:
                 key.append([])  # without a hash: such calls are rare
             else:
                 key += (type(value), value)
-        for name in self._options:
+        for name in given.keys() & self._options:  # the others are the same in all calls
             value = args[name]
-            key += (type(value), value)
-        try:
-            hash(found := tuple(key))
-        except TypeError:
-            return tensors, None
-        return tensors, found
+            key += (name, type(value), value)  # True equals 1, but is not the same to a rule
+        return tensors, tuple(key)
+
+    def _plan(self, call: Call, tensors: list[Used], cost: Cost) -> _Plan:
+        """Return what follows from shapes, types and options, for a call that is checked."""
+        raw: list[bool] = []
+        spans: list[tuple[bool, int, int]] = []
+        for _, operand, tensor in tensors:
+            fetch = operand.fetch if isinstance(operand.fetch, Fetch) else operand.fetch(call)
+            raw.append(fetch is Fetch.RAW or tensor._kind.numpy == np.float32)
+            first, end, first_partition, end_partition = tensor._region()
+            spans.append((operand.role is Role.WRITE, end - first, end_partition - first_partition))
+        rules = [r for r in self._dynamic_rules if r[0].applies is None or r[0].applies(call)]
+        work = None if self.work is None else self.work(call)
+        return _Plan(call.lane, cost, tuple(rules), tuple(raw), tuple(spans), work)
 
     def _check(self, call: Call) -> None:
         """Run all checks that depend on shapes, types and options, and choose the engine."""
         args = call.args
         for name, default, why in self._only_items:
             if args[name] != default:
-                raise ConstraintError(f"nisa.{self.name}: {name}={args[name]!r} is refused: {why}")
+                raise ConstraintError(
+                    f"nisa.{self.name}: {name}={args[name]!r} is refused: {why}",
+                    code="option.not_modelled",
+                )
         for name, operand in self.operand_items:
             if operand.most:
                 self._check_number(name, operand, args[name])
@@ -409,23 +503,22 @@ class Sheet:
                 if not operand.any_start:
                     self._check_start(name, tensor)
                 self._check_pattern(name, tensor, call.hw)
-        for rule in self._static_rules:
-            self._check_rule(call, rule)
+        for rule, code in self._static_rules:
+            if not rule.holds(call):
+                self._refuse(call, rule, code)
 
-    def _live_rules(self, call: Call) -> list[Rule]:
-        """Return the dynamic rules that calls of these shapes, types and options must meet."""
-        return [r for r in self._dynamic_rules if r.applies is None or r.applies(call)]
-
-    def _check_rule(self, call: Call, rule: Rule) -> None:
-        if not rule.holds(call):
-            shown = rule.shows(call) if rule.shows is not None else call.describe()
-            raise rule.error(f"nisa.{self.name}: {rule.sentence}; got {shown} ({rule.source})")
+    def _refuse(self, call: Call, rule: Rule, code: str) -> NoReturn:
+        shown = rule.shows(call) if rule.shows is not None else call.describe()
+        raise rule.error(
+            f"nisa.{self.name}: {rule.sentence}; got {shown} ({rule.source})", code=code
+        )
 
     def _check_number(self, name: str, operand: Operand, values: Any) -> None:
         if not isinstance(values, (list, tuple)) or not 1 <= len(values) <= operand.most:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be a list of 1 to {operand.most} tensors, got "
-                f"{values!r} ({isa(self.name)})"
+                f"{values!r} ({isa(self.name)})",
+                code="operand.list",
             )
 
     def _check_operand(self, call: Call, name: str, operand: Operand, value: Any) -> None:
@@ -437,7 +530,8 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be a tensor"
                 f"{' or a number' if operand.number else ''}, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.tensor",
             )
         hw = call.hw
         space = value._storage.space
@@ -445,19 +539,22 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} must be in "
                 f"{' or '.join(sorted(s.upper() for s in operand.spaces))}, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.memory",
             )
         if operand.dtypes is not None and value.dtype not in operand.dtypes:
             raise DtypeError(
                 f"nisa.{self.name}: {name} must be one of {', '.join(sorted(operand.dtypes))}, "
-                f"got {value.dtype} ({isa(self.name)})"
+                f"got {value.dtype} ({isa(self.name)})",
+                code="operand.dtype",
             )
         if operand.dtypes is None and value._element.kind == "packed":
             self._check_packed(call, name, operand, value)
-        if operand.role is Role.WRITE and _overlaps(value):
+        if operand.role is Role.WRITE and _overlaps(value) and not self._throws_away(value):
             raise HazardError(
                 f"nisa.{self.name}: {name} repeats elements, so that several results would land "
-                f"on one place; got {value!r} with strides {value.strides}"
+                f"on one place; got {value!r} with strides {value.strides}",
+                code="operand.repeats",
             )
         if space == "hbm":
             return
@@ -466,12 +563,14 @@ class Sheet:
             if elems > limit:
                 raise ShapeError(
                     f"nisa.{self.name}: {name} has {elems} elements per partition, the limit on "
-                    f"{hw.target} is {limit} ({isa(self.name)})"
+                    f"{hw.target} is {limit} ({isa(self.name)})",
+                    code="operand.free_size",
                 )
         if operand.per_partition and free_elems(value) != 1:
             raise ShapeError(
                 f"nisa.{self.name}: {name} must have one element per partition, got {value!r} "
-                f"({isa(self.name)})"
+                f"({isa(self.name)})",
+                code="operand.per_partition",
             )
 
     def _check_packed(self, call: Call, name: str, operand: Operand, value: NkiTensor) -> None:
@@ -479,13 +578,24 @@ class Sheet:
             raise DtypeError(
                 f"nisa.{self.name}: {name} is {value.dtype}, whose elements hold four numbers; "
                 "nc_matmul_mx and quantize_mx compute with them, memset, tensor_copy, dma_copy and "
-                f"sendrecv move them, nothing else takes them ({isa('nc_matmul_mx')})"
+                f"sendrecv move them, nothing else takes them ({isa('nc_matmul_mx')})",
+                code="operand.packed",
             )
         if call.hw.generation < 4:
             raise DtypeError(
                 f"nisa.{self.name}: {name} is {value.dtype}, which needs trn3; the target is "
-                f"{call.hw.target} (nki.language.{value.dtype}, NKI 0.6.0)"
+                f"{call.hw.target} (nki.language.{value.dtype}, NKI 0.6.0)",
+                code="operand.packed_generation",
             )
+
+    def _throws_away(self, dst: NkiTensor) -> bool:
+        """Whether an instruction with a second output writes the first onto one place.
+
+        The vendor's qkv kernel is rid of the squares of `activation_reduce` in this way: it needs
+        their sum only, and every instruction has a `dst`.  What stays there is not documented.
+        """
+        moved = [s for s, n in zip(dst.strides[1:], dst.shape[1:], strict=True) if n > 1]
+        return len(self.outputs) > 1 and bool(moved) and not any(moved)
 
     def _check_start(self, name: str, value: NkiTensor) -> None:
         storage = value._storage
@@ -501,7 +611,8 @@ class Sheet:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} covers {count} partitions from {start}; an engine can "
                 f"start such an operand at {' or '.join(map(str, allowed))} only "
-                f"({arch('Accessing SBUF/PSUM tensors')})"
+                f"({arch('Accessing SBUF/PSUM tensors')})",
+                code="operand.partition_start",
             )
 
     def _check_pattern(self, name: str, value: NkiTensor, hw: Hardware) -> None:
@@ -509,18 +620,23 @@ class Sheet:
         if len(shape) > hw.free_dims_max + 1:
             raise ConstraintError(
                 f"nisa.{self.name}: {name} has {len(shape) - 1} free dimensions, an access "
-                f"pattern has at most {hw.free_dims_max} ({arch('access patterns')})"
+                f"pattern has at most {hw.free_dims_max} ({arch('access patterns')})",
+                code="operand.free_dims",
             )
         for size, stride in zip(shape[1:], strides[1:], strict=True):
             if size > hw.count_max_elems or (size > 1 and stride > hw.stride_max_elems):
                 raise ConstraintError(
                     f"nisa.{self.name}: {name} has a free dimension of size {size} and stride "
                     f"{stride} elements; the limits are {hw.count_max_elems} (uint16) and "
-                    f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})"
+                    f"{hw.stride_max_elems} (int16) ({arch('Accessing SBUF/PSUM tensors')})",
+                    code="operand.stride",
                 )
 
-    def _check_access(self, call: Call, tensors: list[Used]) -> None:
-        for name, operand, whole in tensors:
+    def _fetch(self, call: Call, tensors: list[Used], raw: tuple[bool, ...]) -> dict[str, Any]:
+        """Return the body's arguments; refuse to read what nothing wrote, or to write at all."""
+        values = call.args.copy()
+        lists: dict[str, list[Array]] = {}
+        for (name, operand, whole), as_it_is in zip(tensors, raw, strict=True):
             tensor = whole if operand.touches is None else operand.touches(whole, call)
             storage = tensor._storage
             if operand.role is Role.WRITE:
@@ -528,35 +644,21 @@ class Sheet:
                     whose = "the caller's array" if storage.is_input else "a constant"
                     raise HazardError(
                         f"nisa.{self.name}: {name} writes to {storage.describe()}, but {whose} "
-                        "is read-only"
+                        "is read-only",
+                        code="operand.read_only",
                     )
-            else:
-                if storage.uniform:
+                if name in call.also_read:
+                    fetch = storage.array if as_it_is else storage.float32
+                elif name in call.works_in:
+                    fetch = storage.elements
+                else:
+                    values[name] = None
                     continue
-                low, _ = storage.writers(tensor, tensor._kind)
-                if low == 0:
-                    missing = storage.count_unwritten(tensor, tensor._kind)
-                    raise UninitializedReadError(
-                        f"nisa.{self.name}: {name} reads {missing} of {tensor.size} elements that "
-                        f"nothing has written, in {storage.describe()}; on the device they hold "
-                        "whatever was there before"
-                    )
-
-    def _fetch(self, call: Call, tensors: list[Used]) -> dict[str, Any]:
-        values = call.args.copy()
-        lists: dict[str, list[Array]] = {}
-        for name, operand, whole in tensors:
-            if operand.role is Role.WRITE and name not in call.also_read:
-                values[name] = None
-                continue
-            tensor = whole if operand.touches is None else operand.touches(whole, call)
-            fetch = operand.fetch
-            if not isinstance(fetch, Fetch):
-                fetch = fetch(call)
-            storage = tensor._storage
-            elements = (storage.array if fetch is Fetch.RAW else storage.float32)(
-                tensor, tensor._kind
-            )
+            else:
+                if not storage.uniform:  # else all of it has been written
+                    self._check_written(name, tensor)
+                fetch = storage.elements if as_it_is else storage.float32
+            elements = fetch(tensor, tensor._kind)
             if operand.most:
                 lists.setdefault(name, []).append(elements)
             else:
@@ -565,6 +667,18 @@ class Sheet:
         if call.extra is not None:
             values.update(call.extra)
         return values
+
+    def _check_written(self, name: str, tensor: NkiTensor) -> None:
+        storage = tensor._storage
+        low, _ = storage.writers(tensor, tensor._kind)
+        if low == UNWRITTEN:
+            missing = storage.count_unwritten(tensor, tensor._kind)
+            raise UninitializedReadError(
+                f"nisa.{self.name}: {name} reads {missing} of {tensor.size} elements that "
+                f"nothing has written, in {storage.describe()}; on the device they hold "
+                "whatever was there before",
+                code="operand.unwritten",
+            )
 
     def _store(self, call: Call, values: dict[str, Any], results: Any) -> None:
         """Round results and write them; a body may have worked in the output that it was given."""
@@ -590,39 +704,57 @@ class Sheet:
                 else:
                     result = round_to(result, kind)
             shape = tensor.shape
-            storage.array(tensor, kind)[...] = (
+            storage.elements(tensor, kind)[...] = (
                 result if result.shape == shape else result.reshape(shape)
             )
-            storage.mark(tensor, kind, self.writes_as)
+            kept = len(outputs) == 1 or not self._throws_away(tensor)
+            storage.mark(tensor, kind, self.writes_as if kept else UNWRITTEN)
 
-    def _record(self, call: Call, tensors: list[Used], cost: Cost) -> NkiInstruction:
+    def _note_accesses(self, call: Call, tensors: list[Used]) -> None:
+        """Let two cores know what of HBM an instruction has touched, once it has."""
+        program = call.program
+        if program.race is None:
+            return
+        for _, operand, tensor in tensors:
+            if tensor._storage.space == "hbm":
+                program.race.note(self.name, tensor, program.core, operand.role is Role.WRITE)
+
+    def _record(self, call: Call, tensors: list[Used], plan: _Plan) -> NkiInstruction:
         program = call.program
         trace = program.trace
-        words: list[int] = []
         index = len(trace)
-        if program.race is not None:
-            for _, operand, tensor in tensors:
-                if tensor._storage.space == "hbm":
-                    program.race.note(self.name, tensor, program.core, operand.role is Role.WRITE)
-        for _, operand, tensor in (*tensors, *call.also_touch):
-            used = tensor._storage.allocation
+        words: list[int] = []
+        if index - program.repeated >= program.hardware.program_max_instructions:
+            raise program.too_large()
+        for (_, _, tensor), (writes, span, count) in zip(tensors, plan.spans, strict=True):
+            storage = tensor._storage
+            used = storage.allocation
+            used.last_use = index
             if used.first_use < 0:
                 used.first_use = index
+            partition, first = 0, tensor.offset * tensor._kind.itemsize
+            if first and tensor._on_chip:
+                partition, first = divmod(first, storage.free_bytes)
+            words += (used.number, writes, first, first + span, partition, partition + count)
+        for _, operand, tensor in call.also_touch:
+            used = tensor._storage.allocation
             used.last_use = index
+            if used.first_use < 0:
+                used.first_use = index
             words += (used.number, operand.role is Role.WRITE, *tensor._region())
-        frame = kernel_frame(3)
-        source = program.line_number(frame.f_code, frame.f_lineno)
         label = call.args.get("name")
         trace.add(
             trace.number(self.name),
-            call.lane + program.lane_base,
-            source,
-            trace.number("" if label is None else str(label)),
-            cost.occupancy_ps,
-            cost.latency_ps,
-            cost.table,
+            plan.lane + program.lane_base,
+            program.source_number(2),
+            UNNAMED if label is None else trace.number(str(label)),
+            plan.cost.occupancy_ps,
+            plan.cost.latency_ps,
+            plan.cost.table,
             words,
         )
+        if plan.work is not None:
+            program.add_work(*plan.work)
         if self.count is not None:
             self.count(call)
         return NkiInstruction((program, index))

@@ -2,17 +2,14 @@
 
 The compiler parses a kernel and every function it calls; a simulator that runs them as Python would
 accept far more, and the kernel would fail on the day it first meets a device.  What is not known to
-compile is therefore refused here, by three tables: `ALLOWED` node types, `REFUSED` node types with
-their cures, and `DETAILS` that no node type tells.
+compile is therefore refused here, by the tables of `subset_tables`: `ALLOWED` node types, `REFUSED`
+node types with their cures, and `DETAILS` that no node type tells.
 
-Evidence, counted in November 2026: the vendor's nki-library of 2026-04-13 (0.1.0+gd4920de) has 59
-kernels; with those of its tests they reach 602 functions and 168 methods of 95 classes in 108
-files.  Comments give counts in these 770, annotations left out.  "Documented" means the NKI 0.6.0
-pages, read November 2026.  The kernels that load without the vendor's NKI pass; a third of them
-read a list or dict of a module, which is taken where nothing changes it (`constants`).
+The vendor's own kernels that load without the vendor's NKI pass; a third of them read a list or
+dict of a module, which is taken where nothing changes it (`constants`).
 
 Not seen: methods of objects and functions that come in as arguments, and a dictionary key that is
-not written as a literal.  A third of the file is tables, hence its length.
+not written as a literal.
 """
 
 from __future__ import annotations
@@ -22,175 +19,36 @@ import builtins
 import contextlib
 import functools
 import linecache
-import sys
 import warnings
 import weakref
 from collections.abc import Callable
 from enum import Enum
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from nkiconv.simulate.constants import frozen, is_constant
 from nkiconv.simulate.errors import UnsupportedPythonError
-
-__all__ = ["ALLOWED", "DETAILS", "REFUSED", "Refusal", "check_kernel"]
-
-_UNUSED = (
-    "it is not known to compile, and none of the 770 functions behind the vendor's own kernels "
-    "uses it (nki-library, 2026-04-13)"
-)
-_PURE = (
-    "the compiler caches a kernel by its arguments, so a kernel must depend on nothing else "
-    "(NKI language guide, Kernel Caching)"
-)
-_VALUES = (
-    "a dict has string keys, and a number is an integer or a float (NKI language guide, Values)"
-)
-_GUIDE_030 = "the compiler does not take it (NKI 0.3.0 update guide, Language restrictions)"
-_CLASSES = "a class derives from NKIObject and nothing else (NKI language guide, Class Support)"
-_HOST = "a kernel is compiled, and knows the NKI language alone; this is code for the host"
-_ON_HOST = "its result, worked out on the host and passed as an argument"
-_PLAIN = "plain parameters, those with defaults last"
-_NO_WITH = "the statements alone"
-_BITS = "// and % by a power of two"
-
-
-class Refusal(NamedTuple):
-    """What is refused, what to write instead, and which rule says so."""
-
-    name: str
-    cure: str
-    rule: str = _UNUSED
-
-
-REFUSED: dict[type[ast.AST], Refusal] = {
-    ast.ListComp: Refusal("list comprehension", "a for loop with append"),
-    ast.SetComp: Refusal("set comprehension", "a for loop that appends to a list"),
-    ast.DictComp: Refusal("dict comprehension", "a for loop that fills a dict"),
-    ast.GeneratorExp: Refusal("generator expression", "a for loop with append"),
-    ast.Lambda: Refusal("lambda", "a named function"),
-    ast.NamedExpr: Refusal("walrus (:=)", "an assignment on a line of its own"),
-    ast.Try: Refusal("try", "an if that tests for the condition, or a check on the host"),
-    ast.Raise: Refusal("raise", "assert condition, message"),
-    ast.Yield: Refusal("yield", "append to a list and return it"),
-    ast.YieldFrom: Refusal("yield from", "append to a list and return it"),
-    ast.Global: Refusal("global", "an argument and a returned value", _PURE),
-    ast.Nonlocal: Refusal("nonlocal", "an argument, or a tensor that the inner function writes"),
-    ast.Match: Refusal("match", "if / elif / else"),
-    ast.Set: Refusal("set", "a tuple or a list"),
-    ast.Delete: Refusal("del", "leave the name alone; for a dict, pop"),
-    ast.Import: Refusal("import inside a function", "an import at the top of the module"),
-    ast.ImportFrom: Refusal("import inside a function", "an import at the top of the module"),
-    ast.ClassDef: Refusal("class inside a function", "a class of the module, from nl.NKIObject"),
-    ast.AsyncFunctionDef: Refusal("async def", "def; the compiler finds the parallelism itself"),
-    ast.MatMult: Refusal("operator @", "nisa.nc_matmul"),
-    ast.BitAnd: Refusal("operator &", _BITS),
-    ast.BitOr: Refusal("operator |", _BITS),
-    ast.BitXor: Refusal("operator ^", _BITS),
-    ast.RShift: Refusal("operator >>", _BITS),
-    ast.Invert: Refusal("operator ~", _BITS),
-    ast.UAdd: Refusal("unary +", "the operand alone"),
-}
-
-ALLOWED: frozenset[type[ast.AST]] = frozenset(
-    {
-        # Functions 770, inner functions 0 (documented: the body of nl.fori_loop is one).
-        *(ast.FunctionDef, ast.arguments, ast.arg, ast.Return),
-        # Assign 7477, For 1021, If 1931, While 20, Break 44, Continue 12, Pass 2.  Assert 1, in a
-        # helper that the whole library calls, and documented.  With: see DETAILS.
-        *(ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.While, ast.If),
-        *(ast.Break, ast.Continue, ast.Pass, ast.Assert, ast.With, ast.withitem),
-        # Call 11311, Subscript 3888, List 2233, JoinedStr 927, IfExp 491, Dict 10.  Starred: two
-        # calls f(*args) in a helper of the library that no kernel reaches today.
-        *(ast.Name, ast.Attribute, ast.Subscript, ast.Slice, ast.Constant, ast.Starred),
-        *(ast.Tuple, ast.List, ast.Dict, ast.Call, ast.keyword, ast.IfExp),
-        *(ast.JoinedStr, ast.FormattedValue, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare),
-        # Mult 2958, Add 1547, FloorDiv 690, Sub 656, Mod 301, Div 44, Pow 3, LShift 3.
-        *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.LShift),
-        # USub 150, Not 292, And 336, Or 200; comparisons 2647, 18 of them chained.
-        *(ast.USub, ast.Not, ast.And, ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt),
-        *(ast.GtE, ast.In, ast.NotIn, ast.Is, ast.IsNot, ast.Load, ast.Store),
-    }
+from nkiconv.simulate.slugs import python_code
+from nkiconv.simulate.subset_tables import (
+    ALLOWED,
+    BUILTIN_CURES,
+    BUILTINS,
+    CLASSES,
+    DETAILS,
+    HOST,
+    HOST_METHODS,
+    HOST_ROOTS,
+    MATH,
+    NKI_ROOTS,
+    OLD,
+    OLD_ROOTS,
+    ON_HOST,
+    PURE,
+    REFUSED,
+    UNUSED,
 )
 
-
-def _tail(node: ast.AST) -> str:
-    """Last part of a name, or of the name that is called: ``nki.jit(...)`` gives ``jit``."""
-    func = node.func if isinstance(node, ast.Call) else node
-    return func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
-
-
-def _has_decorator(node: ast.FunctionDef) -> bool:
-    return any(_tail(decorator) not in {"staticmethod", "jit"} for decorator in node.decorator_list)
-
-
-def _is_other_value(node: ast.Constant) -> bool:
-    return isinstance(node.value, (bytes, complex))
-
-
-def _has_star(node: ast.Tuple | ast.List) -> bool:
-    return any(isinstance(item, ast.Starred) for item in node.elts)
-
-
-def _has_mutable(node: ast.arguments) -> bool:
-    return any(isinstance(default, (ast.List, ast.Dict)) for default in node.defaults)
-
-
-def _has_other_keys(node: ast.Dict) -> bool:
-    literals = [k.value if isinstance(k, ast.Constant) else "" for k in node.keys]
-    return None in node.keys or not all(isinstance(value, str) for value in literals)
-
-
-def _compares_identity(node: ast.Compare) -> bool:
-    pairs = zip(node.ops, node.comparators, strict=True)
-    identity = [right for op, right in pairs if isinstance(op, (ast.Is, ast.IsNot))]
-    return not all(isinstance(right, ast.Constant) and right.value is None for right in identity)
-
-
-# Each 0 times unless a comment says more.  A predicate takes a node of the types to its left, which
-# the type of the table cannot say; hence Any.
-_Kinds = type[ast.AST] | tuple[type[ast.AST], ...]
-DETAILS: tuple[tuple[_Kinds, Callable[[Any], object], Refusal], ...] = (
-    # `is None` 310 times, as often as `== None` (312); `is` with anything else never.
-    (ast.Compare, _compares_identity, Refusal("is", "== or !=", _GUIDE_030)),
-    # 30 keys, all of them string literals; no `**`.
-    (ast.Dict, _has_other_keys, Refusal("dict key not a str", "a string", _VALUES)),
-    # Documented: `with nl.no_reorder():`, and nothing else after `with`.
-    (ast.withitem, lambda n: _tail(n.context_expr) != "no_reorder", Refusal("with", _NO_WITH)),
-    # 18 static methods; 39 kernels that another kernel calls.
-    (ast.FunctionDef, _has_decorator, Refusal("decorator", "a plain function")),
-    ((ast.For, ast.While), lambda n: n.orelse, Refusal("else of a loop", "a flag that it sets")),
-    ((ast.Tuple, ast.List), _has_star, Refusal("* in a tuple or list", "every item")),
-    (ast.keyword, lambda n: n.arg is None, Refusal("** in a call", "keywords by name")),
-    (ast.FormattedValue, lambda n: n.format_spec, Refusal("format specification", "{value} alone")),
-    (ast.Constant, _is_other_value, Refusal("bytes or complex", "str or float", _VALUES)),
-    (ast.arguments, lambda n: n.vararg or n.kwarg, Refusal("*args or **kwargs", _PLAIN)),
-    (ast.arguments, lambda n: n.posonlyargs, Refusal("parameter before /", _PLAIN)),
-    (ast.arguments, lambda n: n.kwonlyargs, Refusal("parameter after *", _PLAIN, _GUIDE_030)),
-    (ast.arguments, _has_mutable, Refusal("list or dict default", "a tuple", _PURE)),
-)
-
-# Calls: range 748, min 390, len 197, str 55, print 54, tuple 53, max 33, list 31, isinstance 19,
-# float 19, divmod 18, int 8.  Documented: dict, slice, and breakpoint for the simulator alone.
-_BUILTINS = frozenset(
-    {"breakpoint", "dict", "divmod", "float", "int", "isinstance", "len", "list", "max", "min"}
-    | {"print", "range", "slice", "str", "tuple"}
-)
-_BUILTIN_CURES = {
-    "abs": "x if x >= 0 else -x",
-    "bool": "x != 0",
-    "enumerate": "for i in range(len(items))",
-    "set": "a tuple or a list",
-    "sum": "a for loop with +=",
-    "zip": "one range that indexes both",
-}
-_MATH = frozenset({"math.ceil", "math.floor", "math.gcd", "math.sqrt"})  # 28, 2, 3, 1
-_NKI_ROOTS = frozenset({"nki", "nkiconv.simulate"})
-_OLD_ROOTS = frozenset({"neuronxcc"})
-_OLD = "neuronxcc.nki is an error inside a kernel (NKI 0.4.0 release notes, Breaking Changes)"
-_HOST_ROOTS = frozenset({"jax", "ml_dtypes", "numpy", "scipy", "torch"}) | sys.stdlib_module_names
-# Never compiled: equality is structural in NKI, messages and copies are the host's.
-_HOST_METHODS = frozenset({"__eq__", "__hash__", "__replace__", "__repr__", "__str__"})
+__all__ = ["check_kernel"]
 
 # Values by name and by where they were read: the module, or the function whose globals hold them.
 # Weakly, since a cache must not keep a kernel alive.
@@ -220,7 +78,9 @@ def check_kernel(fn: Callable[..., object]) -> None:
     """
     func = _unwrap(fn)
     if not isinstance(func, FunctionType):
-        raise UnsupportedPythonError(f"kernel: received a {type(fn).__name__}, not a function")
+        raise UnsupportedPythonError(
+            f"kernel: received a {type(fn).__name__}, not a function", code="python.no_function"
+        )
     constants = _CHECKED.get(func)
     if constants is None:
         constants = {}
@@ -236,7 +96,8 @@ def check_kernel(fn: Callable[..., object]) -> None:
         ):
             raise UnsupportedPythonError(
                 f"kernel {func.__name__}: module constant {name} was {old!r} at the first launch, "
-                f"is {new!r} now. Why refused: {_PURE}. Write instead: an argument."
+                f"is {new!r} now. Why refused: {PURE}. Write instead: an argument.",
+                code="python.changed_constant",
             )
 
 
@@ -275,7 +136,10 @@ class _Reader:
         """Check a node, what it names outside the function, and the nodes under it."""
         self.line = getattr(node, "lineno", self.line)
         if type(node) not in ALLOWED:
-            self.refuse(*REFUSED.get(type(node), (type(node).__name__, "simpler statements")))
+            refusal = REFUSED.get(type(node))
+            if refusal is None:
+                self.refuse(type(node).__name__, "simpler statements", code="python.other")
+            self.refuse(*refusal)
         for kind, applies, refusal in DETAILS:
             if isinstance(node, kind) and applies(node):
                 self.refuse(*refusal)
@@ -285,7 +149,8 @@ class _Reader:
             outside = self.look_up(node, local)
             if outside is not None:
                 if isinstance(node.ctx, ast.Store):
-                    self.refuse("assignment to a module's variable", "a return value", _PURE)
+                    what, code = "assignment to a module's variable", "python.module_assignment"
+                    self.refuse(what, "a return value", PURE, code=code)
                 self.check_value(*outside)
                 return
         self.visit_all(_compiled_children(node), local)
@@ -302,14 +167,15 @@ class _Reader:
                 return None, node.id, self.closure[node.id]
             if node.id in self.func.__globals__:
                 return self.func, node.id, self.func.__globals__[node.id]
-            if hasattr(builtins, node.id) and node.id not in _BUILTINS:
-                self.refuse(f"built-in {node.id}", _BUILTIN_CURES.get(node.id, _ON_HOST))
+            if hasattr(builtins, node.id) and node.id not in BUILTINS:
+                cure = BUILTIN_CURES.get(node.id, ON_HOST)
+                self.refuse(f"built-in {node.id}", cure, code="python.builtin")
         elif isinstance(node, ast.Attribute):
             outside = self.look_up(node.value, local)
             if outside is not None and isinstance(module := outside[2], ModuleType):
-                if _is_from(module, _OLD_ROOTS):
+                if _is_from(module, OLD_ROOTS):
                     return None, module.__name__, module  # whatever it has is refused
-                if _is_from(module, _NKI_ROOTS):
+                if _is_from(module, NKI_ROOTS):
                     return None, node.attr, None
                 if hasattr(module, node.attr):
                     return module, node.attr, getattr(module, node.attr)
@@ -318,12 +184,17 @@ class _Reader:
     def check_value(self, holder: object, name: str, value: object) -> None:
         """Follow a function or class, remember a constant, refuse the rest."""
         value = _unwrap(value)
-        if _is_from(value, _OLD_ROOTS):
+        if _is_from(value, OLD_ROOTS):
             full_name = getattr(value, "__name__", name)
             if not isinstance(value, ModuleType):
                 full_name = f"{getattr(value, '__module__', '')}.{full_name}"
-            self.refuse(full_name, "the same name of nki, nki.isa or nki.language", _OLD)
-        if isinstance(value, (ModuleType, Enum)) or _is_from(value, _NKI_ROOTS):
+            self.refuse(
+                full_name,
+                "the same name of nki, nki.isa or nki.language",
+                OLD,
+                code="python.old_namespace",
+            )
+        if isinstance(value, (ModuleType, Enum)) or _is_from(value, NKI_ROOTS):
             return
         if value is None or isinstance(value, (bool, int, float, str, tuple)):
             for item in value if isinstance(value, tuple) else ():
@@ -333,10 +204,10 @@ class _Reader:
         elif isinstance(value, (list, dict)) and self.is_constant(holder, name):
             self.check_items(name, value)
             self.constants[weakref.ref(holder), name] = frozen(value)
-        elif callable(value) and _is_from(value, _HOST_ROOTS):
+        elif callable(value) and _is_from(value, HOST_ROOTS):
             full_name = f"{value.__module__}.{getattr(value, '__name__', type(value).__name__)}"
-            if full_name not in _MATH:
-                self.refuse(full_name, _ON_HOST, _HOST)
+            if full_name not in MATH:
+                self.refuse(full_name, ON_HOST, HOST, code="python.host_function")
         elif isinstance(value, FunctionType):
             if value not in self.seen:
                 self.seen.add(value)
@@ -346,10 +217,12 @@ class _Reader:
         elif _is_nki_class(type(value)):
             self.check_class(type(value))
         elif callable(value):
-            self.refuse(f"{name}, a {type(value).__name__}", "a plain Python function", _HOST)
+            what, code = f"{name}, a {type(value).__name__}", "python.host_object"
+            self.refuse(what, "a plain Python function", HOST, code=code)
         else:
             what = f"outer variable {name}, a {type(value).__name__}"
-            self.refuse(what, "a tuple or a number, or an argument", _PURE)
+            cure = "a tuple or a number, or an argument"
+            self.refuse(what, cure, PURE, code="python.outer_variable")
 
     def check_items(self, name: str, value: object) -> None:
         """Check what a constant list or dict holds, at any depth."""
@@ -371,25 +244,28 @@ class _Reader:
             return
         self.seen.add(cls)
         if not _is_nki_class(cls) or len(cls.__bases__) > 1:
-            self.refuse(f"class {cls.__name__}", "a class from nl.NKIObject alone", _CLASSES)
+            cure = "a class from nl.NKIObject alone"
+            self.refuse(f"class {cls.__name__}", cure, CLASSES, code="python.class_bases")
         for name, member in vars(cls).items():
             if isinstance(member, (property, classmethod, functools.cached_property)):
                 what = f"{type(member).__name__} {cls.__name__}.{name}"
-                self.refuse(what, "a method, or an attribute that __init__ sets")
+                cure = "a method, or an attribute that __init__ sets"
+                self.refuse(what, cure, code="python.property")
             method = member.__func__ if isinstance(member, staticmethod) else member
-            if not isinstance(method, FunctionType) or name in _HOST_METHODS:
+            if not isinstance(method, FunctionType) or name in HOST_METHODS:
                 continue
             if method.__code__.co_filename != "<string>":  # where dataclass writes its methods
                 self.check_value(None, name, method)
 
-    def refuse(self, name: str, cure: str, rule: str = _UNUSED) -> NoReturn:
+    def refuse(self, name: str, cure: str, rule: str = UNUSED, *, code: str = "") -> NoReturn:
         """Raise the error for the line that is being read."""
         place = f"{self.func.__code__.co_filename}:{self.line}"
         if self.func is not self.kernel:
             place += f" (in {self.func.__qualname__}, which it calls)"
         raise UnsupportedPythonError(
             f"kernel {self.kernel.__name__}: {name} at {place}. "
-            f"Why refused: {rule}. Write instead: {cure}."
+            f"Why refused: {rule}. Write instead: {cure}.",
+            code=code or python_code(name),
         )
 
 

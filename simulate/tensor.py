@@ -12,6 +12,7 @@ Indexing) and the access-pattern deep dive.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from enum import Enum
 from math import prod
 from types import EllipsisType
@@ -50,9 +51,12 @@ class DynamicSlice:
         self.size = _whole(size, "nl.ds", "size")
         if self.start < 0 or self.size < 1:
             raise OutOfBoundsError(
-                f"nl.ds({start}, {size}): start must be at least 0 and size at least 1"
+                f"nl.ds({start}, {size}): start must be at least 0 and size at least 1",
+                code="tensor.ds",
             )
 
+
+_WHOLE = slice(None)
 
 Index = int | slice | DynamicSlice | EllipsisType
 
@@ -60,7 +64,10 @@ Index = int | slice | DynamicSlice | EllipsisType
 def _whole(value: object, op: str, what: str) -> int:
     """Return `value` as int; NumPy integers count, bools and floats do not."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ShapeError(f"{op}: {what} must be an integer known at compile time, got {value!r}")
+        raise ShapeError(
+            f"{op}: {what} must be an integer known at compile time, got {value!r}",
+            code="tensor.whole_number",
+        )
     return int(value.__index__())
 
 
@@ -81,10 +88,14 @@ def checked_shape(shape: object, op: str) -> tuple[int, ...]:
         It is not a sequence, or a size is not a positive integer.
     """
     if not isinstance(shape, (tuple, list)) or not shape:
-        raise ShapeError(f"{op}: shape must be a tuple of positive integers, got {shape!r}")
+        raise ShapeError(
+            f"{op}: shape must be a tuple of positive integers, got {shape!r}", code="tensor.shape"
+        )
     sizes = tuple([_whole(size, op, "a size of shape") for size in shape])
     if min(sizes) < 1:
-        raise ShapeError(f"{op}: every size of a tensor must be at least 1, got {sizes}")
+        raise ShapeError(
+            f"{op}: every size of a tensor must be at least 1, got {sizes}", code="tensor.size"
+        )
     return sizes
 
 
@@ -161,9 +172,18 @@ class NkiTensor(NKIObject):
                 f"{self!r}: as a condition this comparison does not hold for {wrong} of "
                 f"{self.size} elements; on the device a tensor counts as true whatever it holds, "
                 "because a kernel's conditions are decided when it is compiled (NKI language "
-                "guide). Return the tensor and compare on the host"
+                "guide). Return the tensor and compare on the host",
+                code="tensor.condition",
             )
         return True
+
+    @property
+    def address(self) -> tuple[int, int] | None:
+        """Partition and byte that the kernel chose for the tensor, if it did.
+
+        Not recorded among the vendor's attributes; the page on its library's allocator prints it.
+        """
+        return self._storage.allocation.address
 
     @property
     def ndim(self) -> int:
@@ -204,28 +224,30 @@ class NkiTensor(NKIObject):
         if Ellipsis in keys:
             at = keys.index(Ellipsis)
             fill = self.ndim - (len(keys) - 1)
-            keys = (*keys[:at], *[slice(None)] * fill, *keys[at + 1 :])
-        if len(keys) > self.ndim:
+            keys = (*keys[:at], *[_WHOLE] * fill, *keys[at + 1 :])
+        own_shape, own_strides = self.shape, self.strides
+        if len(keys) > len(own_shape):
             raise OutOfBoundsError(
-                f"{self!r}: {len(keys)} indices for a tensor of {self.ndim} dimensions"
+                f"{self!r}: {len(keys)} indices for a tensor of {self.ndim} dimensions",
+                code="tensor.index_count",
             )
         shape: list[int] = []
         strides: list[int] = []
         offset = self.offset
-        for dim, size in enumerate(self.shape):
-            stride = self.strides[dim]
-            if dim >= len(keys):
-                shape.append(size)
-                strides.append(stride)
-                continue
-            index = keys[dim]
-            if isinstance(index, slice):
-                start, count, step = self._range(dim, index)
-                offset += start * stride
-                shape.append(count)
-                strides.append(stride * step)
+        dim = 0  # counted by hand: this is what kernels do most
+        for index in keys:
+            stride = own_strides[dim]
+            if type(index) is slice:
+                if index == _WHOLE:
+                    shape.append(own_shape[dim])
+                    strides.append(stride)
+                else:
+                    start, count, step = self._range(dim, index.start, index.stop, index.step)
+                    offset += start * stride
+                    shape.append(count)
+                    strides.append(stride * step)
             elif isinstance(index, DynamicSlice):
-                start, count, _ = self._range(dim, slice(index.start, index.start + index.size, 1))
+                start, count, _ = self._range(dim, index.start, index.start + index.size, 1)
                 offset += start * stride
                 shape.append(count)
                 strides.append(stride)
@@ -234,6 +256,10 @@ class NkiTensor(NKIObject):
                 if dim == 0 and self._on_chip:
                     shape.append(1)
                     strides.append(stride)
+            dim += 1
+        if dim < len(own_shape):
+            shape += own_shape[dim:]
+            strides += own_strides[dim:]
         least = 2 if self._on_chip else 1
         while len(shape) < least:  # a tensor keeps its last dimension, at size 1
             shape.append(1)
@@ -243,28 +269,36 @@ class NkiTensor(NKIObject):
     def __setitem__(self, key: object, value: object) -> None:
         raise ConstraintError(
             f"{self!r}: assignment to a slice is not an instruction; write with nisa.tensor_copy, "
-            "nisa.memset or nisa.dma_copy (dst=...)"
+            "nisa.memset or nisa.dma_copy (dst=...)",
+            code="tensor.assignment",
         )
 
     def _position(self, dim: int, index: object) -> int:
-        where = (
-            index
-            if type(index) is int
-            else _whole(index, repr(self), f"the index of dimension {dim}")
-        )
         size = self.shape[dim]
+        if type(index) is int:
+            if 0 <= index < size:
+                return index
+            where = index
+        else:
+            where = _whole(index, repr(self), f"the index of dimension {dim}")
         if not -size <= where < size:
             raise OutOfBoundsError(
-                f"{self!r}: index {where} of dimension {dim} is outside its size {size}"
+                f"{self!r}: index {where} of dimension {dim} is outside its size {size}",
+                code="tensor.index_bounds",
             )
         return where + size if where < 0 else where
 
-    def _range(self, dim: int, index: slice) -> tuple[int, int, int]:
+    def _range(self, dim: int, start: Any, stop: Any, step: Any) -> tuple[int, int, int]:
         """Return start, count and step of a slice that lies inside the dimension."""
         size = self.shape[dim]
-        step = 1 if index.step is None else index.step
-        start = 0 if index.start is None else index.start
-        stop = size if index.stop is None else index.stop
+        if step is None:
+            if type(start) is int and type(stop) is int and 0 <= start < stop <= size:
+                return start, stop - start, 1  # as most slices are written
+            step = 1
+        if start is None:
+            start = 0
+        if stop is None:
+            stop = size
         if not (type(step) is int and type(start) is int and type(stop) is int):
             step = _whole(step, repr(self), f"the step of dimension {dim}")
             start = _whole(start, repr(self), f"the start of dimension {dim}")
@@ -274,19 +308,24 @@ class NkiTensor(NKIObject):
         if stop < 0:
             stop += size
         if step < 1:
-            raise OutOfBoundsError(f"{self!r}: step {step} of dimension {dim} must be at least 1")
+            raise OutOfBoundsError(
+                f"{self!r}: step {step} of dimension {dim} must be at least 1",
+                code="tensor.slice_step",
+            )
         if not 0 <= start < stop <= size:
             raise OutOfBoundsError(
                 f"{self!r}: slice {start}:{stop} of dimension {dim} must satisfy "
                 f"0 <= start < end <= {size}; slices are not clamped "
-                "(vendor documentation, NkiTensor.slice)"
+                "(vendor documentation, NkiTensor.slice)",
+                code="tensor.slice_bounds",
             )
         count = (stop - start + step - 1) // step
         if dim == 0 and self._on_chip and step > 1 and count > 1:
             raise ConstraintError(
                 f"{self!r}: step {step} of dimension 0 would skip partitions; an access pattern "
                 "covers neighbouring partitions only (access-pattern deep dive, Restriction on "
-                "SBUF/PSUM Tensors)"
+                "SBUF/PSUM Tensors)",
+                code="tensor.partition_step",
             )
         return start, count, step
 
@@ -297,9 +336,10 @@ class NkiTensor(NKIObject):
         if min(limits) < 0:
             raise OutOfBoundsError(
                 f"NkiTensor.slice: {start}:{end} of dimension {dim} of {self!r} must satisfy "
-                f"0 <= start < end <= {self.shape[dim]} (vendor documentation, NkiTensor.slice)"
+                f"0 <= start < end <= {self.shape[dim]} (vendor documentation, NkiTensor.slice)",
+                code="tensor.slice_bounds",
             )
-        first, count, stride = self._range(dim, slice(start, end, step))
+        first, count, stride = self._range(dim, start, end, step)
         shape = (*self.shape[:dim], count, *self.shape[dim + 1 :])
         strides = (*self.strides[:dim], self.strides[dim] * stride, *self.strides[dim + 1 :])
         return self._view(shape, strides, self.offset + first * self.strides[dim])
@@ -319,7 +359,8 @@ class NkiTensor(NKIObject):
         if _whole(index, "NkiTensor.select", "index") < 0:
             raise OutOfBoundsError(
                 f"NkiTensor.select: index {index} of dimension {dim} of {self!r} must be at least "
-                "0 (vendor documentation, NkiTensor.select)"
+                "0 (vendor documentation, NkiTensor.select)",
+                code="tensor.index_bounds",
             )
         if dim == 0 and self._on_chip:
             return self[index]
@@ -331,7 +372,9 @@ class NkiTensor(NKIObject):
     def _dimension(self, dim: int, op: str, *, free_only: bool = False) -> int:
         where = _whole(dim, f"NkiTensor.{op}", "dim")
         if not -self.ndim <= where < self.ndim:
-            raise OutOfBoundsError(f"NkiTensor.{op}: {self!r} has no dimension {where}")
+            raise OutOfBoundsError(
+                f"NkiTensor.{op}: {self!r} has no dimension {where}", code="tensor.dimension"
+            )
         where %= self.ndim
         if free_only and where == 0 and self._on_chip:
             raise _partition_rule(op, self)
@@ -343,7 +386,8 @@ class NkiTensor(NKIObject):
             raise ShapeError(
                 f"NkiTensor.{op}: {self!r} would keep {ndim} dimensions; a tensor in "
                 f"{self._storage.space.upper()} has at least {least} (vendor language guide, "
-                "Tensor Values)"
+                "Tensor Values)",
+                code="tensor.rank",
             )
 
     def permute(self, dims: Sequence[int]) -> NkiTensor:
@@ -352,7 +396,8 @@ class NkiTensor(NKIObject):
         if sorted(order) != list(range(self.ndim)):
             raise ShapeError(
                 f"NkiTensor.permute: {order} is not an order of the {self.ndim} dimensions of "
-                f"{self!r}"
+                f"{self!r}",
+                code="tensor.permutation",
             )
         if self._on_chip and order[0] != 0:
             raise _partition_rule("permute", self)
@@ -368,7 +413,8 @@ class NkiTensor(NKIObject):
         if self.shape[dim] != 1:
             raise ShapeError(
                 f"NkiTensor.broadcast: dimension {dim} of {self!r} has size {self.shape[dim]}; "
-                "only size 1 can be repeated"
+                "only size 1 can be repeated",
+                code="tensor.broadcast",
             )
         count = checked_shape((size,), "NkiTensor.broadcast")[0]
         shape = (*self.shape[:dim], count, *self.shape[dim + 1 :])
@@ -379,7 +425,9 @@ class NkiTensor(NKIObject):
         """Insert a dimension of size 1."""
         where = _whole(dim, "NkiTensor.expand_dim", "dim")
         if not 0 <= where <= self.ndim:
-            raise OutOfBoundsError(f"NkiTensor.expand_dim: no position {where} in {self!r}")
+            raise OutOfBoundsError(
+                f"NkiTensor.expand_dim: no position {where} in {self!r}", code="tensor.dimension"
+            )
         if where == 0 and self._on_chip:
             raise _partition_rule("expand_dim", self)
         stride = self.strides[where] * self.shape[where] if where < self.ndim else 1
@@ -394,7 +442,8 @@ class NkiTensor(NKIObject):
         dim = self._dimension(dim, "squeeze_dim", free_only=True)
         if self.shape[dim] != 1:
             raise ShapeError(
-                f"NkiTensor.squeeze_dim: dimension {dim} of {self!r} has size {self.shape[dim]}"
+                f"NkiTensor.squeeze_dim: dimension {dim} of {self!r} has size {self.shape[dim]}",
+                code="tensor.squeeze",
             )
         self._check_rank(self.ndim - 1, "squeeze_dim")
         return self._view(
@@ -421,12 +470,16 @@ class NkiTensor(NKIObject):
         first = self._dimension(start_dim, "flatten_dims", free_only=True)
         last = self._dimension(end_dim, "flatten_dims")
         if last < first:
-            raise ShapeError(f"NkiTensor.flatten_dims: {start_dim} comes after {end_dim}")
+            raise ShapeError(
+                f"NkiTensor.flatten_dims: {start_dim} comes after {end_dim}",
+                code="tensor.flatten_order",
+            )
         merged = _merged(self.shape[first : last + 1], self.strides[first : last + 1])
         if len(merged) != 1:
             raise ShapeError(
                 f"NkiTensor.flatten_dims: dimensions {first} to {last} of {self!r} with strides "
-                f"{self.strides} are not dense; a view cannot merge them"
+                f"{self.strides} are not dense; a view cannot merge them",
+                code="tensor.flatten_dense",
             )
         stride, size = merged[0]
         return self._view(
@@ -449,7 +502,8 @@ class NkiTensor(NKIObject):
         if strides is None:
             raise ShapeError(
                 f"NkiTensor.reshape: {self!r} with strides {self.strides} cannot be seen as "
-                f"{sizes} without a copy"
+                f"{sizes} without a copy",
+                code="tensor.reshape_copy",
             )
         return self._view(sizes, strides, self.offset)
 
@@ -464,7 +518,8 @@ class NkiTensor(NKIObject):
         if len(src_pattern) != self.ndim:
             raise ShapeError(
                 f"NkiTensor.rearrange: {len(src_pattern)} names for {self.ndim} dimensions of "
-                f"{self!r}"
+                f"{self!r}",
+                code="tensor.rearrange",
             )
         split: NkiTensor = self
         names: list[str] = []
@@ -475,13 +530,16 @@ class NkiTensor(NKIObject):
             names.extend(group)
         if not set(fixed) <= set(names):
             raise ShapeError(
-                f"NkiTensor.rearrange: fixed_sizes {fixed} names more than {src_pattern}"
+                f"NkiTensor.rearrange: fixed_sizes {fixed} names more than {src_pattern}",
+                code="tensor.rearrange",
             )
         flat: list[str] = []
         for entry in dst_pattern:
             flat.extend([entry] if isinstance(entry, str) else entry)
         if sorted(flat) != sorted(names) or () in map(tuple, dst_pattern):
-            raise ShapeError(f"NkiTensor.rearrange: {dst_pattern} does not name {names}")
+            raise ShapeError(
+                f"NkiTensor.rearrange: {dst_pattern} does not name {names}", code="tensor.rearrange"
+            )
         result = split.permute([names.index(name) for name in flat])
         for where, entry in enumerate(dst_pattern):
             if not isinstance(entry, str) and len(entry) > 1:
@@ -501,19 +559,23 @@ class NkiTensor(NKIObject):
     ) -> NkiTensor:
         """Return an explicit ``[[stride, count], ...]`` pattern over the storage.
 
-        The offsets of run time move it along dimension `indirect_dim` of this tensor.
+        The offsets of run time move it along dimension `indirect_dim` of this tensor.  A pattern
+        that leaves the tensor is refused by what uses it: kernels of the vendor make some that they
+        use only if a condition holds.
         """
         dynamic = scalar_offset is not None or vector_offset is not None
         if _whole(indirect_dim, "NkiTensor.ap", "indirect_dim") != 0 and not dynamic:
             raise ConstraintError(
-                f"NkiTensor.ap: indirect_dim={indirect_dim} needs a scalar_offset or vector_offset"
+                f"NkiTensor.ap: indirect_dim={indirect_dim} needs a scalar_offset or vector_offset",
+                code="indirect.without_offset",
             )
         kind = self._kind if dtype is None else element_type(dtype, op="NkiTensor.ap")
         if offset is None:
             start = self.offset * self._kind.itemsize
             if start % kind.itemsize:
                 raise ShapeError(
-                    f"NkiTensor.ap: offset {self.offset} of {self!r} does not fall on a {dtype}"
+                    f"NkiTensor.ap: offset {self.offset} of {self!r} does not fall on a {dtype}",
+                    code="tensor.ap_offset",
                 )
             begin = start // kind.itemsize
         else:
@@ -521,54 +583,66 @@ class NkiTensor(NKIObject):
         if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in pattern):
             raise ShapeError(
                 f"NkiTensor.ap: pattern must be [[stride, count], ...], got {pattern!r} "
-                "(access-pattern deep dive)"
+                "(access-pattern deep dive)",
+                code="tensor.ap_pattern",
             )
         strides = tuple([_whole(pair[0], "NkiTensor.ap", "a stride") for pair in pattern])
         shape = checked_shape([pair[1] for pair in pattern], "NkiTensor.ap")
         view = self._view(shape, strides, begin)
         view.dtype = kind.name
         view._kind = kind
+        if min(strides) < 0 or begin < 0:
+            raise OutOfBoundsError(
+                f"NkiTensor.ap: negative strides or offsets leave {self._storage.describe()}",
+                code="tensor.ap_bounds",
+            )
         if dynamic:
             from nkiconv.simulate import indirect
 
             return indirect.pattern(self, view, scalar_offset, vector_offset, indirect_dim)
-        self._check_pattern(view)
+        try:
+            self._check_pattern(view)
+        except OutOfBoundsError as error:
+            return _Beyond(view, error)
         return view
 
     def _check_pattern(self, view: NkiTensor) -> None:
         item = view._kind.itemsize
         storage = self._storage
         row = storage.free_bytes // item
-        if min(view.strides) < 0 or view.offset < 0:
-            raise OutOfBoundsError(
-                f"NkiTensor.ap: negative strides or offsets leave {storage.describe()}"
-            )
         reach = [(n - 1) * s for n, s in zip(view.shape, view.strides, strict=True)]
         if not self._on_chip:
             if view.offset + sum(reach) >= row:
                 raise OutOfBoundsError(
                     f"NkiTensor.ap: pattern {view.get_pattern()} at {view.offset} reaches element "
-                    f"{view.offset + sum(reach)} of the {row} of {storage.describe()}"
+                    f"{view.offset + sum(reach)} of the {row} of {storage.describe()}",
+                    code="tensor.ap_bounds",
                 )
             return
         if view.ndim < 2:
-            raise ShapeError(f"NkiTensor.ap: an on-chip pattern needs a free dimension: {view!r}")
+            raise ShapeError(
+                f"NkiTensor.ap: an on-chip pattern needs a free dimension: {view!r}",
+                code="tensor.ap_pattern",
+            )
         if storage.free_bytes % item:
             raise ShapeError(
                 f"NkiTensor.ap: the {storage.free_bytes} B per partition of {storage.describe()} "
-                f"do not divide into {view.dtype} elements"
+                f"do not divide into {view.dtype} elements",
+                code="tensor.ap_row",
             )
         if view.strides[0] != row and view.shape[0] != 1:
             raise ConstraintError(
                 f"NkiTensor.ap: the partition stride of {storage.describe()} must be its {row} "
-                f"elements per partition, got {view.strides[0]} (access-pattern deep dive)"
+                f"elements per partition, got {view.strides[0]} (access-pattern deep dive)",
+                code="tensor.ap_partition_stride",
             )
         last_partition = view.offset // row + view.shape[0] - 1
         last_elem = view.offset % row + sum(reach[1:])
         if last_partition >= storage.partitions or last_elem >= row:
             raise OutOfBoundsError(
                 f"NkiTensor.ap: pattern {view.get_pattern()} at {view.offset} reaches partition "
-                f"{last_partition}, element {last_elem} of {storage.describe()}"
+                f"{last_partition}, element {last_elem} of {storage.describe()}",
+                code="tensor.ap_bounds",
             )
 
     def view(self, dtype: str) -> NkiTensor:
@@ -577,14 +651,20 @@ class NkiTensor(NKIObject):
         old, new = self._kind.itemsize, kind.itemsize
         last = self.shape[-1] * old
         if self.strides[-1] != 1 and self.shape[-1] != 1 and old != new:
-            raise ShapeError(f"NkiTensor.view: the last dimension of {self!r} is not contiguous")
+            raise ShapeError(
+                f"NkiTensor.view: the last dimension of {self!r} is not contiguous",
+                code="tensor.view_contiguous",
+            )
         starts = [s * old for s in self.strides[:-1]]
         # A stride that is never taken does not matter, but the partition stride stands for the row.
         taken = [
             s for dim, s in enumerate(starts) if self.shape[dim] > 1 or (dim == 0 and self._on_chip)
         ]
         if last % new or (self.offset * old) % new or any(s % new for s in taken):
-            raise ShapeError(f"NkiTensor.view: {self!r} does not divide into {dtype} elements")
+            raise ShapeError(
+                f"NkiTensor.view: {self!r} does not divide into {dtype} elements",
+                code="tensor.view_size",
+            )
         inner = self.strides[-1] if old == new else 1
         result = self._view(
             (*self.shape[:-1], last // new),
@@ -646,7 +726,10 @@ def inferred(shape: Sequence[int], total: int, op: str, tensor: NkiTensor) -> tu
         if known > 0 and total % known == 0:
             sizes[sizes.index(-1)] = total // known
     if not sizes or min(sizes) < 1 or prod(sizes) != total:
-        raise ShapeError(f"{op}: {total} elements of {tensor!r} do not fill {tuple(shape)}")
+        raise ShapeError(
+            f"{op}: {total} elements of {tensor!r} do not fill {tuple(shape)}",
+            code="tensor.elements",
+        )
     return tuple(sizes)
 
 
@@ -689,7 +772,8 @@ def reshaped(
 def _partition_rule(op: str, tensor: NkiTensor) -> ConstraintError:
     return ConstraintError(
         f"NkiTensor.{op}: the partition dimension of {tensor!r} must stay first and whole; moving "
-        "data between partitions takes an instruction (vendor documentation, NkiTensor)"
+        "data between partitions takes an instruction (vendor documentation, NkiTensor)",
+        code="tensor.partition_first",
     )
 
 
@@ -700,3 +784,19 @@ def tensors_in(value: Any) -> list[NkiTensor]:
     if isinstance(value, (tuple, list)):
         return [t for item in value for t in tensors_in(item)]
     return []
+
+
+class _Beyond(NkiTensor):
+    """A pattern beyond the end of its tensor: nothing can be done with it."""
+
+    __slots__ = ("_problem",)
+
+    def __init__(self, view: NkiTensor, problem: OutOfBoundsError) -> None:
+        self._problem = problem
+        self.shape, self.strides, self.offset = view.shape, view.strides, view.offset
+        self.dtype, self.buffer, self.name = view.dtype, view.buffer, view.name
+        self._kind, self._on_chip = view._kind, view._on_chip
+
+    @property
+    def _storage(self) -> Storage:  # type: ignore[override]
+        raise copy(self._problem)  # which gets the place of this use

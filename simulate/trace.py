@@ -8,9 +8,13 @@ operands.  Meaning is left to `schedule`; this module only packs and unpacks.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+
+UNNAMED = 0
+"""Number of the empty string."""
 
 HEADER = 8
 OPERAND = 6
@@ -91,8 +95,8 @@ class Trace:
     def __init__(self) -> None:
         self._words = array("q")
         self._starts = array("q")
-        self._names: list[str] = []
-        self._name_numbers: dict[str, int] = {}
+        self._names: list[str] = [""]
+        self._name_numbers: dict[str, int] = {"": UNNAMED}
         self.edges: list[tuple[int, int]] = []
         """Explicit orders (consumer, producer) from ``NkiInstruction.depends_on``."""
         self.barriers: list[int] = []
@@ -140,11 +144,17 @@ class Trace:
         is the time that all DMA engines together need for it, its latency what it takes alone.
         """
         index = len(self._starts)
-        words = self._words
-        self._starts.append(len(words))
-        words.extend((opcode, lane, source, label, occupancy_ps, latency_ps, table, len(operands)))
-        words.extend(operands)
+        self._starts.append(len(self._words))
+        self._words.fromlist(
+            [opcode, lane, source, label, occupancy_ps, latency_ps, table, len(operands), *operands]
+        )
         return index
+
+    def sources(self) -> Counter[str]:
+        """Return how many instructions each source line gave."""
+        words = self._words
+        counts = Counter(words[begin + 2] for begin in self._starts)
+        return Counter({self._names[number]: count for number, count in counts.items()})
 
     def raw(self, first: int = 0) -> Iterator[tuple[int, list[int]]]:
         """Yield (index, words) of each instruction from `first` on, without unpacking."""

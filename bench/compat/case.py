@@ -52,12 +52,15 @@ class Call:
         Which of a page's code blocks that define the kernel.
     folders
         Relative to the source's folder; put on the import path.
+    module
+        To import the file by, where it is part of a package.
     """
 
     make: Callable[..., Example]
     grid: int = 1
     block: int = 0
     folders: tuple[str, ...] = ()
+    module: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,14 @@ class VendorTest:
     arguments
         Python, as in a call, in the namespace of the test's module (values are often its own
         enumerations) and of `vendor_tests.call_test`.  What every test takes is left out.
+    target
+        Device in place of the test's.
     """
 
     module: str
     test: str
     arguments: str = ""
+    target: str = ""
 
 
 @dataclass(frozen=True)

@@ -114,17 +114,18 @@ def page(results: Sequence[Result], root: Path) -> str:
 
 def _sources(results: Sequence[Result], root: Path) -> str:
     rows = [
-        "| source | version | cases | kernels | run | right | wrong | not run, for a reason below"
-        " | not run otherwise |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| source | version | kernels | of them right | cases | run | right | wrong"
+        " | not run, for a reason below | not run otherwise |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for source in _used(results):
         own = [(case, outcome) for case, outcome in results if case.source == source.folder]
         done = [outcome for _, outcome in own]
         reasons = sum(not o.good and bool(c.because) for c, o in own)
         numbers = (
-            len(own),
             len({(case.path, case.kernel) for case, _ in own}),
+            len({(case.path, case.kernel) for case, outcome in own if outcome.right}),
+            len(own),
             sum(o.runs for o in done),
             sum(o.right is True for o in done),
             sum(o.right is False for o in done),
@@ -212,9 +213,11 @@ def _stand_ins() -> str:
         [
             "## What is added to run them",
             "",
-            "No file of theirs is changed. Host modules that only the vendor has, and that hold",
-            f"nothing of what a kernel computes, are stood in for: {simple} (dtypes, their",
-            f"conversion, the name of a device), and {empty} (imported, never used here).",
+            "No file of theirs is changed. Host modules that are not public, or have nothing to do",
+            "with a kernel's result, are stood in for where they are missing:",
+            "",
+            f"- {simple}: dtypes, conversions between them, the name of a device;",
+            f"- {empty}: imported, and never used here.",
             "",
         ]
     )

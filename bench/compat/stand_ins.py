@@ -29,7 +29,7 @@ import numpy as np
 
 from nkiconv.bench.compat.case import Array
 
-__all__ = ["EMPTY", "STAND_INS", "install", "packed_name", "static_cast"]
+__all__ = ["EMPTY", "STAND_INS", "install", "packed_name", "static_cast", "unpack"]
 
 EMPTY = (
     "allpairspy",  # pairwise test selection
@@ -67,13 +67,13 @@ def static_cast(array: Any, dtype: Any) -> Array:
     values = np.asarray(array)
     name = packed_name(values.dtype)
     if name:
-        values = _unpack(values, name)
+        values = unpack(values, name)
     asked = packed_dtype(dtype) if dtype in _PACKED else np.dtype(dtype)
     name = packed_name(asked)
     return _pack(values, name) if name else values.astype(asked)
 
 
-def _unpack(values: Array, name: str) -> Array:
+def unpack(values: Array, name: str) -> Array:
     """``(..., n)`` packed elements as ``(..., 4 n)`` float32."""
     member, _ = _PACKED[name]
     codes: Array = np.ascontiguousarray(values).view(np.uint8).reshape(*values.shape[:-1], -1)

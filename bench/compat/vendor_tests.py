@@ -16,6 +16,7 @@ import numpy as np
 
 from nkiconv.bench.compat.case import Array
 from nkiconv.bench.compat.judge import Judge
+from nkiconv.bench.compat.stand_ins import packed_name, unpack
 
 __all__ = ["Manager", "call_test"]
 
@@ -27,15 +28,16 @@ class Manager:
 
     trace_mode = None  # of the vendor's modes, which compile or run on a device, none
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, target: str = "") -> None:
         self.judge = judge
+        self.target = target
 
     def execute(self, launch: Any) -> None:
         """Run one launch; `launch` is the vendor's ``KernelArgs``."""
         import nki
 
         compiler = launch.compiler_input
-        target = str(compiler.platform_target.value)
+        target = self.target or str(compiler.platform_target.value)
         os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"] = _TARGETS.get(target, target)
         if launch.inference_args.collective_ranks > 1:
             raise NotImplementedError("collectives over several devices are not simulated")
@@ -68,9 +70,11 @@ class Manager:
                 self._validate(name, right.validator, np.asarray(found))
                 continue
             self.judge.compare(
-                str(name), found, np.asarray(right), asked.relative_accuracy,
+                str(name),
+                *_as_numbers(np.asarray(found), np.asarray(right)),
+                asked.relative_accuracy,
                 asked.absolute_accuracy,
-            )  # fmt: skip
+            )
 
     def _validate(self, name: str, validator: Any, found: Array) -> None:
         """Let a test's own validator look at the bytes of a result."""
@@ -79,6 +83,12 @@ class Manager:
             self.judge.fail(f"{name}: the test's own validator refuses the result")
         elif self.judge.right is None:
             self.judge.right = True
+
+
+def _as_numbers(found: Array, right: Array) -> tuple[Array, Array]:
+    """Return result and reference, packed elements as the numbers that they hold."""
+    name = packed_name(right.dtype)
+    return (unpack(found, name), unpack(right, name)) if name else (found, right)
 
 
 class _Collector:

@@ -123,7 +123,11 @@ def _run_call(how: Call, case: Case, folder: Path, judge: Judge) -> None:
 
     stand_ins.install()
     sys.path[:0] = [str(folder / name) for name in how.folders] + [str((folder / case.path).parent)]
-    namespace: Any = load(folder / case.path, case.kernel.partition(".")[0], how.block)
+    namespace: Any = (
+        importlib.import_module(how.module)
+        if how.module
+        else load(folder / case.path, case.kernel.partition(".")[0], how.block)
+    )
     for name in case.kernel.split("."):
         namespace = getattr(namespace, name)
     example = how.make(rng=np.random.default_rng(SEED))
@@ -218,7 +222,7 @@ def _run_vendor_test(how: VendorTest, folder: Path, judge: Judge) -> None:
     module = importlib.import_module(f"test.integration.nkilib.{how.module}")
     from nkiconv.bench.compat.vendor_tests import Manager, call_test
 
-    call_test(module, how.test, how.arguments, Manager(judge))
+    call_test(module, how.test, how.arguments, Manager(judge, how.target))
 
 
 # --- What went wrong ----------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def one_of(page: str, option: str, *allowed: Any) -> Rule:
         lambda call: any(call[option] is value for value in allowed),
         isa(page),
         shows=lambda call: f"{option}={call[option]!r}",
+        code=f"{option}_choice",
     )
 
 
@@ -80,6 +81,7 @@ def goes_on_from_known(page: str, data: str) -> Rule:
         isa(page),
         error=UninitializedReadError,
         dynamic=True,
+        code="registers_unknown",
     )
 
 
@@ -98,6 +100,7 @@ def loads(page: str, initial: str) -> Rule:
         holds,
         isa(page),
         shows=shows,
+        code=f"{initial}_with_load",
     )
 
 

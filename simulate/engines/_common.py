@@ -56,7 +56,8 @@ def chosen_lane(call: Call, allowed: tuple[Lane, ...], default: Lane) -> Lane:
         names = ", ".join(f"engine.{name.name}" for name, at in _LANES.items() if at in allowed)
         raise ConstraintError(
             f"nisa.{call.sheet.name}: engine={wish!r} cannot execute it; {names} can "
-            f"({isa(call.sheet.name)})"
+            f"({isa(call.sheet.name)})",
+            code="option.engine",
         )
     return lane
 
@@ -182,6 +183,7 @@ def same_elements(*names: str) -> Rule:
         holds,
         "NKI 0.6.0, page of the instruction",
         error=ShapeError,
+        code="same_elements",
     )
 
 
@@ -197,6 +199,7 @@ def same_partitions(data: str, *vectors: str) -> Rule:
         holds,
         "NKI 0.6.0, page of the instruction",
         error=ShapeError,
+        code="one_per_partition",
     )
 
 
@@ -207,7 +210,10 @@ def _no_gpsimd_in_psum(call: Call) -> bool:
 
 
 NO_GPSIMD_IN_PSUM = Rule(
-    "GpSimdE cannot access PSUM", _no_gpsimd_in_psum, arch("NeuronCore engines")
+    "GpSimdE cannot access PSUM",
+    _no_gpsimd_in_psum,
+    arch("NeuronCore engines"),
+    code="gpsimd_in_psum",
 )
 
 
@@ -218,7 +224,10 @@ def not_both_in_psum(first: str, second: str) -> Rule:
         return not (call[first]._storage.space == "psum" and call[second]._storage.space == "psum")
 
     return Rule(
-        f"{first} and {second} cannot both be in PSUM", holds, "NKI 0.6.0, page of the instruction"
+        f"{first} and {second} cannot both be in PSUM",
+        holds,
+        "NKI 0.6.0, page of the instruction",
+        code="both_in_psum",
     )
 
 
@@ -234,6 +243,7 @@ def operator(name: str, takes: Callable[[Op], bool], what: str) -> Rule:
         holds,
         "NKI 0.6.0, Supported Math Operators and Supported Activation Functions",
         shows=lambda call: f"{name}={call[name]!r}",
+        code=f"{name}_kind",
     )
 
 
@@ -249,6 +259,7 @@ def on_generation(*names: str) -> Rule:
         lambda call: not late(call),
         "NKI 0.4.0 release notes: abs_max, abs_min, square and relu on trn3 only",
         shows=lambda call: f"{late(call)} on {call.hw.target}",
+        code="operator_generation",
     )
 
 
@@ -266,6 +277,7 @@ def bit_patterns(*op_names: str) -> Rule:
         holds,
         "NKI 0.6.0, Supported Math Operators",
         error=DtypeError,
+        code="bitvec_integers",
     )
 
 

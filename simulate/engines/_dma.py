@@ -171,6 +171,7 @@ def priority_rules(page: str) -> tuple[Rule, ...]:
             lambda c: c["priority"] is None or c.hw.generation >= 4,
             isa(page),
             shows=lambda c: f"priority={c['priority']!r} on {c.hw.target}",
+            code="priority_generation",
         ),
     )
 
@@ -183,12 +184,14 @@ def mode_rules(page: str) -> tuple[Rule, ...]:
             lambda c: isinstance(c["dge_mode"], dge_mode),
             _GUIDE,
             shows=lambda c: f"dge_mode={c['dge_mode']!r}",
+            code="dge_mode",
         ),
         Rule(
             "dge_mode.hwdge needs trn2 or trn3",
             lambda c: c["dge_mode"] is not dge_mode.hwdge or c.hw.generation >= 3,
             isa(page),
             shows=lambda c: f"dge_mode={c['dge_mode']!r} on {c.hw.target}",
+            code="hwdge_generation",
         ),
         Rule(
             "dge_mode.none cannot handle addresses of run time",
@@ -197,34 +200,41 @@ def mode_rules(page: str) -> tuple[Rule, ...]:
                 or all(offset_of(tensor) is None for _, _, tensor in c.tensors())
             ),
             MODES,
+            code="none_with_address",
         ),
     )
 
 
 def skip_rules(page: str) -> tuple[Rule, ...]:
-    """Return what ``oob_mode=`` must satisfy."""
-    return (
-        Rule(
-            "oob_mode must be a member of nki.isa.oob_mode",
-            lambda c: isinstance(c["oob_mode"], oob_mode),
-            _GUIDE,
-            shows=lambda c: f"oob_mode={c['oob_mode']!r}",
-        ),
-        Rule(
-            "oob_mode.skip needs an operand with an address of run time",
-            lambda c: (
-                c["oob_mode"] is not oob_mode.skip
-                or any(offset_of(tensor) is not None for _, _, tensor in c.tensors())
-            ),
-            isa(page),
-        ),
+    """Return what ``oob_mode=`` must satisfy.
+
+    Skipping needs an address of run time, but for `dma_copy`: its page does not ask for one, and
+    the vendor's kernels skip in copies that can have none out of bounds.
+    """
+    named = Rule(
+        "oob_mode must be a member of nki.isa.oob_mode",
+        lambda c: isinstance(c["oob_mode"], oob_mode),
+        _GUIDE,
+        shows=lambda c: f"oob_mode={c['oob_mode']!r}",
+        code="oob_mode",
     )
+    dynamic = Rule(
+        "oob_mode.skip needs an operand with an address of run time",
+        lambda c: (
+            c["oob_mode"] is not oob_mode.skip
+            or any(offset_of(tensor) is not None for _, _, tensor in c.tensors())
+        ),
+        isa(page),
+        code="skip_without_address",
+    )
+    return (named,) if page == "dma_copy" else (named, dynamic)
 
 
 VECTOR_GENERATION = Rule(
     "a vector offset needs trn2 or trn3",
     lambda c: c.hw.generation >= 3 or not any(vectors(c)),
     f"{MODES}, Mode Selection Summary",
+    code="vector_offset_generation",
 )
 
 
@@ -235,6 +245,7 @@ def software_rule(page: str) -> Rule:
         lambda c: c["dge_mode"] in (dge_mode.swdge, dge_mode.unknown) or not any(vectors(c)),
         isa(page),
         shows=lambda c: f"dge_mode={c['dge_mode']!r}",
+        code="vector_offset_by_software",
     )
 
 
@@ -247,4 +258,5 @@ def one_index_each(page: str) -> Rule:
         isa(page),
         shows=lambda c: ", ".join(f"{o.index!r} for {name} {t!r}" for name, t, o in vectors(c)),
         error=ShapeError,
+        code="vector_offset_shape",
     )

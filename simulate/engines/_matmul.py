@@ -161,9 +161,11 @@ def tile_rules(page: str) -> tuple[Rule, ...]:
 
 def one_bank(call: Call) -> bool:
     """Whether the result stays within one PSUM bank, where the generation asks for that."""
-    bank = call.hw.psum_bank_bytes
-    first, end, _, _ = call["dst"]._region()
-    return bool(call.hw.matmul_result_banks > 1 or first // bank == (end - 1) // bank)
+    dst, bank = call["dst"], call.hw.psum_bank_bytes
+    if dst._storage.free_bytes <= bank or call.hw.matmul_result_banks > 1:
+        return True
+    first, end, _, _ = dst._region()
+    return bool(first // bank == (end - 1) // bank)
 
 
 def most_moving_columns(call: Call) -> int:
@@ -190,6 +192,7 @@ def shape_rules(
             lambda c: partitions(c["stationary"]) == partitions(c["moving"]),
             isa(page),
             error=ShapeError,
+            code="contracted_partitions",
         ),
         Rule(
             "stationary must fit the tile: at most 128 partitions and columns, or tile_size",
@@ -202,6 +205,7 @@ def shape_rules(
                 f"{tile_of(c).rows} and {tile_of(c).columns}"
             ),
             error=ShapeError,
+            code="stationary_size",
         ),
         Rule(
             "moving must have at most 512 columns, on trn3 4096 with a float32 dst and 8192 with "
@@ -210,50 +214,59 @@ def shape_rules(
             isa(page),
             shows=lambda c: f"{streamed(c)} columns for {most_moving_columns(c)} on {c.hw.target}",
             error=ShapeError,
+            code="moving_size",
         ),
         Rule(
             "dst must have a partition for each column of stationary",
             lambda c: partitions(c["dst"]) == weights(c),
             isa(page),
             error=ShapeError,
+            code="dst_partitions",
         ),
         Rule(
             "dst must have an element per partition for each column of moving",
             lambda c: free_elems(c["dst"]) == streamed(c),
             isa(page),
             error=ShapeError,
+            code="dst_columns",
         ),
     )
 
 
 def resolve_accumulate(call: Call) -> None:
     """Decide whether the matmul overwrites or adds, and refuse what PSUM would not add up."""
-    dst, name = call["dst"], call.sheet.name
-    low, high = dst._storage.writers(dst, dst._element)
-    wish = call["accumulate"]
+    args, name = call.args, call.sheet.name
+    dst, wish = args["dst"], args["accumulate"]
+    low, high = dst._storage.writers(dst, dst._kind)
     if wish is None:
         if low == UNWRITTEN and high == BY_MATMUL:
             raise HazardError(
                 f"nisa.{name}: with accumulate=None, part of dst already holds a matmul's "
                 f"result and part does not ({call.describe()}); an instruction has one accumulate "
                 "flag, so cover the region with one accumulate=False matmul first "
-                f"({isa(name)}, Accumulation mode)"
+                f"({isa(name)}, Accumulation mode)",
+                code="psum.accumulate_mixed",
             )
         wish = high != UNWRITTEN
     if wish and low == UNWRITTEN:
         raise UninitializedReadError(
             f"nisa.{name}: accumulates onto elements of dst that no matmul has written "
             f"({call.describe()}); start with accumulate=False ({isa(name)}, "
-            "Accumulation mode)"
+            "Accumulation mode)",
+            code="psum.accumulate_unwritten",
         )
     if wish and low == BY_ENGINE and call.hw.generation < 4:
         raise HazardError(
             f"nisa.{name}: accumulates onto elements of dst that another instruction than a "
             f"matmul wrote ({call.describe()}), which is undefined on {call.hw.target}; start "
-            f"with accumulate=False ({isa(name)}, Accumulation mode)"
+            f"with accumulate=False ({isa(name)}, Accumulation mode)",
+            code="psum.accumulate_foreign",
         )
-    call.args["accumulate"] = bool(wish)
-    call.also_read = ("dst",)
+    args["accumulate"] = bool(wish)
+    if wish:
+        call.also_read = ("dst",)
+    else:
+        call.works_in = ("dst",)
 
 
 def multiplied(dst: Array, weights: Array, columns: Array, accumulate: bool) -> Array:
@@ -263,16 +276,15 @@ def multiplied(dst: Array, weights: Array, columns: Array, accumulate: bool) -> 
     ------
     weights (M, K)   columns (K, N)   dst (M, N), the free dimension may be several
     """
-    in_place = dst.dtype == np.float32 and (dst.ndim == 2 or dst.flags.c_contiguous)
-    if in_place and not accumulate:
-        np.matmul(weights, columns, out=dst.reshape(len(weights), -1))
-        return dst
-    product: Array = weights @ columns
-    if in_place:
-        total = dst.reshape(product.shape)
-        np.add(total, product, out=total)
-        return dst
-    return product + dst.reshape(product.shape).astype(np.float32) if accumulate else product
+    if dst.dtype != np.float32 or (dst.ndim != 2 and not dst.flags.c_contiguous):
+        product: Array = weights @ columns
+        return product + dst.reshape(product.shape).astype(np.float32) if accumulate else product
+    total = dst if dst.ndim == 2 else dst.reshape(len(dst), -1)
+    if accumulate:
+        np.add(total, weights @ columns, out=total)
+    else:
+        np.matmul(weights, columns, out=total)
+    return dst
 
 
 def tensor_cost(

@@ -44,14 +44,16 @@ _TWO_CORES = Rule(
     "NKI 0.6.0, page of the instruction",
     shows=lambda c: f"a launch grid of {c.program.grid or 'one core'}",
     dynamic=True,
+    code="two_cores",
 )
 
 
 def _meet(call: Call, key: object, value: object) -> list[Any]:
     cores = call.program.cores
     if cores is None:  # pragma: no cover - the rule above refuses it
-        raise ConstraintError(f"nisa.{call.sheet.name}: there is one core only")
+        raise ConstraintError(f"nisa.{call.sheet.name}: there is one core only", code="launch.grid")
     op = f"nisa.{call.sheet.name}"
+    call.program.settle()
     return cores.wait(call.program.core, op, key, value, kernel_line())
 
 
@@ -89,12 +91,14 @@ _ENGINES = (Lane.TENSOR, Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD, Lane.SYNC)
             ),
             isa("core_barrier"),
             shows=lambda c: f"{c['data']!r}",
+            code="shared_data",
         ),
         Rule(
             "cores must be (0, 1)",
             lambda c: isinstance(c["cores"], (tuple, list)) and tuple(c["cores"]) == _BOTH,
             isa("core_barrier"),
             shows=lambda c: f"{c['cores']!r}",
+            code="both_cores",
         ),
     ),
     prepare=_start_barrier,
@@ -135,7 +139,8 @@ def _exchange(call: Call) -> None:
     if sent.dtype != dst.dtype or sent.shape != dst.shape:
         raise ShapeError(
             f"nisa.sendrecv: core {call.program.core} receives {sent!r} into {dst!r}; shape and "
-            f"dtype must be the same on both cores ({isa('sendrecv')}, Constraints)"
+            f"dtype must be the same on both cores ({isa('sendrecv')}, Constraints)",
+            code="sendrecv.tiles_differ",
         )
     call.also_touch = (("src", Operand(role=Role.READ), sent),)
     call.extra = {"_received": sent._array.copy()}
@@ -163,12 +168,14 @@ def _exchange_cost(call: Call) -> Cost:
             lambda c: c["src"].dtype == c["dst"].dtype,
             isa("sendrecv"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "src and dst must have the same shape",
             lambda c: c["src"].shape == c["dst"].shape,
             isa("sendrecv"),
             error=ShapeError,
+            code="same_shape",
         ),
         Rule(
             "send_to_rank and recv_from_rank must be the other core, 0 or 1",
@@ -185,12 +192,14 @@ def _exchange_cost(call: Call) -> Cost:
             lambda c: type(c["pipe_id"]) is int,
             isa("sendrecv"),
             shows=lambda c: f"{c['pipe_id']!r}",
+            code="pipe_id",
         ),
         Rule(
             "dma_engine must be one of nisa.dma_engine",
             lambda c: isinstance(c["dma_engine"], dma_engine),
             isa("sendrecv"),
             shows=lambda c: f"{c['dma_engine']!r}",
+            code="dma_engine",
         ),
         Rule(
             "GpSimdE's own DMA takes 1024, 512 or 256 bytes per partition of 4-, 2- or 1-byte "
@@ -201,6 +210,7 @@ def _exchange_cost(call: Call) -> Cost:
         ),
     ),
     prepare=_exchange,
+    at_once=True,
     count=_end_barrier,
     cost=_exchange_cost,
     sources=(isa("sendrecv"), assumed("as long as a copy of the tile within SBUF")),

@@ -59,6 +59,7 @@ def _sequencer(call: Call) -> bool:
             lambda c: c["dst"].size == c["src"].size,
             isa("dma_copy"),
             error=ShapeError,
+            code="same_size",
         ),
         *priority_rules("dma_copy"),
         *mode_rules("dma_copy"),
@@ -67,6 +68,7 @@ def _sequencer(call: Call) -> bool:
             lambda c: c["dge_mode"] is not dge_mode.hwdge or c["src"].dtype == c["dst"].dtype,
             "NKI 0.3.0 release notes, breaking changes",
             error=DtypeError,
+            code="hwdge_same_dtype",
         ),
         Rule(
             "engine must be engine.unknown, or engine.sync or engine.scalar with dge_mode.hwdge",
@@ -82,6 +84,7 @@ def _sequencer(call: Call) -> bool:
             "dst and src cannot both have a vector offset",
             lambda c: len(list(vectors(c))) < 2,
             isa("dma_copy") + ", Indirect addressing",
+            code="one_vector_offset",
         ),
     ),
     count=count,

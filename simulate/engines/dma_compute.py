@@ -107,6 +107,7 @@ def _updates(call: Call) -> bool:
             lambda c: c["reduce_op"] is OPS["add"],
             isa("dma_compute"),
             shows=lambda c: f"{c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
         Rule(
             "scales must be None, or 1.0 for each of srcs",
@@ -119,12 +120,14 @@ def _updates(call: Call) -> bool:
             lambda c: all(src.size == c["dst"].size for src in c["srcs"]),
             isa("dma_compute"),
             error=ShapeError,
+            code="same_size",
         ),
         Rule(
             "unique_indices must be True; others are not supported yet",
             lambda c: c["unique_indices"] is True,
             isa("dma_compute"),
             shows=lambda c: f"unique_indices={c['unique_indices']!r}",
+            code="unique_indices",
         ),
         *skip_rules("dma_compute"),
         VECTOR_GENERATION,

@@ -126,18 +126,21 @@ _GATHER_RULES = (
         lambda c: not _gathers(c) or c["src"]._element.itemsize == 2,
         _INDIRECT,
         error=DtypeError,
+        code="gather_two_bytes",
     ),
     Rule(
         "a gather transpose takes a first dimension of src that is a multiple of 16",
         lambda c: not _gathers(c) or c["src"].shape[0] % _MULTIPLE == 0,
         _INDIRECT,
         error=ShapeError,
+        code="gather_first_dimension",
     ),
     Rule(
         "dimension 1 or 2 of the four of src must have size 1 in a gather transpose",
         lambda c: not _gathers(c) or c["src"].ndim != 4 or 1 in c["src"].shape[1:3],
         _INDIRECT,
         error=ShapeError,
+        code="gather_dimension_of_one",
     ),
     Rule(
         "the indices of a gather transpose must be uint32",
@@ -145,6 +148,7 @@ _GATHER_RULES = (
         _INDIRECT,
         shows=_shows_indices,
         error=DtypeError,
+        code="gather_index_dtype",
     ),
     Rule(
         "the indices of a gather transpose must have 16 to 128 partitions, a multiple of 16, and "
@@ -153,6 +157,7 @@ _GATHER_RULES = (
         _INDIRECT,
         shows=_shows_indices,
         error=ShapeError,
+        code="gather_index_shape",
     ),
     Rule(
         "a gather transpose needs at least as many indices as src has rows",
@@ -160,6 +165,7 @@ _GATHER_RULES = (
         _INDIRECT,
         shows=_shows_indices,
         error=ShapeError,
+        code="gather_enough_indices",
     ),
 )
 
@@ -183,12 +189,14 @@ _GATHER_RULES = (
             lambda c: c["dst"].dtype == c["src"].dtype,
             isa("dma_transpose"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "elements must have 2 or 4 bytes",
             lambda c: c["src"]._element.itemsize in (2, 4),
             "NeuronCore-v3 architecture guide, DMA Transpose",
             error=DtypeError,
+            code="item_size",
         ),
         Rule(
             "dst must have the transposed shape of src, of the same rank",
@@ -206,12 +214,14 @@ _GATHER_RULES = (
             lambda c: c["dge_mode"] is not dge_mode.swdge or _gathers(c),
             _DIRECT,
             shows=lambda c: f"dge_mode={c['dge_mode']!r} for {c['src']!r}",
+            code="swdge_gathers_only",
         ),
         Rule(
             "dge_mode.hwdge transposes elements of 2 bytes",
             lambda c: not _by_hardware(c) or c["src"]._element.itemsize == 2,
             _DIRECT,
             error=DtypeError,
+            code="hwdge_two_bytes",
         ),
         Rule(
             "dge_mode.hwdge takes 16 rows of a src of two dimensions; of more, 1, 2, 4, 8 or 16 "
@@ -219,6 +229,7 @@ _GATHER_RULES = (
             lambda c: not _by_hardware(c) or _hardware_rows(c),
             _DIRECT,
             error=ShapeError,
+            code="hwdge_rows",
         ),
         *_GATHER_RULES,
     ),

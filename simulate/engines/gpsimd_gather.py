@@ -52,6 +52,7 @@ def same_start(*names: str) -> Rule:
         lambda c: len({start_partition(c[n]) for n in names}) == 1,
         "NKI 0.6.0, page of the instruction: eight cores with 16 partitions each",
         shows=lambda c: ", ".join(f"{n} from {start_partition(c[n])}" for n in names),
+        code="same_start",
     )
 
 
@@ -62,6 +63,7 @@ def same_dtype(first: str, second: str) -> Rule:
         lambda c: c[first].dtype == c[second].dtype,
         "NKI 0.6.0, page of the instruction",
         error=DtypeError,
+        code="same_dtype",
     )
 
 
@@ -96,12 +98,14 @@ def _n_gather_cost(call: Call) -> Cost:
             _equal(partitions, "dst", "data", "indices"),
             isa("nc_n_gather"),
             error=ShapeError,
+            code="same_partitions",
         ),
         Rule(
             "dst must have as many elements per partition as indices",
             _equal(free_elems, "dst", "indices"),
             isa("nc_n_gather"),
             error=ShapeError,
+            code="dst_elements",
         ),
         Rule(
             "every index must lie within the elements per partition of data",
@@ -110,6 +114,7 @@ def _n_gather_cost(call: Call) -> Cost:
             shows=lambda c: f"{int(c['indices']._array.max())} for {c['data']!r}",
             error=OutOfBoundsError,
             dynamic=True,
+            code="index_bounds",
         ),
     ),
     cost=_n_gather_cost,
@@ -195,6 +200,7 @@ def _gather_counts(call: Call) -> None:
             ),
             isa("local_gather"),
             error=ShapeError,
+            code="whole_cores",
         ),
         same_start("dst", "src_buffer", "index"),
         Rule(
@@ -202,24 +208,28 @@ def _gather_counts(call: Call) -> None:
             lambda c: type(c["num_elem_per_idx"]) is int and c["num_elem_per_idx"] in _RUNS,
             isa("local_gather"),
             shows=lambda c: f"{c['num_elem_per_idx']!r}",
+            code="elements_per_index",
         ),
         Rule(
             "num_valid_indices must lie between 1 and the indices that each core is given",
             _valid_number,
             isa("local_gather"),
             shows=lambda c: f"{c['num_valid_indices']!r} of {_offered(c)}",
+            code="valid_indices",
         ),
         Rule(
             f"a core takes at most {_MOST_INDICES} indices",
             lambda c: _valid(c) <= _MOST_INDICES,
             isa("local_gather"),
             shows=lambda c: f"{_valid(c)}",
+            code="most_indices",
         ),
         Rule(
             "src_buffer must have more than one element per partition",
             lambda c: free_elems(c["src_buffer"]) > 1,
             "aws-neuron/nki-library, moe_tkg_utils",
             error=ShapeError,
+            code="source_elements",
         ),
         Rule(
             "dst must have num_valid_indices * num_elem_per_idx elements per partition",
@@ -227,6 +237,7 @@ def _gather_counts(call: Call) -> None:
             "NKI 0.6.0 release notes, known issues: else num_elem_per_idx is ignored",
             shows=lambda c: f"{_valid(c)} * {c['num_elem_per_idx']} for {c['dst']!r}",
             error=ShapeError,
+            code="dst_elements",
         ),
         Rule(
             "every index must leave num_elem_per_idx elements in src_buffer",
@@ -235,6 +246,7 @@ def _gather_counts(call: Call) -> None:
             shows=lambda c: f"{_greatest(c)} for {c['src_buffer']!r}",
             error=OutOfBoundsError,
             dynamic=True,
+            code="index_bounds",
         ),
     ),
     prepare=_gather_counts,

@@ -60,6 +60,7 @@ def _bounds_shape(call: Call) -> bool:
             lambda c: partitions(c["segment_ids"]) == 1,
             isa("sequence_bounds"),
             error=ShapeError,
+            code="one_partition",
         ),
         Rule(
             "dst must have the shape (1, 2, n) for n segment IDs",
@@ -73,6 +74,7 @@ def _bounds_shape(call: Call) -> bool:
             isa("sequence_bounds"),
             shows=lambda c: f"{c['segment_ids']._array.min()} as the lowest of {c['segment_ids']}",
             dynamic=True,
+            code="ids_whole",
         ),
     ),
     cost=lambda c: elementwise_cost(c, 1.0),
@@ -124,6 +126,7 @@ def _nonzero_cost(call: Call) -> Cost:
             lambda c: c.hw.generation >= 3,
             isa("nonzero_with_count"),
             shows=lambda c: c.hw.target,
+            code="generation",
         ),
         Rule(
             "dst and src must have the same partitions, and dst one element more in each",
@@ -133,6 +136,7 @@ def _nonzero_cost(call: Call) -> Cost:
             ),
             isa("nonzero_with_count"),
             error=ShapeError,
+            code="dst_one_more",
         ),
         same_start("dst", "src"),
         Rule(
@@ -140,12 +144,14 @@ def _nonzero_cost(call: Call) -> Cost:
             lambda c: is_int32(c["index_offset"]) and is_int32(c["padding_val"]),
             isa("nonzero_with_count"),
             shows=lambda c: f"{c['index_offset']!r}, {c['padding_val']!r}",
+            code="offset_int32",
         ),
         Rule(
             "the greatest index plus index_offset must be an int32",
             lambda c: is_int32(c["index_offset"] + free_elems(c["src"]) - 1),
             isa("nonzero_with_count"),
             shows=lambda c: f"{c['index_offset']!r} for {c['src']!r}",
+            code="index_int32",
         ),
     ),
     cost=_nonzero_cost,

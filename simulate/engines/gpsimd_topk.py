@@ -99,6 +99,7 @@ def _lanes_of_core(call: Call) -> None:
             ),
             isa("topk"),
             error=ShapeError,
+            code="whole_cores",
         ),
         same_start("val_dst", "idx_dst", "src"),
         Rule(
@@ -113,6 +114,7 @@ def _lanes_of_core(call: Call) -> None:
             isa("topk"),
             shows=lambda c: f"n={c['n']} for {c['src']!r}",
             error=ShapeError,
+            code="enough_elements",
         ),
         Rule(
             "val_dst and idx_dst must have K elements per partition each, K from 1 to 32767 and at "

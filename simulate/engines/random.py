@@ -66,6 +66,7 @@ def _engine_is_named(page: str) -> Rule:
         lambda c: c["engine"] is not engine.unknown,
         isa(page),
         shows=lambda c: f"engine={c['engine']!r}",
+        code="engine",
     )
 
 
@@ -84,6 +85,7 @@ def _on_vector_since_v4(page: str) -> Rule:
         lambda c: c.lane is Lane.GPSIMD or c.hw.generation >= c.hw.vector_xorwow_generation,
         isa(page),
         shows=lambda c: f"{c['engine']} on {c.hw.target}",
+        code="vector_state_generation",
     )
 
 
@@ -141,6 +143,7 @@ def _random_cost(call: Call) -> Cost:
             lambda c: c.lane is Lane.VECTOR or c.hw.generation >= 3,
             isa("rng"),
             shows=lambda c: c.hw.target,
+            code="gpsimd_generation",
         ),
         NO_GPSIMD_IN_PSUM,
     ),
@@ -205,6 +208,7 @@ def _is_probability(call: Call) -> bool:
             lambda c: c["dst"].dtype == c["data"].dtype,
             isa("dropout"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "prob must be float32 where data holds integers, and a floating-point type otherwise",
@@ -250,6 +254,7 @@ def _use_vector_generator(call: Call) -> None:
             lambda c: c["src_seeds"].shape == (1, 1),
             isa("set_rng_seed"),
             error=ShapeError,
+            code="seed_shape",
         ),
     ),
     prepare=_use_vector_generator,

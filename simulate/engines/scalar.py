@@ -14,7 +14,6 @@ from nkiconv.simulate.engines._common import (
     broadcast,
     elementwise_cost,
     operator,
-    picoseconds,
     reducing_cost,
     same_elements,
     same_partitions,
@@ -46,11 +45,10 @@ class ActivationRangeWarning(UserWarning):
 def activation_cost(call: Call) -> Cost:
     """Return the cost of streaming through ScalarE, and the table that the function needs."""
     hw = call.hw
-    cost = elementwise_cost(call, 1.0)
     op: Op = call["op"]
     # Functions other than the trivial ones go through a table and take longer to issue.
     extra = hw.scalar_table_cycles - hw.engine_issue_cycles if op.table else 0
-    return replace(cost.longer(picoseconds(extra, hw.scalar_ghz)), table=op.table)
+    return replace(elementwise_cost(call, 1.0, extra), table=op.table)
 
 
 def _bias_form(call: Call) -> bool:
@@ -71,19 +69,23 @@ def _reduction_complete(call: Call) -> bool:
 
 
 def scalar_registers(call: Call) -> None:
-    """Hand the body the accumulation registers of the partitions that data covers."""
+    """Hand the body the accumulation registers of the partitions that data covers, if it asks."""
+    args = call.args
+    if args.get("reduce_res") is None and args.get("reduce_cmd") is reduce_cmd.idle:
+        return
     _, _, first, end = call["data"]._region()
     call.extra = {"_registers": call.program.scalar_registers[first:end]}
 
 
 _COMMON_RULES = (
     operator("op", lambda op: op.scalar is not None, "an activation function"),
-    Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation")),
+    Rule("op is obligatory", lambda c: c["op"] is not None, isa("activation"), code="op_missing"),
     Rule(
         "nl.prelu takes its slope from relu_param, which nisa.activate2 of trn3 alone has",
         lambda c: not c["op"].scalar.parametric,
         isa("activate2"),
         shows=lambda c: f"op={c['op']!r}",
+        code="no_slope",
     ),
     same_elements("dst", "data"),
     same_partitions("data", "bias", "scale", "reduce_res"),
@@ -99,6 +101,7 @@ _COMMON_RULES = (
         "reciprocal takes no bias on NeuronCore-v2",
         lambda c: c.hw.generation > 2 or c["op"] is not OPS["reciprocal"] or c["bias"] is None,
         "NKI 0.6.0, Engine Selection for Operators",
+        code="reciprocal_bias",
     ),
 )
 """What activation and activation_reduce refuse alike."""
@@ -123,12 +126,14 @@ _COMMON_RULES = (
             ),
             isa("activation"),
             shows=lambda c: f"reduce_cmd={c['reduce_cmd']!r}",
+            code="reduce_cmd_choice",
         ),
         Rule(
             "reduce_op must be None or nl.add",
             lambda c: c["reduce_op"] is None or c["reduce_op"] is OPS["add"],
             isa("activation"),
             shows=lambda c: f"reduce_op={c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
         Rule(
             "a reduce_cmd that accumulates needs reduce_op=nl.add",
@@ -144,6 +149,7 @@ _COMMON_RULES = (
             ),
             isa("activation"),
             shows=lambda c: f"{c['reduce_cmd']} with reduce_op={c['reduce_op']!r}",
+            code="reduce_op_idle",
         ),
     ),
     prepare=scalar_registers,
@@ -171,6 +177,8 @@ def activation(
     data, dst (P, F)   bias, scale, reduce_res (P, 1); scale float32 or a number
     """
     result = _activated("activation", op, data, scale, bias)
+    if _registers is None:
+        return result, None
     if reduce_cmd in (type(reduce_cmd).reset, type(reduce_cmd).reset_reduce):
         _registers[...] = 0
     if reduce_cmd in (type(reduce_cmd).reduce, type(reduce_cmd).reset_reduce):
@@ -194,6 +202,7 @@ def activation(
             lambda c: c["reduce_op"] is OPS["add"],
             isa("activation_reduce"),
             shows=lambda c: f"reduce_op={c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
     ),
     prepare=scalar_registers,

@@ -92,9 +92,12 @@ def _same_imm_type(call: Call) -> bool:
             lambda c: c.hw.generation >= 4,
             isa("activate2"),
             shows=lambda c: c.hw.target,
+            code="generation",
         ),
         operator("op", lambda op: op.scalar is not None, "an activation function"),
-        Rule("op is obligatory", lambda c: c["op"] is not None, isa("activate2")),
+        Rule(
+            "op is obligatory", lambda c: c["op"] is not None, isa("activate2"), code="op_missing"
+        ),
         Rule(
             "op0 and op1 must be multiply and add, multiply and subtract, or one of multiply, "
             "add, subtract and bypass with nl.bypass",
@@ -121,12 +124,14 @@ def _same_imm_type(call: Call) -> bool:
             lambda c: c["op"].scalar.parametric or _is_zero(c["relu_param"]),
             isa("activate2"),
             shows=lambda c: f"{c['relu_param']!r} with {c['op']!r}",
+            code="slope_without_prelu",
         ),
         Rule(
             "reduce_cmd must be idle, reset, reduce or reset_reduce",
             lambda c: c["reduce_cmd"] in _COMMANDS,
             isa("activate2"),
             shows=lambda c: f"{c['reduce_cmd']!r}",
+            code="reduce_cmd_choice",
         ),
         Rule(
             "reduce_op must be nl.add, nl.maximum, nl.minimum, nl.abs_max or nl.abs_min with a "
@@ -134,6 +139,7 @@ def _same_imm_type(call: Call) -> bool:
             _reduction_fits,
             isa("activate2"),
             shows=lambda c: f"{c['reduce_cmd']!r} with {c['reduce_op']!r}",
+            code="reduce_op_choice",
         ),
     ),
     prepare=scalar_registers,
@@ -158,7 +164,7 @@ def activate2(
     name: Any = None,
     *,
     _registers: Any = None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array | None]:
     """``dst = op((data <op0> imm0) <op1> imm1)``; sums of it gather in ScalarE's registers.
 
     Shapes
@@ -169,6 +175,8 @@ def activate2(
     warn_outside("activate2", op, values)
     parameters = (broadcast(relu_param, values),) if op.scalar.parametric else ()
     result: Array = op.activation(values, *parameters)
+    if _registers is None:
+        return result, None
     commands = type(reduce_cmd)
     if reduce_cmd in (commands.reset, commands.reset_reduce):
         _registers[...] = _IDENTITIES.get(reduce_op, 0.0)

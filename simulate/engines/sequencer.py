@@ -75,6 +75,7 @@ def register_alloc(x: int | None = None) -> VirtualRegister:
             lambda c: type(c["src"]) is int or isinstance(c["src"], VirtualRegister),
             isa("register_move"),
             shows=lambda c: f"{c['src']!r}",
+            code="integer_or_register",
         ),
     ),
     cost=_move_cost,
@@ -109,7 +110,8 @@ def _fits(call: Call) -> None:
     if not low <= value <= high:
         raise ConstraintError(
             f"{op}: the register holds {value}, which {call['dst'].dtype} cannot "
-            f"({isa('register_store')})"
+            f"({isa('register_store')})",
+            code="register.store_range",
         )
 
 

@@ -92,17 +92,13 @@ def _matmul_cost(call: Call) -> Cost:
     return tensor_cost(call, passes * each, passes * rows, load)
 
 
-def _count_matmul(call: Call) -> None:
+def _work(call: Call) -> tuple[str, int, int] | None:
     if call["is_transpose"]:
-        return
-    program = call.program
+        return None
     moving = call["moving"]
-    columns = _columns(call, "moving")
     # Two elements of moving meet two of stationary in each cell of double_row.
     macs = partitions(moving) * _columns(call, "stationary") * free_elems(moving)
-    program.macs += macs
-    program.macs_by_type[moving.dtype] += macs
-    program.moving_columns += columns
+    return moving.dtype, macs, _columns(call, "moving")
 
 
 def _prepare_matmul(call: Call) -> None:
@@ -114,10 +110,10 @@ def _prepare_matmul(call: Call) -> None:
         raise HazardError(
             "nisa.nc_matmul: a transpose passes bits on and cannot add them to what dst holds "
             f"({call.describe()}); set accumulate=False, or use a fresh tensor "
-            f"({arch('Built-in Transpose Support')})"
+            f"({arch('Built-in Transpose Support')})",
+            code="nc_matmul.transpose_adds",
         )
     call.args["accumulate"] = False
-    call.also_read = ("dst",)
     call.extra = {"_bits": True}
 
 
@@ -210,12 +206,14 @@ _UNTILED = (
             lambda c: c["perf_mode"] in _MODES,
             isa("nc_matmul"),
             shows=lambda c: f"{c['perf_mode']!r}",
+            code="perf_mode",
         ),
         Rule(
             "perf_mode double_row needs trn2 or newer",
             lambda c: not _double(c) or c.hw.double_row_products > 1,
             isa("nc_matmul"),
             shows=lambda c: c.hw.target,
+            code="double_generation",
         ),
         Rule(
             "perf_mode double_row takes float8 operands only",
@@ -243,7 +241,13 @@ _UNTILED = (
         *shape_rules(
             "nc_matmul", lambda c: _columns(c, "stationary"), lambda c: _columns(c, "moving")
         ),
-        Rule("float32 pairs only with float32", _pairs, isa("nc_matmul"), error=DtypeError),
+        Rule(
+            "float32 pairs only with float32",
+            _pairs,
+            isa("nc_matmul"),
+            error=DtypeError,
+            code="float32_pairs",
+        ),
         Rule(
             "float8_e4m3 and float8_e4m3fn cannot be mixed",
             _fp8_kinds,
@@ -288,7 +292,7 @@ _UNTILED = (
         ),
     ),
     prepare=_prepare_matmul,
-    count=_count_matmul,
+    work=_work,
     cost=_matmul_cost,
     writes_as=BY_MATMUL,
     columns=Columns(("stationary", "moving"), also=_UNTILED, dtypes=MATMUL_DTYPES),
@@ -319,9 +323,11 @@ def nc_matmul(
     if _bits:
         turned: Array = stationary.reshape(stationary.shape[0], -1).T
         return turned if turned.itemsize > 1 else turned.view(np.uint8).astype(np.uint16)
-    contracted = stationary.shape[0] * (2 if perf_mode in _DOUBLE else 1)
-    weights = stationary.reshape(contracted, -1).T
-    return multiplied(dst, weights, moving.reshape(contracted, -1), accumulate)
+    if stationary.ndim != 2 or moving.ndim != 2:
+        contracted = stationary.shape[0] * (2 if perf_mode in _DOUBLE else 1)
+        stationary = stationary.reshape(contracted, -1)
+        moving = moving.reshape(contracted, -1)
+    return multiplied(dst, stationary.T, moving, accumulate)
 
 
 def _transpose_lane(call: Call) -> Lane:
@@ -377,6 +383,7 @@ def _note_generation(call: Call) -> None:
             lambda c: c["dst"].dtype == c["data"].dtype,
             isa("nc_transpose"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "dst must have the transposed shape of data",
@@ -386,6 +393,7 @@ def _note_generation(call: Call) -> None:
             ),
             isa("nc_transpose"),
             error=ShapeError,
+            code="transposed_shape",
         ),
         Rule(
             "TensorE reads data from SBUF and writes dst to PSUM",
@@ -403,6 +411,7 @@ def _note_generation(call: Call) -> None:
             lambda c: c.lane is not Lane.TENSOR or c["data"].dtype in MATMUL_INPUTS,
             isa("nc_matmul") + ", Data types",
             error=DtypeError,
+            code="float_only",
         ),
     ),
     prepare=_note_generation,

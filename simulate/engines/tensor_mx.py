@@ -124,6 +124,7 @@ def _scale_rules(page: str, **pairs: str) -> tuple[Rule, ...]:
             all_pairs(lambda scale, data, hw: free_elems(scale) == free_elems(data)),
             isa(page),
             error=ShapeError,
+            code="scale_elements",
         ),
         Rule(
             f"{named} must have four partitions in each quadrant of 32 of the data, and no more "
@@ -131,6 +132,7 @@ def _scale_rules(page: str, **pairs: str) -> tuple[Rule, ...]:
             all_pairs(_enough_partitions),
             isa("quantize_mx") + "; MXFP deep dive, Scale Tensor",
             error=ShapeError,
+            code="scale_partitions",
         ),
         Rule(
             f"{named} must start 0, 4, 8 or 12 partitions into the quadrant of 32 where the data "
@@ -139,6 +141,7 @@ def _scale_rules(page: str, **pairs: str) -> tuple[Rule, ...]:
             "MXFP deep dive, Packing Scale Values",
             shows=starts,
             dynamic=True,
+            code="scale_start",
         ),
     )
 
@@ -191,6 +194,7 @@ def _finite(call: Call) -> bool:
             ),
             isa("quantize_mx"),
             error=ShapeError,
+            code="dst_shape",
         ),
         *_scale_rules("quantize_mx", dst_scale="dst"),
         Rule(
@@ -248,13 +252,11 @@ def _mx_cost(call: Call) -> Cost:
     return tensor_cost(call, cycles, columns, load)
 
 
-def _count(call: Call) -> None:
-    program, moving = call.program, call["moving"]
+def _work(call: Call) -> tuple[str, int, int]:
+    moving = call["moving"]
     columns = free_elems(moving)
     macs = _MEMBERS * partitions(moving) * free_elems(call["stationary"]) * columns
-    program.macs += macs
-    program.macs_by_type[moving.dtype] += macs
-    program.moving_columns += columns
+    return moving.dtype, macs, columns
 
 
 def _prepare(call: Call) -> None:
@@ -337,11 +339,12 @@ def _factors(scale: Array) -> Array:
             lambda c: free_elems(c["stationary"]) % 2 == 0,
             isa("nc_matmul_mx"),
             error=ShapeError,
+            code="even_columns",
         ),
         *_scale_rules("nc_matmul_mx", stationary_scale="stationary", moving_scale="moving"),
     ),
     prepare=_prepare,
-    count=_count,
+    work=_work,
     cost=_mx_cost,
     writes_as=BY_MATMUL,
     columns=_COLUMNS,

@@ -82,6 +82,7 @@ def _copy_lane(call: Call) -> Lane:
             lambda c: c.lane is not Lane.SCALAR or c.hw.generation > 2,
             isa("tensor_copy"),
             shows=lambda c: f"engine.scalar on {c.hw.target}",
+            code="scalar_engine_v2",
         ),
     ),
     cost=lambda c: elementwise_cost(c, copy_rate(c, "src")),
@@ -107,8 +108,8 @@ def _type_of_value(call: Call) -> bool:
     return call["dst"]._element.kind != "int" or not isinstance(call["value"], float)
 
 
-def _also_read_dst(call: Call) -> None:
-    call.also_read = ("dst",)  # only for its shape
+def _shape_of_dst(call: Call) -> None:
+    call.works_in = ("dst",)
 
 
 @instruction(
@@ -121,6 +122,7 @@ def _also_read_dst(call: Call) -> None:
             lambda c: isinstance(c["value"], (int, float)),
             isa("memset"),
             shows=lambda c: f"{c['value']!r}",
+            code="value_number",
         ),
         Rule(
             "value must be an integer where dst has an integer dtype, 2 instead of 2.0",
@@ -142,9 +144,10 @@ def _also_read_dst(call: Call) -> None:
             isa("memset"),
             shows=lambda c: f"{c['value']!r} for {c['dst'].dtype}",
             error=DtypeError,
+            code="packed_zero",
         ),
     ),
-    prepare=_also_read_dst,
+    prepare=_shape_of_dst,
     cost=_fill_cost,
     sources=(isa("memset"),),
 )
@@ -152,7 +155,8 @@ def memset(dst: Any, value: Any, engine: Any = engine.unknown, name: Any = None)
     """``dst = value`` in every element."""
     # float64 holds every 32-bit integer; other types round from float32, as everywhere.
     wide = np.float64 if dst.dtype.kind in "iu" else np.float32
-    return np.full(dst.shape, value, dtype=wide)
+    one = np.array(value, dtype=wide)
+    return np.ndarray(dst.shape, wide, one, strides=(0,) * dst.ndim)
 
 
 @instruction(
@@ -187,6 +191,12 @@ def _pair_lane(call: Call) -> Lane:
     return chosen_lane(call, (Lane.VECTOR, Lane.GPSIMD), Lane.GPSIMD if exact else Lane.VECTOR)
 
 
+def _work_in_dst(call: Call) -> None:
+    """Hand the body dst itself, where its results need no rounding."""
+    if call["dst"].dtype == "float32":
+        call.works_in = ("dst",)
+
+
 def _pair_fetch(call: Call) -> Fetch:
     exact = call.lane is Lane.GPSIMD and _whole_numbers(call)
     return Fetch.RAW if exact or call["op"].bitvec else Fetch.FLOAT32
@@ -201,7 +211,12 @@ def _pair_fetch(call: Call) -> Fetch:
     },
     rules=(
         operator("op", lambda op: op.binary is not None, "a binary operator"),
-        Rule("op is obligatory", lambda c: c["op"] is not None, isa("tensor_tensor")),
+        Rule(
+            "op is obligatory",
+            lambda c: c["op"] is not None,
+            isa("tensor_tensor"),
+            code="op_missing",
+        ),
         on_generation("op"),
         bit_patterns("op"),
         same_elements("dst", "data1", "data2"),
@@ -211,13 +226,16 @@ def _pair_fetch(call: Call) -> Fetch:
             "power runs on GpSimdE only",
             lambda c: c["op"] is not OPS["power"] or c.lane is Lane.GPSIMD,
             isa("tensor_tensor"),
+            code="power_engine",
         ),
         Rule(
             "bitvec operators run on VectorE only",
             lambda c: not c["op"].bitvec or c.lane is Lane.VECTOR,
             isa("tensor_tensor"),
+            code="bitvec_engine",
         ),
     ),
+    prepare=_work_in_dst,
     cost=lambda c: elementwise_cost(c, pair_rate(c, "data1", "data2")),
     columns=Columns(("data1",)),
     sources=(isa("tensor_tensor"), arch("Vector Engine")),
@@ -229,7 +247,12 @@ def tensor_tensor(
 
     In float32, except bitvec operators, and 32-bit integers on GpSimdE, which are exact and wrap.
     """
-    result: Array = op.binary(data1, data2.reshape(data1.shape))
+    data2 = data2.reshape(data1.shape)
+    result: Array
+    if dst is not None and dst.shape == data1.shape and isinstance(op.binary, np.ufunc):
+        result = op.binary(data1, data2, out=dst)
+    else:
+        result = op.binary(data1, data2)
     return result
 
 
@@ -307,7 +330,12 @@ _NO_ADDRESSES = (
     },
     rules=(
         operator("op0", _takes_scalar, "an operator of VectorE"),
-        Rule("op0 is obligatory", lambda c: c["op0"] is not None, isa("tensor_scalar")),
+        Rule(
+            "op0 is obligatory",
+            lambda c: c["op0"] is not None,
+            isa("tensor_scalar"),
+            code="op_missing",
+        ),
         operator("op1", _takes_scalar, "an operator of VectorE, or None"),
         on_generation("op0", "op1"),
         Rule(
@@ -342,6 +370,7 @@ _NO_ADDRESSES = (
             lambda c: (c.lane is Lane.GPSIMD) == (c["op0"] is OPS["rsqrt"]),
             isa("tensor_scalar"),
             shows=lambda c: f"{c['op0']!r} on {c.lane.label}",
+            code="gpsimd_rsqrt",
         ),
     ),
     cost=_scalar_cost,
@@ -386,6 +415,7 @@ def tensor_scalar(
             lambda c: c["op0"] is not None and c["op1"] is not None,
             isa("scalar_tensor_tensor"),
             shows=lambda c: f"{c['op0']!r}, {c['op1']!r}",
+            code="op_missing",
         ),
         on_generation("op0", "op1"),
         same_elements("dst", "data", "operand1"),
@@ -456,7 +486,12 @@ def _resolve_axes(call: Call) -> None:
     },
     rules=(
         operator("op", lambda op: op.reduces, "a legal reduction operator"),
-        Rule("op is obligatory", lambda c: c["op"] is not None, isa("tensor_reduce")),
+        Rule(
+            "op is obligatory",
+            lambda c: c["op"] is not None,
+            isa("tensor_reduce"),
+            code="op_missing",
+        ),
         bit_patterns("op"),
         Rule(
             "axis must be the last free dimensions of data, without the partition dimension",
@@ -482,6 +517,7 @@ def _resolve_axes(call: Call) -> None:
             lambda c: not (c["negate"] and c["op"].bitvec),
             isa("tensor_reduce"),
             shows=lambda c: f"{c['op']!r}",
+            code="negate_bitvec",
         ),
     ),
     prepare=_resolve_axes,

@@ -66,6 +66,7 @@ def _starts_from_zero(call: Call) -> bool:
             lambda c: c.hw.generation >= 4,
             isa("exponential"),
             shows=lambda c: c.hw.target,
+            code="generation",
         ),
         same_elements("dst", "src"),
         Rule(
@@ -73,6 +74,7 @@ def _starts_from_zero(call: Call) -> bool:
             lambda c: max(c["dst"].ndim, c["src"].ndim) <= 4,
             isa("exponential"),
             error=ShapeError,
+            code="dimensions",
         ),
         same_partitions("src", "max_value", "reduce_res", "reduce_init"),
         one_of("exponential", "reduce_cmd", *_COMMANDS),
@@ -80,6 +82,7 @@ def _starts_from_zero(call: Call) -> bool:
             "reduce_res needs a reduce_cmd that accumulates: idle leaves the registers unknown",
             lambda c: c["reduce_res"] is None or c["reduce_cmd"] is not reduce_cmd.idle,
             isa("exponential"),
+            code="reduce_res_idle",
         ),
         Rule(
             "reduce_init needs load_reduce",

@@ -80,6 +80,7 @@ def _vector_arithmetic(op: Op) -> bool:
             lambda c: c["op0"] is not None and c["op1"] is not None,
             isa("tensor_tensor_scan"),
             shows=lambda c: f"{c['op0']!r}, {c['op1']!r}",
+            code="op_missing",
         ),
         on_generation("op0", "op1"),
         same_elements("dst", "data0", "data1"),
@@ -129,7 +130,12 @@ def tensor_tensor_scan(
     },
     rules=(
         operator("op0", _binary_arithmetic, "binary arithmetic"),
-        Rule("op0 is obligatory", lambda c: c["op0"] is not None, isa("tensor_scalar_cumulative")),
+        Rule(
+            "op0 is obligatory",
+            lambda c: c["op0"] is not None,
+            isa("tensor_scalar_cumulative"),
+            code="op_missing",
+        ),
         on_generation("op0"),
         one_of(
             "tensor_scalar_cumulative",
@@ -202,7 +208,12 @@ def _operand_matches(call: Call) -> bool:
     },
     rules=(
         operator("op0", _vector_arithmetic, "arithmetic of VectorE"),
-        Rule("op0 is obligatory", lambda c: c["op0"] is not None, isa("tensor_scalar_reduce")),
+        Rule(
+            "op0 is obligatory",
+            lambda c: c["op0"] is not None,
+            isa("tensor_scalar_reduce"),
+            code="op_missing",
+        ),
         on_generation("op0"),
         Rule(
             "a binary op0 needs operand0, a unary one takes None or 0",
@@ -221,6 +232,7 @@ def _operand_matches(call: Call) -> bool:
             "reduce_res_negate without reduce_res would have no effect",
             lambda c: not c["reduce_res_negate"] or is_given(c, "reduce_res"),
             isa("tensor_scalar_reduce"),
+            code="negate_without_result",
         ),
         same_elements("dst", "data"),
         same_partitions("data", "operand0", "reduce_res", "reduce_init"),

@@ -43,6 +43,7 @@ def _searchable(data: str, source: str) -> Rule:
         holds,
         source,
         error=ShapeError,
+        code="searchable",
     )
 
 
@@ -59,6 +60,7 @@ def _eight(data: str, *names: str) -> Rule:
         holds,
         "NKI 0.6.0, page of the instruction",
         error=ShapeError,
+        code="eight_elements",
     )
 
 
@@ -68,6 +70,7 @@ def _flat(page: str, dst: str) -> Rule:
         lambda c: not is_given(c, dst) or c[dst].ndim == 2,
         isa(page),
         error=ShapeError,
+        code="two_dimensions",
     )
 
 
@@ -98,6 +101,7 @@ def _vals_dimensions(page: str) -> Rule:
         lambda c: c["vals"].ndim <= 3,
         isa(page),
         error=ShapeError,
+        code="vals_dimensions",
     )
 
 
@@ -169,12 +173,14 @@ def nc_find_index8(dst: Any, data: Any, vals: Any, name: Any = None) -> Array:
             lambda c: isinstance(c["imm"], (int, float)) and not isinstance(c["imm"], bool),
             isa("nc_match_replace8"),
             shows=lambda c: f"{c['imm']!r}",
+            code="imm_number",
         ),
         Rule(
             "dst_idx needs NeuronCore-v3 or newer; use nisa.nc_find_index8",
             lambda c: c.hw.generation > 2 or not is_given(c, "dst_idx"),
             assumed("the vendor's kernel library avoids it on NeuronCore-v2"),
             shows=lambda c: c.hw.target,
+            code="dst_idx_generation",
         ),
     ),
     cost=lambda c: elementwise_cost(c, 1.0),

@@ -81,6 +81,7 @@ def _like_dst(*names: str) -> Rule:
         holds,
         isa("tensor_copy_predicated"),
         error=ShapeError,
+        code="same_elements",
     )
 
 
@@ -127,6 +128,7 @@ def _also_read_dst(call: Call) -> None:
             "src and predicate cannot both be in PSUM",
             lambda c: _split(c) or not is_given(c, "src") or c["src"]._storage.space == "sbuf",
             isa("tensor_copy_predicated"),
+            code="both_in_psum",
         ),
         Rule(
             "dst must have been written before, unless predicate selects every element: the "
@@ -192,6 +194,7 @@ def tensor_copy_predicated(
             lambda c: not is_given(c, "reduce_res") or c["reduce_cmd"] is not reduce_cmd.idle,
             isa("select_reduce"),
             shows=lambda c: f"{c['reduce_cmd']}",
+            code="reduce_res_idle",
         ),
         goes_on_from_known("select_reduce", "on_true"),
     ),
@@ -269,6 +272,7 @@ def _exact_indices(call: Call) -> bool:
             lambda c: c.hw.generation > 2,
             isa("range_select"),
             shows=lambda c: c.hw.target,
+            code="generation",
         ),
         same_elements("dst", "on_true_tile"),
         same_partitions("on_true_tile", "bound0", "bound1", "reduce_res"),

@@ -85,12 +85,14 @@ def _shuffle_sources(call: Call) -> None:
             lambda c: c["dst"].dtype == c["src"].dtype,
             isa("nc_stream_shuffle"),
             error=DtypeError,
+            code="same_dtype",
         ),
         Rule(
             "dst must have as many elements per partition as src",
             lambda c: free_elems(c["dst"]) == free_elems(c["src"]),
             isa("nc_stream_shuffle"),
             error=ShapeError,
+            code="same_free_size",
         ),
         Rule(
             "the larger of src and dst decides where both may start: 0, 32, 64, 96 up to 32 "
@@ -113,6 +115,7 @@ def _shuffle_sources(call: Call) -> None:
             lambda c: max(_sources(c)) < partitions(c["src"]),
             isa("nc_stream_shuffle"),
             shows=lambda c: f"partition {max(_sources(c))} of {c['src']!r}",
+            code="mask_sources",
         ),
         Rule(
             "partitions that the mask leaves alone (255) must have been written before",

@@ -37,6 +37,7 @@ def _dst_holds(page: str, elems: int) -> Rule:
         holds,
         isa(page),
         error=ShapeError,
+        code="dst_shape",
     )
 
 
@@ -80,6 +81,7 @@ def bn_stats(dst: Any, data: Any, name: Any = None) -> Array:
             lambda c: free_elems(c["data"]) % _TUPLE == 0,
             isa("bn_aggr"),
             error=ShapeError,
+            code="whole_tuples",
         ),
         _dst_holds("bn_aggr", 2),
     ),

@@ -60,7 +60,9 @@ def tile(value: object, op: str, name: str) -> NkiTensor:
         It is anything else.
     """
     if not isinstance(value, NkiTensor):
-        raise ConstraintError(f"nl.{op}: {name} must be a tile, got {value!r} ({page(op)})")
+        raise ConstraintError(
+            f"nl.{op}: {name} must be a tile, got {value!r} ({page(op)})", code="language.tile"
+        )
     return value
 
 
@@ -98,7 +100,8 @@ def result_dtype(op: str, dtype: object, *tiles: NkiTensor) -> str:
     if len({t.dtype for t in tiles}) > 1:
         raise DtypeError(
             f"nl.{op}: the tiles are {' and '.join(t.dtype for t in tiles)}; which of these the "
-            f"result has is not documented, so name it with dtype= ({page(op)})"
+            f"result has is not documented, so name it with dtype= ({page(op)})",
+            code="language.result_dtype",
         )
     return tiles[0].dtype
 
@@ -116,7 +119,8 @@ def same_shape(op: str, *tiles: NkiTensor) -> None:
         raise ShapeError(
             f"nl.{op}: the tiles have the shapes {shapes}; binary functions do not broadcast on "
             "the device. Use nisa.tensor_scalar for an operand of shape (partitions, 1), or make "
-            f"the shapes equal with nl.broadcast_to ({KNOWN_ISSUES})"
+            f"the shapes equal with nl.broadcast_to ({KNOWN_ISSUES})",
+            code="language.broadcast",
         )
 
 
@@ -134,7 +138,8 @@ def free_axes(op: str, x: NkiTensor, axis: object) -> tuple[int, ...]:
     if not axes or axes[0] == 0 or axes != tuple(range(x.ndim - len(axes), x.ndim)):
         raise ShapeError(
             f"nl.{op}: axis={axis!r} of a tile of shape {x.shape}; it must name the last free "
-            f"dimensions, without gaps and without the partition dimension 0 ({page(op)})"
+            f"dimensions, without gaps and without the partition dimension 0 ({page(op)})",
+            code="language.axis",
         )
     return axes
 
@@ -156,7 +161,8 @@ def require_truth_values(op: str, **tiles: NkiTensor) -> None:
             raise ConstraintError(
                 f"nl.{op}: {name} must hold 0 and 1 only, found {float(other[0]):g} in "
                 f"{tensor!r}; make truth values with nl.not_equal(x, 0), or nl.equal(x, 0) for "
-                f"their opposite ({page(op)})"
+                f"their opposite ({page(op)})",
+                code="language.truth_values",
             )
 
 

@@ -52,7 +52,9 @@ def ndarray(
     sizes = checked_shape(shape, op)
     kind = element_type(dtype, op=op)
     if not isinstance(buffer, MemoryRegion):
-        raise ConstraintError(f"{op}: buffer must be nl.sbuf, nl.psum or nl.hbm, got {buffer!r}")
+        raise ConstraintError(
+            f"{op}: buffer must be nl.sbuf, nl.psum or nl.hbm, got {buffer!r}", code="tensor.buffer"
+        )
     return program.allocate(sizes, kind.name, buffer, name, address)
 
 
@@ -64,7 +66,8 @@ def full(
     if not is_number(fill_value):
         raise ConstraintError(
             f"nl.full: fill_value must be a number known at compile time, got {fill_value!r} "
-            f"({page('full')})"
+            f"({page('full')})",
+            code="language.fill_value",
         )
     return _filled(shape, fill_value, dtype, buffer, name)
 
@@ -128,7 +131,8 @@ def shared_constant(constant: Any) -> NkiTensor:
     if not is_array(constant):
         raise ConstraintError(
             f"{op}: constant must be an array of the host or the path of a .npy file, got "
-            f"{constant!r} ({page('shared_constant')})"
+            f"{constant!r} ({page('shared_constant')})",
+            code="language.constant",
         )
     values = as_numpy(constant, op=op)
     return _constant(op, values, from_numpy(values.dtype, op=op).name)
@@ -138,7 +142,8 @@ def _from_file(op: str, path: Path) -> Array:
     if path.suffix != ".npy" or not path.is_file():
         raise ConstraintError(
             f"{op}: {str(path)!r} is not the path of a .npy file that exists "
-            f"({page('shared_constant')})"
+            f"({page('shared_constant')})",
+            code="language.constant",
         )
     loaded: Array = np.load(path, allow_pickle=False)
     return loaded
@@ -148,10 +153,13 @@ def _constant(op: str, values: Array, dtype: str) -> NkiTensor:
     if dtype not in _CONSTANT_TYPES:
         raise DtypeError(
             f"{op}: no constants of {dtype}; the types are {', '.join(sorted(_CONSTANT_TYPES))} "
-            f"({page('shared_constant')})"
+            f"({page('shared_constant')})",
+            code="language.constant_dtype",
         )
     if values.size == 0:
-        raise ShapeError(f"{op}: the array has no elements, shape {values.shape}")
+        raise ShapeError(
+            f"{op}: the array has no elements, shape {values.shape}", code="language.constant_empty"
+        )
     made = new("shared_constant", values.shape or (1,), dtype, MemoryRegion.shared_hbm, "constant")
     made._array[...] = values
     made._storage.mark(made, made._kind, BY_ENGINE)
@@ -167,7 +175,8 @@ def shared_identity_matrix(n: Any, dtype: Any = "uint8", dst: Any = None) -> Nki
     if type(n) is not int or not 1 <= n <= program.hardware.partitions:
         raise ShapeError(
             f"{op}: n={n!r} must be an integer from 1 to {program.hardware.partitions}, the "
-            "partitions of SBUF (nl.tile_size.pmax)"
+            "partitions of SBUF (nl.tile_size.pmax)",
+            code="language.identity_size",
         )
     kind = element_type(dtype, op=op)
     if dst is None:
@@ -176,7 +185,8 @@ def shared_identity_matrix(n: Any, dtype: Any = "uint8", dst: Any = None) -> Nki
     if given.shape != (n, n) or given.dtype != kind.name or not given._on_chip or in_psum(given):
         raise ConstraintError(
             f"{op}: dst must be a {kind.name} tile of shape {(n, n)} in SBUF, got {given!r} "
-            f"({page('shared_identity_matrix')})"
+            f"({page('shared_identity_matrix')})",
+            code="language.identity_dst",
         )
     key = (n, kind.name)
     if key not in program.identities:

@@ -52,7 +52,8 @@ def combine(op: Op, x: Any, y: Any, dtype: Any = None) -> NkiTensor:
             return result
     raise ConstraintError(
         f"nl.{name}: x and y must be tiles or numbers, and at least one a tile; got {x!r} and "
-        f"{y!r} ({page(name)})"
+        f"{y!r} ({page(name)})",
+        code="language.tile",
     )
 
 
@@ -81,7 +82,8 @@ def _refuse_cast_of_bits(name: str, dtype: object, *operands: object) -> None:
     if dtype is not None and any(dtype != t for t in tiles):
         raise DtypeError(
             f"nl.{name}: dtype={dtype!r} of {' and '.join(tiles)} tiles; bit patterns are not "
-            "cast, so the result has the dtype of the tiles (NKI 0.6.0, Supported Math Operators)"
+            "cast, so the result has the dtype of the tiles (NKI 0.6.0, Supported Math Operators)",
+            code="language.bits_dtype",
         )
 
 
@@ -105,13 +107,14 @@ def power(x: Any, y: Any, dtype: Any = None) -> NkiTensor:
     if not (isinstance(x, NkiTensor) and isinstance(y, NkiTensor)):
         raise ConstraintError(
             f"nl.power: x and y must both be tiles on the device, got {x!r} and {y!r}; make a "
-            f"tile of the number with nl.full ({KNOWN_ISSUES})"
+            f"tile of the number with nl.full ({KNOWN_ISSUES})",
+            code="language.power",
         )
     return combine(OPS["power"], x, y, dtype)
 
 
 def _refuse(name: str, why: str) -> NoReturn:
-    raise ConstraintError(f"nl.{name}: {why} ({KNOWN_ISSUES})")
+    raise ConstraintError(f"nl.{name}: {why} ({KNOWN_ISSUES})", code="language.on_device")
 
 
 @function

@@ -30,7 +30,8 @@ def _from_hbm(op: str, src: object) -> NkiTensor:
     src = tile(src, op, "src")
     if src._on_chip:
         raise ConstraintError(
-            f"nl.{op}: src must be in HBM, got {src!r}; nl.copy copies on chip ({page(op)})"
+            f"nl.{op}: src must be in HBM, got {src!r}; nl.copy copies on chip ({page(op)})",
+            code="language.load",
         )
     return src
 
@@ -49,14 +50,20 @@ def store(dst: Any, value: Any) -> None:
     """Write a tile in SBUF to HBM, by DMA: as many elements, in row-major order of both."""
     dst, value = tile(dst, "store", "dst"), tile(value, "store", "value")
     if dst._on_chip:
-        raise ConstraintError(f"nl.store: dst must be in HBM, got {dst!r} ({page('store')})")
+        raise ConstraintError(
+            f"nl.store: dst must be in HBM, got {dst!r} ({page('store')})", code="language.store"
+        )
     if in_psum(value):
         raise ConstraintError(
             f"nl.store: value {value!r} is in PSUM, which DMA cannot read; copy it to SBUF with "
-            f"nl.copy first ({page('store')}; NKI 0.3.0 release notes)"
+            f"nl.copy first ({page('store')}; NKI 0.3.0 release notes)",
+            code="language.store",
         )
     if not value._on_chip:
-        raise ConstraintError(f"nl.store: value must be in SBUF, got {value!r} ({page('store')})")
+        raise ConstraintError(
+            f"nl.store: value must be in SBUF, got {value!r} ({page('store')})",
+            code="language.store",
+        )
     dma_copy(dst, value)
 
 
@@ -73,7 +80,9 @@ def load_transpose2d(src: Any, dtype: Any = None) -> NkiTensor:
 
 def _two_dimensions(op: str, x: NkiTensor) -> None:
     if x.ndim != 2:
-        raise ShapeError(f"nl.{op}: {x!r} must have two dimensions ({page(op)})")
+        raise ShapeError(
+            f"nl.{op}: {x!r} must have two dimensions ({page(op)})", code="language.two_dimensions"
+        )
 
 
 def _cast(op: str, made: NkiTensor, dtype: str) -> NkiTensor:
@@ -107,7 +116,8 @@ def matmul(x: Any, y: Any, transpose_x: Any = False) -> NkiTensor:
         raise ConstraintError(
             f"nl.matmul: transpose_x={transpose_x!r} fails on the device; put the contracted "
             "dimension of x into its partitions and say transpose_x=True, with nl.transpose and "
-            f"nl.copy if need be ({KNOWN_ISSUES})"
+            f"nl.copy if need be ({KNOWN_ISSUES})",
+            code="language.transpose_x",
         )
     _two_dimensions("matmul", x)
     _two_dimensions("matmul", y)
@@ -129,7 +139,8 @@ def gather_flattened(data: Any, indices: Any, axis: Any = 0, dtype: Any = None) 
     if axis != 0 or isinstance(axis, bool):
         raise ConstraintError(
             f"nl.gather_flattened: axis={axis!r}: the page describes indices into the flattened "
-            f"free dimensions only, which is the default 0 ({page('gather_flattened')})"
+            f"free dimensions only, which is the default 0 ({page('gather_flattened')})",
+            code="language.gather_axis",
         )
     kind = result_dtype("gather_flattened", dtype, data)
     made = new("gather_flattened", indices.shape, data.dtype)
@@ -147,7 +158,8 @@ def expand_dims(x: Any, axis: Any) -> NkiTensor:
     if type(axis) is not int or not -x.ndim - 1 <= axis <= x.ndim:
         raise ShapeError(
             f"nl.expand_dims: axis={axis!r} of {x!r} must be an integer from {-x.ndim - 1} to "
-            f"{x.ndim} ({page('expand_dims')})"
+            f"{x.ndim} ({page('expand_dims')})",
+            code="language.expand_dims",
         )
     view: NkiTensor = x.expand_dim(axis % (x.ndim + 1))
     return view
@@ -167,11 +179,13 @@ def broadcast_to(x: Any, shape: Any, dtype: Any = None) -> NkiTensor:
     ):
         raise ShapeError(
             f"nl.broadcast_to: {x!r} cannot become {sizes}; the rank must stay, and each size "
-            f"must stay or grow from 1 ({page('broadcast_to')})"
+            f"must stay or grow from 1 ({page('broadcast_to')})",
+            code="language.broadcast_to",
         )
     if not x._on_chip:
         raise ConstraintError(
-            f"nl.broadcast_to: x must be in SBUF or PSUM, got {x!r} ({page('broadcast_to')})"
+            f"nl.broadcast_to: x must be in SBUF or PSUM, got {x!r} ({page('broadcast_to')})",
+            code="language.on_chip",
         )
     kind = result_dtype("broadcast_to", dtype, x)
     if sizes == x.shape:

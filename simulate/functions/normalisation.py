@@ -63,7 +63,8 @@ def rms_norm(
         if not is_number(value) or value < least:
             raise ConstraintError(
                 f"nl.rms_norm: {label}={value!r} must be a number of at least {least} "
-                f"({page('rms_norm')})"
+                f"({page('rms_norm')})",
+                code="language.rms_norm",
             )
     kind = result_dtype("rms_norm", dtype, x)
     inner = element_type(compute_dtype or "float32", op="nl.rms_norm").name

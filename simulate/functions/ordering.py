@@ -48,19 +48,22 @@ def device_print(print_prefix: Any, tensor: Any) -> None:
     if not isinstance(print_prefix, str):
         raise ConstraintError(
             f"nl.device_print: print_prefix must be a string known at compile time, got "
-            f"{print_prefix!r} ({page('device_print')})"
+            f"{print_prefix!r} ({page('device_print')})",
+            code="language.print_prefix",
         )
     if in_psum(tensor):
         raise ConstraintError(
             f"nl.device_print: {tensor!r} must be in SBUF or HBM; copy it with nl.copy first "
-            f"({page('device_print')})"
+            f"({page('device_print')})",
+            code="language.print_memory",
         )
-    current("nl.device_print")
+    current("nl.device_print").settle()
     missing = tensor._storage.count_unwritten(tensor, tensor._kind)
     if missing:
         raise UninitializedReadError(
             f"nl.device_print: {missing} of {tensor.size} elements have not been written, in "
-            f"{tensor._storage.describe()}"
+            f"{tensor._storage.describe()}",
+            code="operand.unwritten",
         )
     values = np.array2string(np.array(tensor._array), separator=", ")
     sys.stdout.write(f"{print_prefix} {values}\n")

@@ -34,10 +34,13 @@ def rand(
     if kind.kind != "float":
         raise DtypeError(
             f"{op}: dtype {dtype} has only 0 and 1 for numbers between them; choose a floating-"
-            "point one (nki.language.rand, NKI 0.6.0)"
+            "point one (nki.language.rand, NKI 0.6.0)",
+            code="language.rand_dtype",
         )
     if not isinstance(buffer, MemoryRegion):
-        raise ConstraintError(f"{op}: buffer must be nl.sbuf, nl.psum or nl.hbm, got {buffer!r}")
+        raise ConstraintError(
+            f"{op}: buffer must be nl.sbuf, nl.psum or nl.hbm, got {buffer!r}", code="tensor.buffer"
+        )
     made = program.allocate(sizes, kind.name, buffer, name)
     tile = made
     if SPACE[buffer] == "hbm":  # no engine writes there
@@ -67,7 +70,8 @@ def random_seed(seed: NkiTensor) -> None:
     if not isinstance(seed, NkiTensor):
         raise ConstraintError(
             f"{op}: seed must be a tensor of shape (1, 1) on chip, got {seed!r} (NKI 0.4.0 release "
-            "notes, Known Issues)"
+            "notes, Known Issues)",
+            code="language.random_seed",
         )
     if program.hardware.generation < _HAS_RAND2:
         warnings.warn(
@@ -90,7 +94,10 @@ def dropout(x: NkiTensor, rate: float | NkiTensor, dtype: str | None = None) -> 
     op = "nl.dropout"
     program = current(op)
     if not isinstance(x, NkiTensor):
-        raise ConstraintError(f"{op}: x must be a tile, got {x!r} (nki.language.dropout)")
+        raise ConstraintError(
+            f"{op}: x must be a tile, got {x!r} (nki.language.dropout)",
+            code="language.dropout_tile",
+        )
     kept = program.allocate(x.shape, x.dtype, MemoryRegion.sbuf, "")
     random.dropout(kept, x, rate)
     if dtype is None or dtype == x.dtype:

@@ -95,7 +95,8 @@ def rsqrt(x: Any, dtype: Any = None) -> NkiTensor:
         raise ConstraintError(
             f"nl.rsqrt: {x!r} cannot be read by GpSimdE, on which this function runs since NKI "
             "0.5.0; copy it to SBUF with nl.copy, or use nisa.activation with op=nl.rsqrt on "
-            "ScalarE (NKI 0.5.0 release notes, Improvements)"
+            "ScalarE (NKI 0.5.0 release notes, Improvements)",
+            code="language.rsqrt",
         )
     x, result = _like("rsqrt", x, dtype)
     tensor_scalar(result, x, OPS["rsqrt"], 0.0)
@@ -117,7 +118,8 @@ def invert(x: Any, dtype: Any = None) -> NkiTensor:
     if dtype not in (None, x.dtype):
         raise DtypeError(
             f"nl.invert: dtype={dtype!r} of a {x.dtype} tile; bit patterns are not cast "
-            "(NKI 0.6.0, Supported Math Operators)"
+            "(NKI 0.6.0, Supported Math Operators)",
+            code="language.bits_dtype",
         )
     x, result = _like("invert", x, dtype)
     tensor_scalar(result, x, OPS["bitwise_xor"], -1)

@@ -38,7 +38,8 @@ def _refuse(name: str, instead: str = "") -> _NoReturn:
             instead
             or "run what each rank computes as a kernel of its own, and combine the results on the "
             "host"
-        )
+        ),
+        code="collectives.not_simulated",
     )
 
 
@@ -75,7 +76,8 @@ class ReplicaGroup(_NKIObject):
 def _wrong_groups(what: str, groups: object) -> _ConstraintError:
     return _ConstraintError(
         f"nki.collectives.ReplicaGroup: needs {what}, got {groups!r} "
-        "(nki.collectives.ReplicaGroup, NKI 0.6.0)"
+        "(nki.collectives.ReplicaGroup, NKI 0.6.0)",
+        code="collectives.groups",
     )
 
 

@@ -196,7 +196,8 @@ def _check_axis(op: str, axis: object) -> None:
 
     if type(axis) is not int or axis != 0:
         raise ConstraintError(
-            f"{op}: a launch grid has one axis, 0; got {axis!r} (Using Logical Neuron Cores)"
+            f"{op}: a launch grid has one axis, 0; got {axis!r} (Using Logical Neuron Cores)",
+            code="launch.axis",
         )
 
 

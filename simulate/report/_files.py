@@ -41,7 +41,9 @@ def open_report(path: str | os.PathLike[str], what: str) -> Iterator[TextIO]:
     target = Path(path)
 
     def refusal(reason: str) -> NkiconvError:
-        return NkiconvError(f"{what}: cannot write {os.fspath(path)!r}: {reason}")
+        return NkiconvError(
+            f"{what}: cannot write {os.fspath(path)!r}: {reason}", code="report.file"
+        )
 
     if "\0" in str(target):
         raise refusal("a path cannot hold a null character")

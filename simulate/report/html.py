@@ -44,7 +44,8 @@ def write_html(p: ProfileLike, path: str | os.PathLike[str]) -> None:
     except ImportError as error:
         raise NkiconvError(
             "save_html: the page is made with jinja2, which is not installed; "
-            "pip install 'nkiconv[cli]' installs it"
+            "pip install 'nkiconv[cli]' installs it",
+            code="report.jinja2",
         ) from error
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

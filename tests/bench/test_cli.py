@@ -31,7 +31,16 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     bare = capsys.readouterr().out
     assert run(["--help"]) == 0
     assert capsys.readouterr().out == bare
-    for command in ("check", "filter", "findings", "profile", "bench", "doctor"):
+    for command in (
+        "check",
+        "filter",
+        "findings",
+        "profile",
+        "bench",
+        "doctor",
+        "explain",
+        "tables",
+    ):
         assert f"\n  {command} " in bare
         assert run([command, "--help"]) == 0
     assert run(["--version"]) == 0

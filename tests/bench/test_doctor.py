@@ -27,12 +27,16 @@ def test_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
     assert found["numpy"]["value"] == metadata.version("numpy")
     assert found["target"]["value"] == "trn1"
     assert found["target"]["hint"] == "the default"
-    have, known = re.match(r"(\d+) of (\d+) functions", found["embedded NKI"]["value"]).groups()
-    assert 10 < int(have) <= int(known) == 52
+    counts = {}
+    for module in ("isa", "language", "collectives"):
+        value = found[f"embedded nki.{module}"]["value"]
+        counts[module] = [int(n) for n in re.match(r"(\d+) of (\d+) functions", value).groups()]
+    assert 10 < counts["isa"][0] <= counts["isa"][1] == 52
+    assert 40 < counts["language"][0] <= counts["language"][1] == 103
+    assert counts["collectives"][1] == 11
     have_now = coverage.available("nki.isa")
     lacking = [n for n in coverage.names_of("nki.isa")["functions"] if n not in have_now]
-    assert found["embedded NKI"]["hint"].endswith(", ".join(lacking))
-    assert len(lacking) == int(known) - int(have)
+    assert found["embedded nki.isa"]["hint"].endswith(", ".join(lacking))
     assert run(["doctor"]) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
@@ -93,9 +97,13 @@ def test_missing_packages(
 
 def test_what_the_embedded_nki_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage, "available", lambda _: ["dma_copy", "nc_matmul"])
-    line = next(line for line in doctor.examine()[0] if line.topic == "embedded NKI")
-    assert line.value.startswith("2 of 52 functions of nki.isa 0.6.0")
+    line = next(line for line in doctor.examine()[0] if line.topic == "embedded nki.isa")
+    assert line.value.startswith("2 of 52 functions of 0.6.0")
     named = line.hint.removeprefix("not there yet: ").split(", ")
     assert len(named) == 50
     assert "tensor_copy" in named
     assert "nc_matmul" not in named
+    everything = coverage.names_of("nki.isa")["functions"]
+    monkeypatch.setattr(coverage, "available", lambda _: everything)
+    line = next(line for line in doctor.examine()[0] if line.topic == "embedded nki.isa")
+    assert line.hint == ""

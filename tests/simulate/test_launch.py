@@ -19,9 +19,15 @@ nl, nisa = language, isa
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
+def copied(x: Any) -> Any:
+    y_hbm = nl.ndarray(x.shape, x.dtype, buffer=nl.shared_hbm)
+    nisa.dma_copy(dst=y_hbm, src=x)
+    return y_hbm
+
+
 @nki.jit
 def same(x: Any, anything: Any = None) -> Any:
-    return x
+    return copied(x)
 
 
 def nothing(x: Any) -> None:
@@ -115,11 +121,11 @@ def test_arguments_that_it_does_not_take(value: Any, words: str) -> None:
 
 
 def declares(x: nt.tensor[2, 3], y: nt.tensor[6] = None, z: nt.tensor = None) -> Any:  # type: ignore
-    return x
+    return copied(x)
 
 
 def declares_at_once(x: Any, y: Any = 1) -> Any:
-    return x
+    return copied(x)
 
 
 declares_at_once.__annotations__ = {"x": nt.tensor[2, 3], "y": "nowhere.tensor[2, 3]"}  # type: ignore

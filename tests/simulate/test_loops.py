@@ -168,6 +168,7 @@ def test_what_the_loop_uses_stays_until_it_ends() -> None:
             nisa.tensor_copy(dst=nl.ndarray((4, 8), nl.float32), src=late[:, 0:8])
 
         nl.fori_loop(0, 1, body)
+        nisa.dma_copy(dst=x_hbm, src=first[:, 0:8])
         return x_hbm
 
     with pytest.raises(CapacityError, match="are live in SBUF at once"):
@@ -196,7 +197,11 @@ REFUSED = [
     (lambda: nl.fori_loop(0, 4.0, nothing), ConstraintError, "the upper bound must be an integer"),
     (lambda: nl.fori_loop(0, 4, 5), ConstraintError, "body_fun must be a function, got 5"),
     (lambda: nl.fori_loop(0, 2, lambda i: i), ConstraintError, "body_fun returned <VirtualReg"),
-    (lambda: nl.fori_loop(0, nisa.register_alloc(), nothing), UninitializedReadError, "holds noth"),
+    (
+        lambda: nl.fori_loop(0, nisa.register_alloc(), nothing),
+        UninitializedReadError,
+        "the register holds nothing",
+    ),
     (lambda: nl.while_loop(1, nothing), ConstraintError, "init must be a VirtualRegister, got 1"),
     (
         lambda: nl.while_loop(VirtualRegister(1), nothing),

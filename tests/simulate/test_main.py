@@ -86,8 +86,9 @@ def test_what_a_kernel_breaks_names_its_line(folder: Path) -> None:
     done = run(folder, str(folder / "script.py"))
     line = 1 + script[: script.index("src=x_sb[")].count("\n")
     assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
+    *_, last, cure = done.stderr.strip().splitlines()
     assert last.startswith(f"nkiconv.simulate.errors.ShapeError: script.py:{line}: nisa.dma_copy: ")
+    assert cure == "  Cure: slice all of them alike, or reshape [dma_copy.same_size]"
 
 
 def test_the_target_comes_from_the_environment(folder: Path) -> None:

@@ -58,6 +58,30 @@ def test_fresh_memory_is_poisoned(fresh: Fresh, dtype: str) -> None:
     assert not tensor._storage.written
 
 
+def test_poison_comes_when_somebody_looks_and_leaves_what_was_written(fresh: Fresh) -> None:
+    whole, part, other = fresh((4, 6), "float16"), fresh((4, 6), "float16"), fresh((4, 6))
+    whole._storage.elements(whole, whole._element)[...] = 7
+    whole._storage.mark(whole, whole._element, BY_MATMUL)
+    assert (whole._array == 7).all()
+    corner = part[1:3, 2:5]
+    part._storage.elements(corner, corner._element)[...] = 7
+    part._storage.mark(corner, corner._element, BY_ENGINE)
+    expected = np.full((4, 6), np.nan)
+    expected[1:3, 2:5] = 7
+    np.testing.assert_array_equal(part._array.astype(np.float64), expected)
+    bits = other.view("int16")[:, 0:2]  # the first element, in two halves
+    other._storage.elements(bits, bits._element)[...] = 0
+    other._storage.mark(bits, bits._element, BY_ENGINE)
+    assert other._storage.buffer.reshape(4, 24)[0].tolist() == [0] * 4 + [0xFF] * 20
+
+
+def test_poison_comes_once(fresh: Fresh) -> None:
+    tensor = fresh((2, 3))
+    assert np.isnan(tensor._array).all()
+    tensor._storage.elements(tensor, tensor._element)[...] = 1  # not marked as written yet
+    assert (tensor._array == 1).all()
+
+
 def test_an_input_counts_as_written() -> None:
     def kernel(x_hbm: Any) -> Any:
         y_hbm = nl.ndarray(x_hbm.shape, x_hbm.dtype, buffer=nl.shared_hbm)

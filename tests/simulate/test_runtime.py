@@ -118,12 +118,13 @@ def test_other_arguments_pass_as_they_are() -> None:
     def several(a_hbm: Any, scale: Any, sizes: Any, flag: Any = None) -> Any:
         y_hbm = nl.ndarray(sizes, a_hbm.dtype, buffer=nl.shared_hbm)
         nisa.dma_copy(dst=y_hbm, src=a_hbm[0:1, 0:scale])
+        nisa.dma_copy(dst=a_hbm[1:2, :], src=a_hbm[0:1, :])
         return y_hbm, flag, [a_hbm, 3]
 
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     y, flag, (same, three) = simulate_kernel(several, x, 2, (1, 2), flag="word")
     assert (y.tolist(), flag, three) == ([[0.0, 1.0]], "word", 3)
-    assert same.tolist() == x.tolist()
+    assert same.tolist() == x.tolist() == [[0.0, 1.0, 2.0]] * 2
     assert not np.shares_memory(same, x)
 
 

@@ -17,7 +17,9 @@ import pytest
 
 from nkiconv.simulate import subset
 from nkiconv.simulate.errors import UnsupportedPythonError
-from nkiconv.simulate.subset import ALLOWED, DETAILS, REFUSED, check_kernel
+from nkiconv.simulate.slugs import python_code
+from nkiconv.simulate.subset import check_kernel
+from nkiconv.simulate.subset_tables import ALLOWED, DETAILS, REFUSED
 
 pytestmark = pytest.mark.filterwarnings("error")  # a check that was left out would warn
 
@@ -165,7 +167,8 @@ def test_every_row_of_the_tables_has_an_example() -> None:
 def test_refused_node_type(load: Load, kind: type[ast.AST]) -> None:
     message = refusal_of(load(kernel_with(REFUSED_BODIES[kind])).kernel)
     assert message.startswith(f"kernel kernel: {REFUSED[kind].name} at ")
-    assert message.endswith(f"Write instead: {REFUSED[kind].cure}.")
+    code = python_code(REFUSED[kind].name)
+    assert message.endswith(f"Write instead: {REFUSED[kind].cure}. [{code}]")
 
 
 @pytest.mark.parametrize(("name", "body"), [*DETAIL_BODIES.items(), *MORE_REFUSED_BODIES])
@@ -189,7 +192,7 @@ def test_message_names_construct_kernel_line_rule_and_cure(load: Load) -> None:
         f"kernel conv: list comprehension at {module.__file__}:{line}. "
         "Why refused: it is not known to compile, and none of the 770 functions behind the "
         "vendor's own kernels uses it (nki-library, 2026-04-13). "
-        "Write instead: a for loop with append."
+        "Write instead: a for loop with append. [python.list_comprehension]"
     )
 
 
@@ -330,5 +333,6 @@ def test_annotations_and_variables_without_a_value_are_left_alone(load: Load) ->
 
 
 def test_what_is_no_function_is_no_kernel() -> None:
-    assert refusal_of(len) == "kernel: received a builtin_function_or_method, not a function"
+    words = "kernel: received a builtin_function_or_method, not a function [python.no_function]"
+    assert refusal_of(len) == words
     assert ": lambda at " in refusal_of(lambda x: x)
