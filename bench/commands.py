@@ -269,19 +269,43 @@ def _refuse_sizes(context: typer.Context) -> None:
 
 @app.command()
 def bench(
-    suite: Annotated[str, typer.Option(help="What to time: simulator.")] = "simulator",
+    suite: Annotated[
+        str, typer.Option(help="simulator, scheduler, or micro (single instructions).")
+    ] = "simulator",
     repeat: Annotated[int, typer.Option(min=1, help="Repeats; medians are compared.")] = 5,
     hotspots: Annotated[
         bool, typer.Option("--profile", help="Show which functions take the time, instead.")
     ] = False,
     json: Json = None,
 ) -> None:
-    """Time the simulator itself, on this machine's clock, against NumPy and torch."""
-    if suite != "simulator":
-        raise UserError(f"no suite {suite!r}; there is: simulator")
+    """Time the simulator itself, on this machine's clock, against NumPy and torch.
+
+    Suite scheduler times the timing model alone, from 1,000 to 1,000,000 instructions. Suite micro
+    times nothing: it compares modelled with published times of single instructions.
+    """
+    if suite not in ("simulator", "scheduler", "micro"):
+        raise UserError(f"no suite {suite!r}; there are: simulator, scheduler, micro")
     if json is not None:
         check_writable(json)
-    content = _profile_simulator(repeat) if hotspots else _time_simulator(repeat)
+    if hotspots and suite != "simulator":
+        raise UserError("--profile goes with the suite simulator only")
+    if suite == "simulator":
+        content = _profile_simulator(repeat) if hotspots else _time_simulator(repeat)
+    elif suite == "scheduler":
+        from nkiconv.bench.model_tables import scaling_table
+        from nkiconv.bench.scaling import measure_scaling
+
+        with spinner("scheduling up to a million instructions"):
+            scaling = measure_scaling()
+        say_table(*scaling_table(scaling))
+        content = scaling.to_dict()
+    else:
+        from nkiconv.bench.micro import measure_micro
+        from nkiconv.bench.model_tables import micro_table
+
+        rows = measure_micro()
+        say_table(*micro_table(rows))
+        content = {"rows": [row.to_dict() for row in rows]}
     if json is not None:
         write_json(json, content)
 
@@ -304,6 +328,51 @@ def _profile_simulator(repeats: int) -> dict[str, object]:
         report = measure_hotspots(repeats)
     say_table(*hotspots_table(report))
     return report.to_dict()
+
+
+@app.command()
+def facts(target: Target = None, json: Json = None) -> None:
+    """Print every number about the chips that the model rests on, assumed ones first."""
+    from nkiconv.bench.facts import fact_dict, facts_of
+    from nkiconv.bench.model_tables import facts_table
+
+    if json is not None:
+        check_writable(json)
+    chosen = facts_of(target)
+    say_table(*facts_table(chosen))
+    if json is not None:
+        write_json(json, {"facts": [fact_dict(fact) for fact in chosen]})
+
+
+@app.command()
+def times(
+    text: Annotated[
+        str, typer.Argument(metavar="[TEXT]", help="Only cases with this in their name.")
+    ] = "",
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Keep the new times instead of the old ones.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the cases that are quick.")] = False,
+) -> None:
+    """Compare the modelled times of the standard cases with those kept in times.json.
+
+    Exit code 1 if one differs and is not accepted.
+    """
+    from nkiconv.bench import times as kept
+    from nkiconv.bench.model_tables import times_table
+    from nkiconv.simulate.hardware import TARGETS
+
+    trials = kept.standard_trials(text, quick=quick)
+    if not trials:
+        raise UserError(f"no case has {text!r} in its name")
+    with counter(len(trials) * len(TARGETS), "modelling") as announce:
+        found = kept.changes(trials, TARGETS, announce) + kept.gone(text)
+    if found:
+        say_table(*times_table(found))
+    if accept:
+        kept.accept(found)
+    say(f"{len(trials) * len(TARGETS)} times, {len(found)} {'accepted' if accept else 'differ'}")
+    raise typer.Exit(1 if found and not accept else 0)
 
 
 @app.command()

@@ -108,6 +108,7 @@ class Hardware:
     tensor_throttled_latency_ns: float
     vector_latency_ns: float
     scalar_latency_ns: float
+    scalar_sbuf_ns: float
     engine_issue_cycles: int
     scalar_table_cycles: int
     gpsimd_issue_cycles: int
@@ -350,9 +351,16 @@ def _facts() -> Iterator[Fact]:
     yield from each(
         "scalar_latency_ns",
         "ns",
-        (158, 158, 158),
-        "trn1 perf guide: 159 for one element; trn2 profiles",
+        (133, 158, 158),
+        "trn1 perf guide: 159 for one element from SBUF; trn2 profiles, from PSUM",
         (measured, measured, assumed),
+    )
+    yield from same(
+        "scalar_sbuf_ns",
+        "ns",
+        25,
+        "trn2 profiles: ScalarE's instructions take 21 to 30 longer from SBUF than from PSUM",
+        measured,
     )
     yield from same(
         "engine_issue_cycles", "cycles", 60, "A2: about 64 to issue; trn2 profiles: 60", measured
@@ -360,8 +368,8 @@ def _facts() -> Iterator[Fact]:
     yield from same(
         "scalar_table_cycles",
         "cycles",
-        195,
-        "trn2 profiles: 170 to 220 for exp instead of 60",
+        180,
+        "trn2 profiles: exp of 512 elements, 570 ns to the next from PSUM, 612 from SBUF",
         measured,
     )
     yield from same("gpsimd_issue_cycles", "cycles", 150, "isa iota, affine_select", documented)
@@ -510,7 +518,7 @@ def _facts() -> Iterator[Fact]:
         "dma_shortest_ns", "ns", 10, "trn2 profiles: elements of 32 B, inferred", assumed
     )
     yield from same(
-        "dma_element_ns", "ns", 55, "trn2 profiles: elements of 2 to 4 B, inferred", assumed
+        "dma_element_ns", "ns", 50, "trn2 profiles: 42 to 55 for 2 to 4 B, inferred", assumed
     )
     yield from same(
         "dma_hbm_write_bytes",

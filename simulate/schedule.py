@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from itertools import islice
 
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
@@ -26,6 +27,9 @@ _TENSOR = int(Lane.TENSOR)
 _BARRIER = -1
 """Stands for the lane of an access that both cores wait for."""
 
+
+_LOOK_BACK = 2
+"""Accesses before the latest that a new one is compared with."""
 
 Box = tuple[int, int, int, int]
 """First byte, end byte, first partition, end partition."""
@@ -66,16 +70,16 @@ class Timeline:
     begin_ps: array[int]
 
 
-_Entry = tuple[Box, int, int, int]
-"""An access: its bytes, its lane, its end, and the instruction that ends then."""
+_Accesses = dict[tuple[Box, int], tuple[int, int]]
+"""By bytes and lane: when the last of these accesses ends, and the instruction that ends then."""
 
 
 @dataclass(slots=True)
 class _Lists:
     """Unfinished business of one storage: who wrote and who read which bytes, until when."""
 
-    writes: list[_Entry] = field(default_factory=list)
-    reads: list[_Entry] = field(default_factory=list)
+    writes: _Accesses = field(default_factory=dict)
+    reads: _Accesses = field(default_factory=dict)
     latest: int = 0
     last: int = -1
     """The instruction that ends at `latest`."""
@@ -94,22 +98,23 @@ def _covers(a: Box, b: Box) -> bool:
     return a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]
 
 
-def _note(entries: list[_Entry], new: _Entry, merge: bool) -> None:
+def _note(accesses: _Accesses, box: Box, lane: int, end: int, index: int, merge: bool) -> None:
     """Remember an access; neighbouring ones of the same in-order lane become one."""
-    if merge:
-        box, lane, end, index = new
-        for i in range(len(entries) - 1, max(-1, len(entries) - 3), -1):
-            old, by, until, who = entries[i]
+    ends = end, index
+    known = accesses.get((box, lane))
+    if known is None and merge:
+        for old, by in islice(reversed(accesses), _LOOK_BACK):
             if by == lane and old[0] <= box[1] and box[0] <= old[1]:
-                joined = (
+                joined = accesses.pop((old, by))
+                box = (
                     min(old[0], box[0]),
                     max(old[1], box[1]),
                     min(old[2], box[2]),
                     max(old[3], box[3]),
                 )
-                entries[i] = (joined, lane, *((until, who) if until > end else (end, index)))
-                return
-    entries.append(new)
+                known = max(joined, accesses.get((box, lane), joined))
+                break
+    accesses[box, lane] = ends if known is None or known[0] <= end else known
 
 
 def schedule(
@@ -165,7 +170,7 @@ def schedule(
             # wait for all accesses but each other.
             apart = cores > 1 and spaces[number] == "hbm"
             wait = Cause.BARRIER if meets else Cause.REUSE if writes else Cause.DATA
-            for other, by, until, who in known.writes:
+            for (other, by), (until, who) in known.writes.items():
                 if apart and (by == _BARRIER if meets else by != _BARRIER and by not in own[core]):
                     continue
                 # In-order lanes finish their writes in order; only a reader has to wait.
@@ -176,7 +181,7 @@ def schedule(
                         why, blocker = Cause.BARRIER if by == _BARRIER else wait, who
                     start = until + hop
             if writes:
-                for other, by, until, who in known.reads:
+                for (other, by), (until, who) in known.reads.items():
                     if apart and not meets and by not in own[core]:
                         continue
                     if by != words[1] and until + hop > start and overlap(box, other):
@@ -233,10 +238,11 @@ def _remember(
         if words[at + 1]:
             if not meets:
                 # Who waits for this write waits for all that it waited for itself.
-                known.writes = [w for w in known.writes if not _covers(box, w[0])]
-                known.reads = [r for r in known.reads if not _covers(box, r[0])]
-            _note(known.writes, (box, _BARRIER if meets else words[1], end, index), merge)
+                for accesses in (known.writes, known.reads):
+                    for key in [key for key in accesses if _covers(box, key[0])]:
+                        del accesses[key]
+            _note(known.writes, box, _BARRIER if meets else words[1], end, index, merge)
         else:
-            _note(known.reads, (box, words[1], end, index), True)
+            _note(known.reads, box, words[1], end, index, True)
         if end > known.latest:
             known.latest, known.last = end, index

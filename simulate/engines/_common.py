@@ -17,6 +17,7 @@ from nkiconv.simulate.sheet import (
     Call,
     Cost,
     Fetch,
+    Role,
     Rule,
     arch,
     free_elems,
@@ -83,8 +84,11 @@ def stream_cycles(call: Call, per_element: float) -> float:
 def elementwise_cost(call: Call, per_element: float, more_cycles: int = 0) -> Cost:
     """Return the cost of streaming on VectorE, ScalarE or GpSimdE, whichever executes the call."""
     hw = call.hw
+    more_ns = 0.0
     if call.lane is Lane.SCALAR:
         ghz, fixed, latency_ns = hw.scalar_ghz, hw.engine_issue_cycles, hw.scalar_latency_ns
+        if _reads_sbuf(call):
+            more_ns = hw.scalar_sbuf_ns
     elif call.lane is Lane.GPSIMD:
         ghz, fixed, latency_ns = hw.gpsimd_ghz, hw.gpsimd_issue_cycles, hw.vector_latency_ns
         per_element = max(per_element, 1.0)
@@ -93,8 +97,18 @@ def elementwise_cost(call: Call, per_element: float, more_cycles: int = 0) -> Co
     busy = max(stream_cycles(call, per_element), _narrow_cycles(call, ghz)) + more_cycles
     # VectorE's faster modes go through the port that it shares with GpSimdE (A3).
     port = SHARED_PORT if call.lane is Lane.VECTOR and per_element < 1 else -1
+    more = round(more_ns * 1000)
     return Cost(
-        picoseconds(busy + fixed, ghz), picoseconds(busy, ghz) + round(latency_ns * 1000), port
+        picoseconds(busy + fixed, ghz) + more,
+        picoseconds(busy, ghz) + more + round(latency_ns * 1000),
+        port,
+    )
+
+
+def _reads_sbuf(call: Call) -> bool:
+    return any(
+        operand.role is Role.READ and not operand.per_partition and tensor._storage.space == "sbuf"
+        for _, operand, tensor in call.tensors()
     )
 
 

@@ -14,7 +14,6 @@ from nkiconv.simulate.engines._common import (
     broadcast,
     elementwise_cost,
     operator,
-    picoseconds,
     reducing_cost,
     same_elements,
     same_partitions,
@@ -46,11 +45,10 @@ class ActivationRangeWarning(UserWarning):
 def activation_cost(call: Call) -> Cost:
     """Return the cost of streaming through ScalarE, and the table that the function needs."""
     hw = call.hw
-    cost = elementwise_cost(call, 1.0)
     op: Op = call["op"]
     # Functions other than the trivial ones go through a table and take longer to issue.
     extra = hw.scalar_table_cycles - hw.engine_issue_cycles if op.table else 0
-    return replace(cost.longer(picoseconds(extra, hw.scalar_ghz)), table=op.table)
+    return replace(elementwise_cost(call, 1.0, extra), table=op.table)
 
 
 def _bias_form(call: Call) -> bool:

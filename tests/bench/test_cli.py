@@ -66,7 +66,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["profile", "--algorithm", "magic"], "magic"),
         (["profile", "--dtype", "int8"], "int8"),
         (["profile", "--case", TINY, "--trace", "/"], "directory"),
-        (["bench", "--suite", "coffee"], "there is: simulator"),
+        (["bench", "--suite", "coffee"], "there are: simulator"),
         (["bench", "--repeat", "0"], "repeat"),
         (["findings", "--size", "1"], "size"),
         (["filter", "a.png", "b.png"], "b.png"),

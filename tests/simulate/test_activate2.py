@@ -175,10 +175,10 @@ def test_other_reductions(start: Any, op: Any, first: Any, second: Any) -> None:
             np.testing.assert_array_equal(res._array[:, 0], expected)
 
 
-@pytest.mark.parametrize(("op", "fixed"), [(nl.copy, 60), (nl.exp, 195)])
+@pytest.mark.parametrize(("op", "fixed"), [(nl.copy, 60), (nl.exp, 180)])
 def test_occupancy(start: Any, op: Any, fixed: int) -> None:
-    """N cycles at 1.2 GHz, 60 to issue, 195 with a table."""
+    """N cycles at 1.2 GHz, 60 to issue, 180 with a table, 25 ns more from SBUF."""
     with start("trn3") as chip:
         x = chip.put(np.ones((4, 512)))
         nisa.activate2(chip.new((4, 512)), op, x, 1.0, 1.0, nl.multiply, nl.add)
-        assert chip.last.occupancy_ps == pytest.approx(1000 * (512 + fixed) / 1.2, abs=1)
+        assert chip.last.occupancy_ps == round(1000 * ((512 + fixed) / 1.2 + 25))
