@@ -78,15 +78,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel launch: the program that ran, where its tensors lie, and when things happened.
-
-    `path` has the pieces of its critical path in order of time.
-    """
+    """One kernel launch: the program that ran, where its tensors lie, and when things happened."""
 
     program: Program
     placement: Placement
     timeline: Timeline
-    path: list[Piece]
+
+    @property
+    def path(self) -> list[Piece]:
+        """Pieces of its critical path in order of time, walked anew: they take much memory."""
+        return critical_path(self.program.trace, self.timeline, self.program.hardware)
 
 
 def _clock(launches: Sequence[Launch]) -> Iterator[tuple[Launch, float, float]]:
@@ -384,7 +385,7 @@ def profile(
 def _timed(program: Program, where: Placement) -> Launch:
     trace, hw = program.trace, program.hardware
     timeline = schedule(trace, program.allocations, where, hw, program.core_count)
-    return Launch(program, where, timeline, critical_path(trace, timeline, hw))
+    return Launch(program, where, timeline)
 
 
 def summarise(launches: tuple[Launch, ...], hw: Hardware) -> Profile:

@@ -288,10 +288,10 @@ def test_everything_adds_up(run: Callable[[], Profile]) -> None:
         assert min(seen.lost_us[engine].values(), default=0) >= 0
         assert busy_us + sum(seen.lost_us[engine].values()) == pytest.approx(seen.body_us)
     (launch,) = seen.launches
-    ends = [piece.end_ps for piece in launch.path]
-    assert launch.path[0].start_ps == 0
-    assert ends[-1] == launch.timeline.body_ps
-    assert all(a.end_ps == b.start_ps < b.end_ps for a, b in pairwise(launch.path))
+    path = launch.path
+    assert path[0].start_ps == 0
+    assert path[-1].end_ps == launch.timeline.body_ps
+    assert all(a.end_ps == b.start_ps < b.end_ps for a, b in pairwise(path))
     on_lines = sum(line.path_us for line in seen.lines)
     assert on_lines == pytest.approx(seen.body_us)
     assert sum(line.count for line in seen.lines) == sum(seen.instructions.values())
