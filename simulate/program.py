@@ -6,6 +6,7 @@ or executes is recorded here and nowhere else.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections import Counter
@@ -181,7 +182,7 @@ class Program:
         """Return the trace's number for a source line of the kernel."""
         found = self._lines.get((code, line))
         if found is None:
-            place = f"{Path(code.co_filename).name}:{line}"
+            place = f"{_base_name(code.co_filename)}:{line}"
             found = self._lines[code, line] = self.trace.number(place)
         return found
 
@@ -388,4 +389,9 @@ def kernel_frame(frame: FrameType | None = None) -> FrameType:
 def kernel_line() -> str:
     """Return ``file.py:line`` of the innermost frame outside the simulator."""
     frame = kernel_frame()
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    return f"{_base_name(frame.f_code.co_filename)}:{frame.f_lineno}"
+
+
+@functools.cache
+def _base_name(filename: str) -> str:
+    return Path(filename).name

@@ -91,7 +91,9 @@ def checked_shape(shape: object, op: str) -> tuple[int, ...]:
         raise ShapeError(
             f"{op}: shape must be a tuple of positive integers, got {shape!r}", code="tensor.shape"
         )
-    sizes = tuple([_whole(size, op, "a size of shape") for size in shape])
+    sizes = tuple(
+        [size if type(size) is int else _whole(size, op, "a size of shape") for size in shape]
+    )
     if min(sizes) < 1:
         raise ShapeError(
             f"{op}: every size of a tensor must be at least 1, got {sizes}", code="tensor.size"

@@ -108,7 +108,7 @@ def _kernel(x_hbm: Any) -> Any:
 
 
 def test_every_instruction_has_its_own_line() -> None:
-    """Also in a second round, when the place is known; functions on tiles have the kernel's."""
+    """Also in a second round, when the place is known; functions on tiles have the caller's."""
     x = np.ones((4, 8), np.float32)
     result, seen = profile(simulate_kernel, _kernel, x)
     assert (result == 64).all()
