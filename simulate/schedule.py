@@ -98,9 +98,8 @@ def _covers(a: Box, b: Box) -> bool:
     return a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]
 
 
-def _note(accesses: _Accesses, box: Box, lane: int, end: int, index: int, merge: bool) -> None:
+def _note(accesses: _Accesses, box: Box, lane: int, ends: tuple[int, int], merge: bool) -> None:
     """Remember an access; neighbouring ones of the same in-order lane become one."""
-    ends = end, index
     known = accesses.get((box, lane))
     if known is None and merge:
         for old, by in islice(reversed(accesses), _LOOK_BACK):
@@ -114,7 +113,7 @@ def _note(accesses: _Accesses, box: Box, lane: int, end: int, index: int, merge:
                 )
                 known = max(joined, accesses.get((box, lane), joined))
                 break
-    accesses[box, lane] = ends if known is None or known[0] <= end else known
+    accesses[box, lane] = ends if known is None or known <= ends else known
 
 
 def schedule(
@@ -233,16 +232,22 @@ def _remember(
         number = words[at]
         box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
         known = lists[number]
+        ends = end, index
         # Readers are done with their operands when the engine is free again.
         merge = in_order or spaces[number] == "hbm"
         if words[at + 1]:
             if not meets:
-                # Who waits for this write waits for all that it waited for itself.
+                # Who waits for this write waits for all that it waited for itself.  It did not wait
+                # for its own lane: a short transfer may end before an earlier one of its ring.
                 for accesses in (known.writes, known.reads):
-                    for key in [key for key in accesses if _covers(box, key[0])]:
+                    for key in [
+                        key
+                        for key, (until, _) in accesses.items()
+                        if _covers(box, key[0]) and (until <= end or key[1] != words[1])
+                    ]:
                         del accesses[key]
-            _note(known.writes, box, _BARRIER if meets else words[1], end, index, merge)
+            _note(known.writes, box, _BARRIER if meets else words[1], ends, merge)
         else:
-            _note(known.reads, box, words[1], end, index, True)
+            _note(known.reads, box, words[1], ends, True)
         if end > known.latest:
             known.latest, known.last = end, index

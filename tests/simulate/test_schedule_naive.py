@@ -189,7 +189,7 @@ def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
     return times
 
 
-@settings(max_examples=300)
+@settings(max_examples=1000)
 @given(entries=st.lists(ENTRIES, max_size=14))
 def test_agrees_with_a_naive_scheduler(entries: list[Entry]) -> None:
     trace = Trace()
