@@ -399,7 +399,7 @@ def calibrate(
     json: Json = None,
     markdown: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="Write the page docs/calibration.md."),
+        typer.Option(metavar="FILE.md", help="Write docs/calibration.md, and .svg beside it."),
     ] = None,
 ) -> None:
     """Compare modelled times with those that others measured on hardware.
@@ -408,6 +408,7 @@ def calibrate(
     """
     from nkiconv.bench.calibration.measure import choose, measure
     from nkiconv.bench.calibration.page import page, summary, tables
+    from nkiconv.bench.calibration.scatter import scatter
 
     if (only or quick) and markdown is not None:
         raise UserError("--markdown excludes --only and --quick: the page counts every point")
@@ -423,7 +424,9 @@ def calibrate(
     if json is not None:
         write_json(json, report.to_dict())
     if markdown is not None:
-        write_bytes(markdown, page(report).encode())
+        picture = markdown.with_suffix(".svg")
+        write_bytes(markdown, page(report, picture.name).encode())
+        write_bytes(picture, scatter(report).encode())
 
 
 @app.command()

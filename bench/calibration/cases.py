@@ -179,6 +179,13 @@ def _matrices() -> list[Case]:
         if target == "trn1" or name in ("tiled", "hoisted")  # the others do not fit in float32
     ]  # fmt: skip
 
+    def grouped(group: int, width: int) -> Case:
+        return Case(
+            f"matmul-grouped-{group}x2-trn1", "grouped matmul, trn1", "trn1", "bf16",
+            tutorial_matmul.matmul_grouped, _operands, (8192, 4096, 8192), (256, 512, 1024),
+            _product, (group, width, _STATIC),
+        )  # fmt: skip
+
     def autotune(name: str, kernel: object, option: bool, turned: bool = False) -> Case:
         return Case(
             f"autotune-{name}", "nki-autotune matmul", "trn2", "bf16", kernel,  # type: ignore[arg-type]
@@ -190,6 +197,8 @@ def _matrices() -> list[Case]:
         transpose("tiles", transposes.transpose_by_tiles),
         transpose("rows", transposes.transpose_by_rows),
         *tutorial,
+        grouped(2, 128),
+        grouped(4, 256),
         autotune("resident", autotune_matmul.matmul_resident, False),
         autotune("resident-t", autotune_matmul.matmul_resident, True, turned=True),
         autotune("k-blocks", autotune_matmul.matmul_k_blocks, False),

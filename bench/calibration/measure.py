@@ -84,6 +84,8 @@ class Row:
             return "estimate"
         if self.point.confidence == "low":
             return "low confidence"
+        if self.point.doubt:
+            return self.point.doubt
         return "" if self.same_program else "other program"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from nkiconv.bench.calibration.measure import Comparison, Report, Row
-from nkiconv.bench.calibration.point import COUNTERS, KINDS, left_out
+from nkiconv.bench.calibration.point import COUNTERS, DOUBTS, KINDS, left_out
 from nkiconv.bench.output import cell, new_table
 
 __all__ = ["page", "summary", "tables"]
@@ -72,8 +72,8 @@ _INTRODUCTION = """\
 # Modelled against measured times
 
 Kernels that others wrote and timed on real hardware, rebuilt in today's NKI, and what the timing
-model says about them. This project has measured nothing itself. The page is what this command
-writes, and so is every number in it:
+model says about them. This project has measured nothing itself. The page and its picture are
+what this command writes, and so is every number in them:
 
     nkiconv calibrate --markdown docs/calibration.md
 
@@ -89,9 +89,14 @@ case counts once however often it was measured.
 """
 
 
-def page(report: Report) -> str:
-    """Return the text of docs/calibration.md."""
-    parts = [_INTRODUCTION, f"**{summary(report)}**\n", *_families(report), *_kinds(report)]
+def page(report: Report, picture: str) -> str:
+    """Return the text of docs/calibration.md; `picture` is the name of the scatter plot's file."""
+    parts = [
+        _INTRODUCTION,
+        f"**{summary(report)}**\n",
+        f"![Modelled against measured times]({picture})\n",
+    ]
+    parts += [*_families(report), *_kinds(report)]
     parts += [*_points(report), *_counters(report), *_left_out()]
     return "\n".join(parts)
 
@@ -137,8 +142,11 @@ def _points(report: Report) -> Iterator[str]:
     yield (
         "Times in µs. *Bound* is what the model says holds the kernel back. *Not in the error*: the"
         " measured time is an estimate, is of low confidence, or belongs to another program (its"
-        " counters follow below).\n"
+        " counters follow below)."
     )
+    for word, reason in DOUBTS.items():
+        yield f"*{word.capitalize()}*: {reason}."
+    yield ""
     yield (
         "| point | origin | as | measured | modelled | ratio | half | bound | not in the error |"
     )

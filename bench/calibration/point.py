@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COUNTERS", "KINDS", "Point", "left_out", "points"]
+__all__ = ["COUNTERS", "DOUBTS", "KINDS", "Point", "left_out", "points"]
 
 _FILE = Path(__file__).with_name("points.json")
 
@@ -54,10 +54,27 @@ KINDS = {
 }
 """What a measured time includes: whether the launch cost, and in words."""
 
+DOUBTS = {
+    "contradicted": (
+        "the vendor's table has 51.8 ms for the tiled matmul on trn1; another publisher measured"
+        " the same source at 21.0 ms there. The table's first three rows imply loads of 100 GB/s"
+        " where that measurement has 256, so they show another compiler's programs"
+    ),
+}
+"""Why a measured time is not trusted."""
+
 
 @dataclass(frozen=True)
 class Point:
-    """One measured time; `case` is the id of the `Case` that it is compared with."""
+    """One measured time.
+
+    Attributes
+    ----------
+    case
+        Id of the `Case` that it is compared with.
+    doubt
+        A key of `DOUBTS` where something speaks against the figure, or empty.
+    """
 
     id: str
     case: str
@@ -73,11 +90,12 @@ class Point:
     published_at: str
     build_flags: str
     counters: dict[str, int]
+    doubt: str
 
     @property
     def counts(self) -> bool:
         """Whether the point enters an error: its time was measured, and with some confidence."""
-        return self.kind != "estimate" and self.confidence != "low"
+        return self.kind != "estimate" and self.confidence != "low" and not self.doubt
 
 
 @cache

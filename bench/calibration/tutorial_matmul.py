@@ -1,9 +1,14 @@
-"""The four steps of the vendor's matmul tutorials: y (M, N) = a (K, M) transposed @ b (K, N).
+"""The four steps of the vendor's matmul tutorials, and a fifth: y (M, N) = a.T @ b.
 
 tiled    loads both tiles again for every product
 hoisted  loads 128 columns of a once for a row of results, 512 columns of b for each result
 blocked  the same for 2 x 2 results at a time: a quarter of the loads of b
 full     blocks of all three dimensions, 16 x 2 x 8 tiles; sums of a K block are added up in SBUF
+
+grouped  2 x 2 or 4 x 2 results at a time in PSUM, loads inside the loop over K; found by a search
+         that began with `tiled`
+
+a is (K, M), b is (K, N).
 
 trn1's tutorial used bfloat16 and an older dialect, trn2's float32 and today's; the steps are the
 same.  Written anew; points.json names the pages.
@@ -147,4 +152,39 @@ def matmul_full(a_hbm: nl.NkiTensor, b_hbm: nl.NkiTensor, mode: nisa.dge_mode) -
             nisa.dma_copy(
                 dst=y_hbm[nl.ds(i * _P, _P), nl.ds(n, block_n)], src=packed_sb, dge_mode=mode
             )
+    return y_hbm
+
+
+@nki.jit
+def matmul_grouped(
+    a_hbm: nl.NkiTensor,
+    b_hbm: nl.NkiTensor,
+    group: int,
+    width: int,
+    mode: nisa.dge_mode,
+) -> nl.NkiTensor:
+    """y, `group` x 2 results at a time; loads of a are of `width` columns."""
+    depth, rows = a_hbm.shape
+    columns = b_hbm.shape[1]
+    y_hbm = nl.ndarray((rows, columns), dtype=a_hbm.dtype, buffer=nl.shared_hbm)
+    for m in range(0, rows, group * _P):
+        for n in range(0, columns, 2 * _N):
+            sums_ps = []
+            for _ in range(2 * group):
+                sums_ps.append(nl.ndarray((_P, _N), dtype=nl.float32, buffer=nl.psum))
+            for k in range(0, depth, _P):
+                b_sb = []
+                for bn in range(2):
+                    b_sb.append(_loaded(b_hbm, k, n + bn * _N, _N, mode))
+                for start in range(0, group * _P, width):
+                    a_sb = _loaded(a_hbm, k, m + start, width, mode)
+                    for i in range(width // _P):
+                        for bn in range(2):
+                            nisa.nc_matmul(
+                                dst=sums_ps[2 * (start // _P + i) + bn],
+                                stationary=a_sb[:, nl.ds(i * _P, _P)],
+                                moving=b_sb[bn],
+                            )
+            for i in range(2 * group):
+                _store(y_hbm, sums_ps[i], m + i // 2 * _P, n + i % 2 * _N, mode)
     return y_hbm
