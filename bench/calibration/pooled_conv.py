@@ -4,8 +4,8 @@ y[co, oh, ow] = bias[co] + sum over (ci, kh, kw) of w[co, ci, kh, kw] x[ci, oh +
 then the largest of each pool x pool window; no padding, stride 1.
 
 rows      weights loaded whole and transposed on TensorE once; image rows loaded KH times each
-tiles     weights loaded and transposed tile by tile for every tile of outputs; image once for each
-          tile of output channels
+tiles     weights loaded tile by tile and transposed tap by tap; image once for each tile of output
+          channels
 gathered  weights copied tap by tap, element by element, inside HBM, loaded by transposing DMA, and
           copied to their place on the chip, elements KH KW apart
 
@@ -23,13 +23,11 @@ _P = 128
 _BANK = 512  # float32 results in a PSUM bank
 
 
-def _transpose(w_sb: nl.NkiTensor, engine: nisa.engine) -> nl.NkiTensor:
-    """Return a (128, 128) tile transposed on TensorE, copied out by `engine`."""
+def _transpose(t_sb: nl.NkiTensor, w_sb: nl.NkiTensor, engine: nisa.engine) -> None:
+    """t (128, 128) = w transposed on TensorE, copied out by `engine`."""
     w_ps = nl.ndarray((_P, _P), dtype=w_sb.dtype, buffer=nl.psum)
     nisa.nc_transpose(dst=w_ps, data=w_sb, engine=nisa.engine.tensor)
-    t_sb = nl.ndarray((_P, _P), dtype=w_sb.dtype, buffer=nl.sbuf)
     nisa.tensor_copy(dst=t_sb, src=w_ps, engine=engine)
-    return t_sb
 
 
 def _bias_columns(bias_hbm: nl.NkiTensor, mode: nisa.dge_mode) -> nl.NkiTensor:
@@ -75,7 +73,9 @@ def conv_rows(
             for kh in range(KH):
                 for kw in range(KW):
                     tap = raw_sb[:, nl.ds(ci, _P), kh, kw]
-                    taps_sb.append(_transpose(tap, nisa.engine.scalar))
+                    t_sb = nl.ndarray((_P, _P), dtype=w_hbm.dtype, buffer=nl.sbuf)
+                    _transpose(t_sb, tap, nisa.engine.scalar)
+                    taps_sb.append(t_sb)
         w_sb.append(taps_sb)
     bias_sb = _bias_columns(bias_hbm, mode)
     rows = 2 * min(_BANK // (2 * W), OH // 2)
@@ -118,46 +118,51 @@ def conv_rows(
 def conv_tiles(
     x_hbm: nl.NkiTensor, w_hbm: nl.NkiTensor, bias_hbm: nl.NkiTensor, mode: nisa.dge_mode
 ) -> nl.NkiTensor:
-    """y (C_out, OH, OW): each tap's weights are copied, transposed and copied out again."""
+    """y (C_out, OH, OW): each tap's weights are copied, transposed, and copied to their place."""
     C_in, H, W = x_hbm.shape
     C_out, _, KH, KW = w_hbm.shape
     OH, OW = H - KH + 1, W - KW + 1
     y_hbm = nl.ndarray((C_out, OH, OW), dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     bias_sb = _bias_columns(bias_hbm, mode)
-    rows = min(_BANK // OW, OH)
-    for co in range(0, C_out, _P):
+    for co in range(C_out // _P):
+        acc_ps = nl.ndarray((_P, OH, OW), dtype=nl.float32, buffer=nl.psum)
+        for ci in range(0, C_in, _P):
+            x_sb = nl.ndarray((_P, H, W), dtype=x_hbm.dtype, buffer=nl.sbuf)
+            nisa.dma_copy(dst=x_sb, src=x_hbm[nl.ds(ci, _P), :, :], dge_mode=mode)
+            raw_sb = nl.ndarray((_P, _P, KH, KW), dtype=w_hbm.dtype, buffer=nl.sbuf)
+            nisa.dma_copy(
+                dst=raw_sb, src=w_hbm[nl.ds(co * _P, _P), nl.ds(ci, _P), :, :], dge_mode=mode
+            )
+            w_sb = _taps_transposed(raw_sb)
+            for kh in range(KH):
+                for kw in range(KW):
+                    nisa.nc_matmul(
+                        dst=acc_ps,
+                        stationary=w_sb[:, :, kh, kw],
+                        moving=x_sb[:, nl.ds(kh, OH), nl.ds(kw, OW)],
+                    )
         y_sb = nl.ndarray((_P, OH, OW), dtype=x_hbm.dtype, buffer=nl.sbuf)
-        for oh in range(0, OH, rows):
-            acc_ps = nl.ndarray((_P, rows, OW), dtype=nl.float32, buffer=nl.psum)
-            for ci in range(0, C_in, _P):
-                x_sb = nl.ndarray((_P, rows + KH - 1, W), dtype=x_hbm.dtype, buffer=nl.sbuf)
-                nisa.dma_copy(
-                    dst=x_sb, src=x_hbm[nl.ds(ci, _P), nl.ds(oh, rows + KH - 1), :], dge_mode=mode
-                )
-                raw_sb = nl.ndarray((_P, _P, KH, KW), dtype=w_hbm.dtype, buffer=nl.sbuf)
-                nisa.dma_copy(
-                    dst=raw_sb, src=w_hbm[nl.ds(co, _P), nl.ds(ci, _P), :, :], dge_mode=mode
-                )
-                w_sb = []
-                for kh in range(KH):
-                    for kw in range(KW):
-                        tap_sb = nl.ndarray((_P, _P), dtype=w_hbm.dtype, buffer=nl.sbuf)
-                        nisa.tensor_copy(
-                            dst=tap_sb, src=raw_sb[:, :, kh, kw], engine=nisa.engine.vector
-                        )
-                        w_sb.append(_transpose(tap_sb, nisa.engine.scalar))
-                for kh in range(KH):
-                    for kw in range(KW):
-                        nisa.nc_matmul(
-                            dst=acc_ps,
-                            stationary=w_sb[kh * KW + kw],
-                            moving=x_sb[:, nl.ds(kh, rows), nl.ds(kw, OW)],
-                        )
-            column = bias_sb[:, co // _P : co // _P + 1].expand_dim(2)
-            wide = column.broadcast(1, rows).broadcast(2, OW)
-            nisa.tensor_tensor(dst=y_sb[:, nl.ds(oh, rows), :], data1=acc_ps, data2=wide, op=nl.add)
-        nisa.dma_copy(dst=y_hbm[nl.ds(co, _P), :, :], src=y_sb, dge_mode=mode)
+        wide = bias_sb[:, co : co + 1].expand_dim(2).broadcast(1, OH).broadcast(2, OW)
+        nisa.tensor_tensor(dst=y_sb, data1=acc_ps, data2=wide, op=nl.add)
+        nisa.dma_copy(dst=y_hbm[nl.ds(co * _P, _P), :, :], src=y_sb, dge_mode=mode)
     return y_hbm
+
+
+def _taps_transposed(raw_sb: nl.NkiTensor) -> nl.NkiTensor:
+    """Return w (ci, co, KH, KW) of raw (co, ci, KH, KW), all taps copied before the first turn."""
+    _, _, KH, KW = raw_sb.shape
+    taps_sb = []
+    for kh in range(KH):
+        for kw in range(KW):
+            tap_sb = nl.ndarray((_P, _P), dtype=raw_sb.dtype, buffer=nl.sbuf)
+            nisa.tensor_copy(dst=tap_sb, src=raw_sb[:, :, kh, kw], engine=nisa.engine.vector)
+            taps_sb.append(tap_sb)
+    w_sb = nl.ndarray((_P, _P, KH, KW), dtype=raw_sb.dtype, buffer=nl.sbuf)
+    for i in range(KH * KW):
+        # by the profiles ScalarE makes three of five of these copies
+        engine = nisa.engine.vector if i % 5 % 2 else nisa.engine.scalar
+        _transpose(w_sb[:, :, i // KW, i % KW], taps_sb[i], engine)
+    return w_sb
 
 
 @nki.jit
@@ -181,7 +186,7 @@ def conv_gathered(
                         dst=tap_hbm, src=w_hbm[nl.ds(co, _P), nl.ds(ci, _P), kh, kw], dge_mode=mode
                     )
                     tap_sb = nl.ndarray((_P, _P), dtype=w_hbm.dtype, buffer=nl.sbuf)
-                    nisa.dma_transpose(dst=tap_sb, src=tap_hbm)
+                    nisa.dma_transpose(dst=tap_sb, src=tap_hbm, dge_mode=mode)
                     nisa.tensor_copy(dst=w_sb[:, nl.ds(first, _P), kh, kw], src=tap_sb)
     rows = min(_BANK // OW, OH)
     for co in range(C_out // _P):

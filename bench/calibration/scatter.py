@@ -9,7 +9,7 @@ from nkiconv.bench.calibration.measure import Report, Row
 
 __all__ = ["scatter"]
 
-_SIDE, _MARGIN, _EDGE = 520, 60, 15  # pixels: the square of dots, room for numbers, room elsewhere
+_SIDE, _MARGIN, _EDGE = 520, 60, 30  # pixels: the square of dots, room for numbers, room elsewhere
 _BAND = 0.1
 """The strip around equality that is drawn: the error that is aimed at."""
 
