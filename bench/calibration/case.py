@@ -50,8 +50,6 @@ class Case:
         The result in float64, from the arrays.
     quick
         Whether the case belongs to the quick ones, a few seconds together.
-    static_dma
-        Whether the published run had its DMA descriptors made beforehand.
     float32_products
         Matmuls whose operands are float32 although the inputs are not.
     """

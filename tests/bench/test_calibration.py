@@ -158,6 +158,13 @@ def test_counters_of_a_published_profile_are_ours_too() -> None:
     assert row.counts
 
 
+def test_float32_matmuls_are_two_passes() -> None:
+    for case, passes in (("conv-rows-32x16-pool2-fp32", 36 + 2 * 36), ("transpose-tiles", 64)):
+        row = next(r for r in _measured(case) if "matmul_passes" in r.point.counters)
+        found = {one.counter: one for one in row.compared}["matmul_passes"]
+        assert found.ours == found.published == passes
+
+
 def test_launch_is_counted_where_it_was_measured() -> None:
     (body,) = _measured("exponential-128x128")
     total = _measured("vector_add-1000")[0]
