@@ -458,6 +458,47 @@ def compat(
 
 
 @app.command()
+def calibrate(
+    only: Annotated[
+        str, typer.Option(metavar="TEXT", help="Points with this in name, family or origin.")
+    ] = "",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the kernels that are quick.")
+    ] = False,
+    json: Json = None,
+    markdown: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.md", help="Write docs/calibration.md, and .svg beside it."),
+    ] = None,
+) -> None:
+    """Compare modelled times with those that others measured on hardware.
+
+    Rebuilds of published kernels run at their published sizes.
+    """
+    from nkiconv.bench.calibration.measure import choose, measure
+    from nkiconv.bench.calibration.page import page, summary, tables
+    from nkiconv.bench.calibration.scatter import scatter
+
+    if (only or quick) and markdown is not None:
+        raise UserError("--markdown excludes --only and --quick: the page counts every point")
+    for path in (json, markdown):
+        if path is not None:
+            check_writable(path)
+    chosen = choose(only, quick=quick)
+    with counter(len(chosen), "kernels") as announce:
+        report = measure(chosen, announce)
+    say_tables(tables(report))
+    say("")
+    say(summary(report))
+    if json is not None:
+        write_json(json, report.to_dict())
+    if markdown is not None:
+        picture = markdown.with_suffix(".svg")
+        write_bytes(markdown, page(report, picture.name).encode())
+        write_bytes(picture, scatter(report).encode())
+
+
+@app.command()
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

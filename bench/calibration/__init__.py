@@ -1,0 +1,1 @@
+"""Published kernels rebuilt, and their modelled times beside those measured on hardware."""
