@@ -47,7 +47,8 @@ def _pieces(r: Roofline) -> Iterator[str]:
     for power in range(x_low, x_high + 1):
         x = x_of(10.0**power)
         yield f'<path class="grid" d="M{x:.1f} {_TOP}V{bottom}"/>'
-        yield f'<text x="{x:.1f}" y="{bottom + 15}" class="mid">{_number(10.0**power)}</text>'
+        anchor = "end" if x > right - 20 else "mid"  # the last one would leave the picture
+        yield f'<text x="{x:.1f}" y="{bottom + 15}" class="{anchor}">{_number(10.0**power)}</text>'
     for power in range(y_low, y_high + 1):
         y = y_of(10.0**power)
         yield f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>'
