@@ -42,7 +42,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import nkiconv.simulate.nki as nki
 from nkiconv.simulate import simulate_kernel, use_target
@@ -56,6 +55,8 @@ from nkiconv.simulate.errors import (
 from nkiconv.simulate.nki import collectives
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
+
+torch = pytest.importorskip("torch")
 
 E = nisa.engine
 ALL_ONES = 2**32 - 1

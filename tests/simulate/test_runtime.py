@@ -7,7 +7,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
 import nkiconv.simulate.nki as nki
 from nkiconv.simulate import (
@@ -25,6 +24,8 @@ from nkiconv.simulate import (
 from nkiconv.simulate.coverage import available
 from nkiconv.simulate.nki import isa as nisa
 from nkiconv.simulate.nki import language as nl
+
+torch = pytest.importorskip("torch")
 
 
 @nki.jit

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from nkiconv.simulate import errors, hardware, loops, profile, simulate_kernel, subset, use_dma
 from nkiconv.simulate.advice import ADVICE
@@ -34,6 +33,8 @@ from nkiconv.simulate.sheet import SHEETS
 from nkiconv.simulate.slugs import rule_slugs
 from nkiconv.simulate.strictness import all_codes, generations, limits_of, near
 from nkiconv.simulate.subset import check_kernel
+
+torch = pytest.importorskip("torch")
 
 SOURCES = Path(errors.__file__).resolve().parent
 X = np.ones((4, 8), np.float32)

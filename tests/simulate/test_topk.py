@@ -7,10 +7,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 
 from nkiconv.simulate.errors import UninitializedReadError
 from nkiconv.simulate.nki import isa as nisa
+
+torch = pytest.importorskip("torch")
 
 
 def snaked(elements: Any) -> Any:
