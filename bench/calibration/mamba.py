@@ -107,36 +107,3 @@ def mamba_whole(
             )  # fmt: skip
         nisa.dma_copy(dst=y_hbm[rows, :], src=sum_sb, dge_mode=mode)
     return y_hbm
-
-
-@nki.jit
-def mamba_tiled(
-    delta_hbm: nl.NkiTensor,
-    u_hbm: nl.NkiTensor,
-    a_hbm: nl.NkiTensor,
-    b_hbm: nl.NkiTensor,
-    c_hbm: nl.NkiTensor,
-    mode: nisa.dge_mode,
-) -> nl.NkiTensor:
-    """y (channels, T), pieces of 512 of the sequence inside the loop over states."""
-    channels, length = delta_hbm.shape
-    y_hbm = nl.ndarray((channels, length), dtype=nl.float32, buffer=nl.shared_hbm)
-    ones_sb = nl.ndarray((1, _P), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.memset(dst=ones_sb, value=1)
-    for start in range(0, channels, _P):
-        rows = nl.ds(start, _P)
-        sum_sb = _zeros(length)
-        delta_sb = _loaded(delta_hbm[rows, :], mode)
-        u_sb = _loaded(u_hbm[rows, :], mode)
-        for n in range(a_hbm.shape[1]):
-            a_sb = _loaded(a_hbm[rows, n : n + 1], mode)
-            first_sb = _zeros(1)
-            for t in range(0, length, _N):
-                piece = nl.ds(t, _N)
-                h_sb = _state(
-                    sum_sb[:, piece], delta_sb[:, piece], u_sb[:, piece], a_sb,
-                    b_hbm[n : n + 1, piece], c_hbm[n : n + 1, piece], first_sb, ones_sb, mode,
-                )  # fmt: skip
-                nisa.tensor_copy(dst=first_sb, src=h_sb[:, _N - 1 : _N])
-        nisa.dma_copy(dst=y_hbm[rows, :], src=sum_sb, dge_mode=mode)
-    return y_hbm

@@ -37,22 +37,6 @@ def vector_add(
 
 
 @nki.jit
-def vector_add_rows(a_hbm: nl.NkiTensor, b_hbm: nl.NkiTensor, mode: nisa.dge_mode) -> nl.NkiTensor:
-    """c (n,) = a + b, 128 elements a tile: one for each partition, 4 bytes a descriptor."""
-    pmax = nl.tile_size.pmax
-    c_hbm = nl.ndarray(a_hbm.shape, dtype=a_hbm.dtype, buffer=nl.shared_hbm)
-    for start in range(0, a_hbm.shape[0], pmax):
-        a_sb = nl.ndarray((pmax, 1), dtype=a_hbm.dtype, buffer=nl.sbuf)
-        b_sb = nl.ndarray((pmax, 1), dtype=a_hbm.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=a_sb, src=a_hbm[nl.ds(start, pmax), :], dge_mode=mode)
-        nisa.dma_copy(dst=b_sb, src=b_hbm[nl.ds(start, pmax), :], dge_mode=mode)
-        c_sb = nl.ndarray((pmax, 1), dtype=a_hbm.dtype, buffer=nl.sbuf)
-        nisa.tensor_scalar(dst=c_sb, data=a_sb, op0=nl.add, operand0=b_sb)
-        nisa.dma_copy(dst=c_hbm[nl.ds(start, pmax), :], src=c_sb, dge_mode=mode)
-    return c_hbm
-
-
-@nki.jit
 def exponential(x_hbm: nl.NkiTensor) -> nl.NkiTensor:
     """y = exp(x): one load, one activation, one store."""
     y_hbm = nl.ndarray(x_hbm.shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)

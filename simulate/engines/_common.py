@@ -187,6 +187,31 @@ def same_elements(*names: str) -> Rule:
     )
 
 
+def same_dtype(first: str, second: str, page: str = "") -> Rule:
+    """Require equal dtypes, for an instruction that casts nothing; `page` is its own."""
+    return Rule(
+        f"{first} must have the dtype of {second}",
+        lambda c: c[first].dtype == c[second].dtype,
+        isa(page) if page else "NKI 0.6.0, page of the instruction",
+        error=DtypeError,
+        code="same_dtype",
+    )
+
+
+_TARGETS_SINCE = {3: "trn2 or trn3", 4: "trn3"}
+
+
+def needs(instruction: str, generation: int) -> Rule:
+    """Require a generation of the NeuronCore for all of an instruction."""
+    return Rule(
+        f"{instruction} needs {_TARGETS_SINCE[generation]}",
+        lambda c: c.hw.generation >= generation,
+        isa(instruction),
+        shows=lambda c: c.hw.target,
+        code="generation",
+    )
+
+
 def same_partitions(data: str, *vectors: str) -> Rule:
     """Require per-partition operands to cover the partitions of `data`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import chosen_lane
+from nkiconv.simulate.engines._common import chosen_lane, needs
 from nkiconv.simulate.engines._dma import dma_cost, transfer_ns
 from nkiconv.simulate.enums import dma_engine, engine
 from nkiconv.simulate.errors import ConstraintError, DtypeError, ShapeError
@@ -27,15 +27,6 @@ from nkiconv.simulate.tensor import MemoryRegion, NkiTensor
 from nkiconv.simulate.trace import Lane
 
 _BOTH = (0, 1)
-
-
-def _generation(name: str) -> Rule:
-    return Rule(
-        f"{name} needs trn2 or trn3",
-        lambda c: c.hw.generation >= 3,
-        isa(name),
-        shows=lambda c: c.hw.target,
-    )
 
 
 _TWO_CORES = Rule(
@@ -82,7 +73,7 @@ _ENGINES = (Lane.TENSOR, Lane.VECTOR, Lane.SCALAR, Lane.GPSIMD, Lane.SYNC)
     lane=lambda c: chosen_lane(c, _ENGINES, Lane.GPSIMD),
     operands={},
     rules=(
-        _generation("core_barrier"),
+        needs("core_barrier", 3),
         _TWO_CORES,
         Rule(
             "data must be a tensor in shared HBM",
@@ -161,7 +152,7 @@ def _exchange_cost(call: Call) -> Cost:
         "dst": Operand(SBUF, Role.WRITE, fetch=Fetch.RAW, packed=True),
     },
     rules=(
-        _generation("sendrecv"),
+        needs("sendrecv", 3),
         _TWO_CORES,
         Rule(
             "src and dst must have the same dtype",

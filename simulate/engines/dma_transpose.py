@@ -12,6 +12,7 @@ import numpy as np
 
 from nkiconv.simulate.demand import Descriptors
 from nkiconv.simulate.dtypes import Array
+from nkiconv.simulate.engines._common import same_dtype
 from nkiconv.simulate.engines._dma import (
     MODES,
     VECTOR_GENERATION,
@@ -184,13 +185,7 @@ _GATHER_RULES = (
             shows=lambda c: f"axes={c['axes']!r} of {c['src']!r}",
             error=ShapeError,
         ),
-        Rule(
-            "dst must have the dtype of src",
-            lambda c: c["dst"].dtype == c["src"].dtype,
-            isa("dma_transpose"),
-            error=DtypeError,
-            code="same_dtype",
-        ),
+        same_dtype("dst", "src", "dma_transpose"),
         Rule(
             "elements must have 2 or 4 bytes",
             lambda c: c["src"]._element.itemsize in (2, 4),

@@ -14,8 +14,14 @@ from typing import Any
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import busy_until_done, elementwise_cost, picoseconds, written
-from nkiconv.simulate.errors import DtypeError, OutOfBoundsError, ShapeError
+from nkiconv.simulate.engines._common import (
+    busy_until_done,
+    elementwise_cost,
+    picoseconds,
+    same_dtype,
+    written,
+)
+from nkiconv.simulate.errors import OutOfBoundsError, ShapeError
 from nkiconv.simulate.sheet import (
     SBUF,
     Call,
@@ -53,17 +59,6 @@ def same_start(*names: str) -> Rule:
         "NKI 0.6.0, page of the instruction: eight cores with 16 partitions each",
         shows=lambda c: ", ".join(f"{n} from {start_partition(c[n])}" for n in names),
         code="same_start",
-    )
-
-
-def same_dtype(first: str, second: str) -> Rule:
-    """Require equal dtypes, for an instruction that casts nothing."""
-    return Rule(
-        f"{first} must have the dtype of {second}",
-        lambda c: c[first].dtype == c[second].dtype,
-        "NKI 0.6.0, page of the instruction",
-        error=DtypeError,
-        code="same_dtype",
     )
 
 

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import busy_until_done, elementwise_cost, picoseconds, written
+from nkiconv.simulate.engines._common import (
+    busy_until_done,
+    elementwise_cost,
+    needs,
+    picoseconds,
+    written,
+)
 from nkiconv.simulate.engines.gpsimd_gather import same_start
 from nkiconv.simulate.engines.gpsimd_patterns import is_int32
 from nkiconv.simulate.errors import ShapeError
@@ -121,13 +127,7 @@ def _nonzero_cost(call: Call) -> Cost:
         "src": Operand(SBUF, dtypes=_IDS, fetch=Fetch.RAW, touches=_first_of_each_core),
     },
     rules=(
-        Rule(
-            "nonzero_with_count needs trn2 or trn3",
-            lambda c: c.hw.generation >= 3,
-            isa("nonzero_with_count"),
-            shows=lambda c: c.hw.target,
-            code="generation",
-        ),
+        needs("nonzero_with_count", 3),
         Rule(
             "dst and src must have the same partitions, and dst one element more in each",
             lambda c: (

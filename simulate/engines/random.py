@@ -14,6 +14,8 @@ from nkiconv.simulate.engines._common import (
     along,
     chosen_lane,
     elementwise_cost,
+    needs,
+    same_dtype,
     same_elements,
     same_partitions,
     written,
@@ -67,15 +69,6 @@ def _engine_is_named(page: str) -> Rule:
         isa(page),
         shows=lambda c: f"engine={c['engine']!r}",
         code="engine",
-    )
-
-
-def _exists(page: str, generation: int, target: str) -> Rule:
-    return Rule(
-        f"{page} needs {target}",
-        lambda c: c.hw.generation >= generation,
-        isa(page),
-        shows=lambda c: c.hw.target,
     )
 
 
@@ -203,13 +196,7 @@ def _is_probability(call: Call) -> bool:
     rules=(
         same_elements("dst", "data"),
         same_partitions("data", "prob"),
-        Rule(
-            "dst must have the dtype of data",
-            lambda c: c["dst"].dtype == c["data"].dtype,
-            isa("dropout"),
-            error=DtypeError,
-            code="same_dtype",
-        ),
+        same_dtype("dst", "data", "dropout"),
         Rule(
             "prob must be float32 where data holds integers, and a floating-point type otherwise",
             _prob_type,
@@ -284,7 +271,7 @@ def _lanes_used(operand: str) -> Any:
     operands={"src_seeds": Operand(SBUF, dtypes=_UINT32, fetch=Fetch.RAW)},
     rules=(
         _engine_is_named("rand_set_state"),
-        _exists("rand_set_state", 3, "trn2 or trn3"),
+        needs("rand_set_state", 3),
         _on_vector_since_v4("rand_set_state"),
         _holds_states("rand_set_state", "src_seeds"),
     ),
@@ -310,7 +297,7 @@ def rand_set_state(
     operands={"dst": Operand(ON_CHIP, Role.WRITE, dtypes=_UINT32)},
     rules=(
         _engine_is_named("rand_get_state"),
-        _exists("rand_get_state", 3, "trn2 or trn3"),
+        needs("rand_get_state", 3),
         _on_vector_since_v4("rand_get_state"),
         _holds_states("rand_get_state", "dst"),
         NO_GPSIMD_IN_PSUM,
@@ -348,7 +335,7 @@ def _is_range(call: Call) -> bool:
         "max": Operand(ON_CHIP, dtypes=frozenset({"float32"}), number=True, per_partition=True),
     },
     rules=(
-        _exists("rand2", 4, "trn3"),
+        needs("rand2", 4),
         same_partitions("dst", "min", "max"),
         Rule(
             "min and max must be finite, with min < max and a difference that float32 holds",

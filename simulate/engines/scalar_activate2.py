@@ -8,7 +8,13 @@ import numpy as np
 
 from nkiconv.simulate.columns import Columns
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import broadcast, operator, same_elements, same_partitions
+from nkiconv.simulate.engines._common import (
+    broadcast,
+    needs,
+    operator,
+    same_elements,
+    same_partitions,
+)
 from nkiconv.simulate.engines.scalar import activation_cost, scalar_registers, warn_outside
 from nkiconv.simulate.enums import reduce_cmd
 from nkiconv.simulate.errors import DtypeError
@@ -87,13 +93,7 @@ def _same_imm_type(call: Call) -> bool:
         "reduce_res": Operand(ON_CHIP, Role.WRITE, optional=True, per_partition=True),
     },
     rules=(
-        Rule(
-            "activate2 needs trn3",
-            lambda c: c.hw.generation >= 4,
-            isa("activate2"),
-            shows=lambda c: c.hw.target,
-            code="generation",
-        ),
+        needs("activate2", 4),
         operator("op", lambda op: op.scalar is not None, "an activation function"),
         Rule(
             "op is obligatory", lambda c: c["op"] is not None, isa("activate2"), code="op_missing"

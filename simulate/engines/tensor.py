@@ -15,6 +15,7 @@ from nkiconv.simulate.dtypes import Array
 from nkiconv.simulate.engines._common import (
     chosen_lane,
     elementwise_cost,
+    same_dtype,
     wide_stride,
     written,
 )
@@ -378,13 +379,7 @@ def _note_generation(call: Call) -> None:
         "data": Operand(ON_CHIP, fetch=Fetch.RAW),
     },
     rules=(
-        Rule(
-            "dst must have the dtype of data",
-            lambda c: c["dst"].dtype == c["data"].dtype,
-            isa("nc_transpose"),
-            error=DtypeError,
-            code="same_dtype",
-        ),
+        same_dtype("dst", "data", "nc_transpose"),
         Rule(
             "dst must have the transposed shape of data",
             lambda c: (

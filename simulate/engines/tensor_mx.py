@@ -21,7 +21,7 @@ import numpy as np
 
 from nkiconv.simulate.columns import Columns, same_columns
 from nkiconv.simulate.dtypes import Array, packed, unpacked
-from nkiconv.simulate.engines._common import elementwise_cost, wide_stride, written
+from nkiconv.simulate.engines._common import elementwise_cost, needs, wide_stride, written
 from nkiconv.simulate.engines._matmul import (
     in_the_corner,
     lies_at,
@@ -146,15 +146,6 @@ def _scale_rules(page: str, **pairs: str) -> tuple[Rule, ...]:
     )
 
 
-def _needs_trn3(page: str) -> Rule:
-    return Rule(
-        f"{page} needs trn3",
-        lambda c: c.hw.generation >= 4,
-        isa(page),
-        shows=lambda c: c.hw.target,
-    )
-
-
 def _whole_quadrants(data: str) -> Rule:
     return Rule(
         f"{data} must have a multiple of 32 partitions",
@@ -184,7 +175,7 @@ def _finite(call: Call) -> bool:
         "dst_scale": Operand(SBUF, Role.WRITE, dtypes=_SCALES, any_start=True, touches=_scale_rows),
     },
     rules=(
-        _needs_trn3("quantize_mx"),
+        needs("quantize_mx", 4),
         _whole_quadrants("src"),
         Rule(
             "dst must have the partitions of src, and one packed element for each four of src",
@@ -319,7 +310,7 @@ def _factors(scale: Array) -> Array:
         ),
     },
     rules=(
-        _needs_trn3("nc_matmul_mx"),
+        needs("nc_matmul_mx", 4),
         *tile_rules("nc_matmul_mx"),
         Rule(
             "nc_matmul_mx has tiles of rows only: of tile_size the columns must be 128, of "

@@ -17,6 +17,7 @@ from nkiconv.simulate.engines._accumulate import (
 from nkiconv.simulate.engines._common import (
     broadcast,
     elementwise_cost,
+    needs,
     same_elements,
     same_partitions,
 )
@@ -61,13 +62,7 @@ def _starts_from_zero(call: Call) -> bool:
         "reduce_init": Operand(ON_CHIP, dtypes=_FLOAT32, number=True, per_partition=True),
     },
     rules=(
-        Rule(
-            "exponential needs trn3",
-            lambda c: c.hw.generation >= 4,
-            isa("exponential"),
-            shows=lambda c: c.hw.target,
-            code="generation",
-        ),
+        needs("exponential", 4),
         same_elements("dst", "src"),
         Rule(
             "dst and src have at most four dimensions",

@@ -18,6 +18,7 @@ from nkiconv.simulate.engines._accumulate import (
 from nkiconv.simulate.engines._common import (
     along,
     elementwise_cost,
+    needs,
     not_both_in_psum,
     same_elements,
     same_partitions,
@@ -267,13 +268,7 @@ def _exact_indices(call: Call) -> bool:
         "reduce_res": Operand(ON_CHIP, Role.WRITE, optional=True, per_partition=True),
     },
     rules=(
-        Rule(
-            "range_select needs trn2 or trn3",
-            lambda c: c.hw.generation > 2,
-            isa("range_select"),
-            shows=lambda c: c.hw.target,
-            code="generation",
-        ),
+        needs("range_select", 3),
         same_elements("dst", "on_true_tile"),
         same_partitions("on_true_tile", "bound0", "bound1", "reduce_res"),
         one_of("range_select", "comp_op0", *_COMPARISONS),

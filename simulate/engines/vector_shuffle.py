@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from nkiconv.simulate.dtypes import Array
-from nkiconv.simulate.engines._common import elementwise_cost, written
-from nkiconv.simulate.errors import DtypeError, ShapeError, UninitializedReadError
+from nkiconv.simulate.engines._common import elementwise_cost, same_dtype, written
+from nkiconv.simulate.errors import ShapeError, UninitializedReadError
 from nkiconv.simulate.sheet import (
     ON_CHIP,
     START_PARTITIONS,
@@ -80,13 +80,7 @@ def _shuffle_sources(call: Call) -> None:
         "src": Operand(ON_CHIP, fetch=Fetch.RAW),
     },
     rules=(
-        Rule(
-            "dst must have the dtype of src",
-            lambda c: c["dst"].dtype == c["src"].dtype,
-            isa("nc_stream_shuffle"),
-            error=DtypeError,
-            code="same_dtype",
-        ),
+        same_dtype("dst", "src", "nc_stream_shuffle"),
         Rule(
             "dst must have as many elements per partition as src",
             lambda c: free_elems(c["dst"]) == free_elems(c["src"]),

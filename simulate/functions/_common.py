@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
-import numpy as np
-
 from nkiconv.simulate.dtypes import element_type
 from nkiconv.simulate.errors import ConstraintError, DtypeError, NkiconvError, ShapeError
 from nkiconv.simulate.memory import UNWRITTEN
@@ -170,8 +168,3 @@ def mark_answer(tensor: NkiTensor) -> NkiTensor:
     """Note that a tile holds the answer of a comparison, which a kernel may assert."""
     tensor._storage.hold_answer()
     return tensor
-
-
-def float32_count(shape: Sequence[int], axes: Sequence[int]) -> int:
-    """Return how many elements a reduction takes."""
-    return int(np.prod([shape[a] for a in axes]))

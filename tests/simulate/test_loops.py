@@ -178,11 +178,6 @@ def test_what_the_loop_uses_stays_until_it_ends() -> None:
 # --- What is refused -----------------------------------------------------------------------------
 
 
-def refused(chip: Any, use: Any, error: type[NkiconvError], words: str) -> None:
-    with pytest.raises(error, match=words):
-        use()
-
-
 def nothing(i: Any) -> None:
     pass
 
