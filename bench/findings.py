@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 
 from nkiconv.bench.errors import UserError
 from nkiconv.kernels import conv2d
+from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, ceil_div
 from nkiconv.kernels.conv2d_direct import plan_conv2d
 from nkiconv.kernels.conv2d_naive import plan_naive
@@ -96,7 +97,7 @@ def measure(size: int, channels: int, dtype: str) -> Findings:
 
     geometry = _geometry(case, inputs["x"].itemsize)
     naive_plan = plan_naive(geometry)
-    direct_plan = plan_conv2d(geometry, has_bias=True)
+    direct_plan = plan_conv2d(geometry, Epilogue(has_bias=True))
     naive = _Run(
         seen=run("naive"),
         inputs=inputs,

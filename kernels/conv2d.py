@@ -13,15 +13,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nkiconv.kernels import _arguments, conv2d_direct, conv2d_naive
+from nkiconv.kernels import _arguments, conv2d_naive
 from nkiconv.kernels._activations import ACTIVATIONS
+from nkiconv.kernels._algorithm import Operands, Problem
 from nkiconv.kernels._arguments import TORCH, Array, ArrayLike, IntOrPair, Padding
+from nkiconv.kernels._choice import ALGORITHMS as _CHOICES
+from nkiconv.kernels._choice import choose
+from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
 from nkiconv.kernels._weights import PackedWeights, pack_weights
-from nkiconv.simulate import ConstraintError, DtypeError, ShapeError, resolve_target, use_target
+from nkiconv.simulate import (
+    ConstraintError,
+    DtypeError,
+    ShapeError,
+    resolve_target,
+    simulate_kernel,
+    use_target,
+)
 from nkiconv.simulate.arrays import like
 
-ALGORITHMS = ("auto", "direct", "naive")
+ALGORITHMS = ("auto", *_CHOICES, "naive")
 _LATER = ("im2col", "pointwise", "depthwise")  # names that stand for kernels still to come
 
 _OP = "conv2d"
@@ -106,9 +117,24 @@ def conv2d(
             packed = (
                 arrays.w if isinstance(arrays.w, PackedWeights) else pack_weights(arrays.w, groups)
             )
-            y = conv2d_direct.run(
-                arrays.x, packed.array, arrays.bias, arrays.residual, geometry, activation
+            problem = Problem(
+                geometry,
+                Epilogue(
+                    activation=activation,
+                    has_bias=arrays.bias is not None,
+                    has_residual=arrays.residual is not None,
+                ),
+                str(arrays.x.dtype),
             )
+            best = choose(problem, algorithm).candidates[0]
+            module = _CHOICES[best.algorithm]
+            operands = Operands(
+                x=arrays.x,
+                w=module.pack(packed, best.plan),
+                bias=arrays.bias,
+                residual=arrays.residual,
+            )
+            y = module.run(simulate_kernel, operands, best.plan)
     return like(y, x)
 
 

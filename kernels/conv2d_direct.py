@@ -9,6 +9,7 @@ Shapes
 ------
 x_hbm         (N, G*C_in, H, W)          f32 f16 bf16  HBM
 w_hbm         (G, C_in, KH*KW, C_out)    as x          HBM, packed
+scale_hbm     (G*C_out, 1)               f32           HBM, or None
 bias_hbm      (G*C_out, 1)               f32           HBM, or None
 residual_hbm  (N, G*C_out, OH, OW)       as x          HBM, or None
 y_hbm         (N, G*C_out, OH, OW)       as x          HBM
@@ -41,17 +42,24 @@ activation, DMA bandwidth guide (bytes per partition), NKI access patterns.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import nki
 import nki.isa as nisa
 import nki.language as nl
 
-from nkiconv.kernels._activations import activation_op
+from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._epilogue import Epilogue, evict
 from nkiconv.kernels._fit import Cut, best_cut
 from nkiconv.kernels._plan import Geometry, Span, Tile, Window, ceil_div, make_window, tiles
-from nkiconv.simulate import simulate_kernel
+from nkiconv.kernels._price import Price, Transfers, matmul_cycles
+from nkiconv.kernels._weights import PackedWeights
+from nkiconv.simulate.hardware import hardware
+
+NAME = "direct"
 
 _LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here, and the first matmul
 # waits for the first transfer (vendor's DMA bandwidth guide)
@@ -119,7 +127,7 @@ class Conv2dPlan(nl.NKIObject):
     """
 
     geometry: Geometry
-    activation: str | None
+    epilogue: Epilogue
     y_shape: tuple[int, int, int, int]
     c_in_tiles: tuple[Tile, ...]
     c_out_blocks: tuple[ChannelBlock, ...]
@@ -136,10 +144,8 @@ class Conv2dPlan(nl.NKIObject):
 
 def plan_conv2d(
     geometry: Geometry,
+    epilogue: Epilogue | None = None,
     *,
-    activation: str | None = None,
-    has_bias: bool = False,
-    has_residual: bool = False,
     sbuf_bytes: int | None = None,
 ) -> Conv2dPlan:
     """Cut a convolution into parts that SBUF and PSUM hold.
@@ -155,8 +161,9 @@ def plan_conv2d(
         Not even the smallest parts fit; needs less SBUF than any target has.
     """
     g = geometry
+    epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    cut = best_cut(g, limit, has_residual=has_residual)
+    cut = best_cut(g, limit, has_residual=epilogue.has_residual)
     pmax = nl.tile_size.pmax
     taps = _taps(g, cut)
     strips = tuple(
@@ -172,7 +179,7 @@ def plan_conv2d(
     matmuls_per_tile = len(c_in_tiles) * g.rows.taps * g.cols.taps
     return Conv2dPlan(
         geometry=g,
-        activation=activation,
+        epilogue=epilogue,
         y_shape=y_shape,
         c_in_tiles=c_in_tiles,
         c_out_blocks=tuple(
@@ -188,8 +195,8 @@ def plan_conv2d(
         num_output_tiles=rounds * len(blocks),
         num_matmuls=rounds * sum(len(block.tiles) for block in blocks) * matmuls_per_tile,
         hbm_read_bytes=cut.read_bytes
-        + (4 * g.G * g.C_out if has_bias else 0)
-        + (y_elems * g.itemsize if has_residual else 0),
+        + (4 * g.G * g.C_out * (epilogue.has_bias + epilogue.has_scale))
+        + (y_elems * g.itemsize if epilogue.has_residual else 0),
         sbuf_bytes=cut.sbuf_bytes,
     )
 
@@ -275,16 +282,18 @@ def _load_weights(
     return w_sb
 
 
-def _load_bias(bias_hbm: nl.NkiTensor | None, c_outs: ChannelBlock) -> list[nl.NkiTensor | None]:
-    """bias_sb (co, 1) of each tile of output channels, or None."""
-    bias_sbs: list[nl.NkiTensor | None] = []
+def _load_vectors(
+    vector_hbm: nl.NkiTensor | None, c_outs: ChannelBlock
+) -> list[nl.NkiTensor | None]:
+    """vector_sb (co, 1) of each tile of output channels, or None."""
+    vector_sbs: list[nl.NkiTensor | None] = []
     for c_out in c_outs.tiles:
-        bias_sb = None
-        if bias_hbm is not None:
-            bias_sb = nl.ndarray((c_out.size, 1), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.dma_copy(dst=bias_sb, src=bias_hbm[nl.ds(c_out.y_start, c_out.size), :])
-        bias_sbs.append(bias_sb)
-    return bias_sbs
+        vector_sb = None
+        if vector_hbm is not None:
+            vector_sb = nl.ndarray((c_out.size, 1), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.dma_copy(dst=vector_sb, src=vector_hbm[nl.ds(c_out.y_start, c_out.size), :])
+        vector_sbs.append(vector_sb)
+    return vector_sbs
 
 
 def _load_windows(
@@ -410,6 +419,7 @@ def _accumulate(
 def _evict(
     y_hbm: nl.NkiTensor,
     acc_pss: list[nl.NkiTensor],
+    scale_sb: nl.NkiTensor | None,
     bias_sb: nl.NkiTensor | None,
     residual_hbm: nl.NkiTensor | None,
     n: int,
@@ -417,7 +427,7 @@ def _evict(
     block: Block,
     plan: Conv2dPlan,
 ) -> None:
-    """y_hbm[n, co, rows, cols] = act(acc_ps + bias_sb + residual_hbm[n, co, rows, cols])."""
+    """y_hbm[n, co, rows, cols] = act(scale*acc_ps + bias + residual_hbm[n, co, rows, cols])."""
     shape = (c_out.size, block.rows.size, block.cols.size)
     channels = nl.ds(c_out.y_start, c_out.size)
     rows = nl.ds(block.rows.start, block.rows.size)
@@ -429,12 +439,10 @@ def _evict(
     y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
     for i_tile in range(len(block.tiles)):
         tile = nl.ds(block.tiles[i_tile].start - block.rows.start, block.tiles[i_tile].size)
-        acc_ps = acc_pss[i_tile]
+        residual = None
         if residual_sb is not None:
-            nisa.tensor_tensor(dst=acc_ps, data1=acc_ps, data2=residual_sb[:, tile, :], op=nl.add)
-        nisa.activation(
-            dst=y_sb[:, tile, :], op=activation_op(plan.activation), data=acc_ps, bias=bias_sb
-        )
+            residual = residual_sb[:, tile, :]
+        evict(y_sb[:, tile, :], acc_pss[i_tile], scale_sb, bias_sb, residual, plan.epilogue, False)
     nisa.dma_copy(dst=y_hbm[n, channels, rows, cols], src=y_sb)
 
 
@@ -442,6 +450,7 @@ def _evict(
 def conv2d_direct(
     x_hbm: nl.NkiTensor,
     w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
     bias_hbm: nl.NkiTensor | None,
     residual_hbm: nl.NkiTensor | None,
     plan: Conv2dPlan,
@@ -453,7 +462,8 @@ def conv2d_direct(
         if plan.weights_resident:
             for c_in in plan.c_in_tiles:
                 w_sbs.append(_load_weights(w_hbm, c_outs.group, c_in, plan.all_taps, c_outs))
-        bias_sbs = _load_bias(bias_hbm, c_outs)
+        scale_sbs = _load_vectors(scale_hbm, c_outs)
+        bias_sbs = _load_vectors(bias_hbm, c_outs)
         for n in range(plan.y_shape[0]):
             for strip in plan.strips:
                 x_sbs = []
@@ -472,25 +482,58 @@ def conv2d_direct(
                                 x_sb = _moving(x_hbm, x_sbs, n, c_outs.x_start, i_ci, window, plan)
                                 is_first = i_ci == 0 and taps.start == 0
                                 _accumulate(acc_pss, w_sb, x_sb, window, block, taps, is_first)
+                        scale_sb = scale_sbs[c_out.index]
                         bias_sb = bias_sbs[c_out.index]
-                        _evict(y_hbm, acc_pss, bias_sb, residual_hbm, n, c_out, block, plan)
+                        _evict(
+                            y_hbm, acc_pss, scale_sb, bias_sb, residual_hbm, n, c_out, block, plan
+                        )
     return y_hbm
 
 
-def run(
-    x: Array,
-    w: Array,
-    bias: Array | None,
-    residual: Array | None,
-    geometry: Geometry,
-    activation: str | None,
-) -> Array:
-    """Plan and run the kernel on checked arrays; `w` is packed, `bias` (C_out, 1)."""
-    plan = plan_conv2d(
-        geometry,
-        activation=activation,
-        has_bias=bias is not None,
-        has_residual=residual is not None,
+def plans(problem: Problem) -> Iterator[Candidate]:
+    """Yield the one plan that `plan_conv2d` makes.
+
+    Raises
+    ------
+    NotSuited
+        Padding other than zeros.
+    """
+    if problem.padding_mode != "zeros":
+        raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
+    plan = plan_conv2d(problem.geometry, problem.epilogue)
+    yield Candidate(NAME, plan, _price(plan), "a matmul per tap and tile, taps read in place")
+
+
+def _price(plan: Conv2dPlan) -> Price:
+    """Return what a plan costs; loads are taken to be as long as the guide asks for."""
+    g = plan.geometry
+    y_elems = plan.y_shape[0] * plan.y_shape[1] * plan.y_shape[2] * plan.y_shape[3]
+    columns = g.N * g.G * g.rows.outputs * g.cols.outputs * ceil_div(g.C_out, nl.tile_size.pmax)
+    columns = columns * len(plan.c_in_tiles) * g.rows.taps * g.cols.taps
+    each = ceil_div(columns, plan.num_matmuls)
+    loads = ceil_div(plan.hbm_read_bytes, _LOAD_BYTES)
+    store = ceil_div(y_elems * g.itemsize, plan.num_output_tiles * min(g.C_out, nl.tile_size.pmax))
+    per_tile = min(g.C_out, nl.tile_size.pmax)
+    return Price(
+        moving_columns=columns,
+        matmuls=plan.num_matmuls,
+        tensor_cycles=plan.num_matmuls * matmul_cycles(each, g.itemsize, hardware(), per_tile),
+        transfers=(
+            Transfers(1, loads, _LOAD_BYTES),
+            Transfers(plan.num_output_tiles, per_tile, store, to_hbm=True),
+        ),
+        scalar_elems=y_elems // min(g.C_out, nl.tile_size.pmax),
+        scalar_instructions=plan.num_output_tiles,
+        static_instructions=plan.num_matmuls + 2 * plan.num_output_tiles + loads,
     )
-    y: Array = simulate_kernel(conv2d_direct, x, w, bias, residual, plan)
-    return y
+
+
+def pack(w: PackedWeights, plan: Conv2dPlan) -> Array:
+    """Return the weights as `pack_weights` made them."""
+    return w.array
+
+
+def run(launch: Launch, operands: Operands, plan: Conv2dPlan) -> Any:
+    """Launch the kernel; return y."""
+    o = operands
+    return launch(conv2d_direct, o.x, o.w, o.scale, o.bias, o.residual, plan)

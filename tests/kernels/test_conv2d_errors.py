@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,8 @@ def test_refused_before_any_work(
     def launch(*_: object) -> None:
         raise AssertionError("the kernel was launched")
 
-    monkeypatch.setattr(nkiconv.kernels.conv2d_direct, "simulate_kernel", launch)
+    module = sys.modules["nkiconv.kernels.conv2d"]  # the name in the package is the function
+    monkeypatch.setattr(module, "simulate_kernel", launch)
     monkeypatch.setattr(nkiconv.kernels.conv2d_naive, "simulate_kernel", launch)
     arguments = {"x": X, "w": W} | changes
     with pytest.raises(error, match=rf"^conv2d: .*{message}") as caught:

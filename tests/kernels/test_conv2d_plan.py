@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, Tile, even_tiles, make_span, pixel_step, tiles
 from nkiconv.kernels.conv2d_direct import Conv2dPlan, plan_conv2d
 from nkiconv.kernels.conv2d_naive import plan_naive
@@ -214,7 +215,7 @@ def test_tiles_are_even() -> None:
 def test_large_images_are_read_once(target: str, itemsize: int, channels: int) -> None:
     g = square(channels, 224, channels, 3, pad=1, itemsize=itemsize)
     with use_target(target):
-        plan = plan_conv2d(g, has_bias=True)
+        plan = plan_conv2d(g, Epilogue(has_bias=True))
     least = itemsize * channels * (224 * 224 + 9 * channels) + 4 * channels
     assert plan.weights_resident
     assert plan.x_resident

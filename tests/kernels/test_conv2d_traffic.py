@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from nkiconv.kernels import conv2d, pack_weights
+from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
 from nkiconv.kernels.conv2d_direct import plan_conv2d
 from nkiconv.simulate import Profile, profile, use_target
@@ -29,7 +30,7 @@ def test_direct_meets_every_standard(dtype: Any, target: str) -> None:
     x, w, bias = _arrays(dtype)
     same = Axis(SIZE, 3, SIZE, 1, 1, 1)
     with use_target(target):
-        plan = plan_conv2d(Geometry(1, 1, C, C, same, same, x.itemsize), has_bias=True)
+        plan = plan_conv2d(Geometry(1, 1, C, C, same, same, x.itemsize), Epilogue(has_bias=True))
     y, seen = profile(conv2d, x, pack_weights(w), bias, padding=1, target=target)
 
     assert seen.kernels == ("conv2d_direct",)
