@@ -67,10 +67,10 @@ def layers(
     """
     from nkiconv.bench import layers_kept as kept
     from nkiconv.bench.layer_tables import WIDE, changes_table, layer_page, layer_tables, summary
-    from nkiconv.bench.layers import run_layers, select_layers
+    from nkiconv.bench.layers import TARGETS, run_layers, select_layers
     from nkiconv.simulate import resolve_target
 
-    targets = [resolve_target(name, op="--target") for name in target or ("trn1", "trn2")]
+    targets = [resolve_target(name, op="--target") for name in target or TARGETS]
     dtypes = [_dtype(name) for name in dtype or ()]
     _check_algorithm(algorithm)
     if algorithm != "auto" and (check or accept):

@@ -31,6 +31,7 @@ from nkiconv.simulate.hardware import HARDWARE, Hardware
 
 __all__ = [
     "FIGURES",
+    "TARGETS",
     "Figure",
     "Layer",
     "LayerRow",
@@ -45,6 +46,9 @@ FILE = Path(__file__).with_name("layers.json")
 MAX_HBM, MAX_STATIC = 1.05, 20_000
 ALLOWED_FACTOR, ALLOWED_US = 1.10, 6.0
 QUICK_MACS = 250_000_000
+
+TARGETS = ("trn1", "trn2")
+"""Those that figures are asked of."""
 
 
 @dataclass(frozen=True, kw_only=True)
