@@ -12,6 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from nkiconv.bench import layer_commands
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.output import (
     check_writable,
@@ -373,6 +374,9 @@ def times(
         kept.accept(found)
     say(f"{len(trials) * len(TARGETS)} times, {len(found)} {'accepted' if accept else 'differ'}")
     raise typer.Exit(1 if found and not accept else 0)
+
+
+app.command()(layer_commands.layers)
 
 
 @app.command()
