@@ -462,6 +462,34 @@ def compat(
 
 
 @app.command()
+def ladder(
+    json: Json = None,
+    markdown: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.md", help="Write docs/kernels/conv2d.md and its pictures."),
+    ] = None,
+) -> None:
+    """Show how a naive conv2d becomes a fast one, a fault at a time."""
+    from nkiconv.bench.ladder.measure import LADDER, measure_ladder
+    from nkiconv.bench.ladder.page import table, write
+    from nkiconv.bench.ladder.small import SMALL, measure_small
+
+    for path in (json, markdown):
+        if path is not None:
+            check_writable(path)
+    with counter(len(LADDER), "steps") as announce:
+        steps = measure_ladder(announce)
+    say_table(*table(steps))
+    if json is not None:
+        write_json(json, {"steps": [step.to_dict() for step in steps]})
+    if markdown is not None:
+        with counter(2 * len(SMALL), "small images") as announce:
+            small = list(measure_small(announce))
+        for path in write(markdown, steps, small):
+            say(f"wrote {path}")
+
+
+@app.command()
 def calibrate(
     only: Annotated[
         str, typer.Option(metavar="TEXT", help="Points with this in name, family or origin.")
