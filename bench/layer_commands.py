@@ -20,7 +20,7 @@ from nkiconv.bench.output import (
     write_json,
 )
 
-__all__ = ["layers"]
+__all__ = ["dtype_name", "layers"]
 
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _PAGE_COMMAND = "nkiconv layers --markdown docs/performance.md"
@@ -71,7 +71,7 @@ def layers(
     from nkiconv.simulate import resolve_target
 
     targets = [resolve_target(name, op="--target") for name in target or TARGETS]
-    dtypes = [_dtype(name) for name in dtype or ()]
+    dtypes = [dtype_name(name) for name in dtype or ()]
     _check_algorithm(algorithm)
     if algorithm != "auto" and (check or accept):
         raise UserError("--algorithm excludes --check and --accept: the kept numbers are of auto")
@@ -112,7 +112,7 @@ def layers(
     raise typer.Exit(1 if wrong or differs else 0)
 
 
-def _dtype(name: str) -> str:
+def dtype_name(name: str) -> str:
     """Return the full name of an element type."""
     full = _DTYPES.get(name, name)
     if full not in _DTYPES.values():

@@ -34,6 +34,7 @@ __all__ = [
     "TARGETS",
     "Figure",
     "Layer",
+    "LayerData",
     "LayerRow",
     "LayerTrial",
     "known_layers",
@@ -298,21 +299,21 @@ def run_layers(
     verify: bool = True,
 ) -> Iterator[LayerRow]:
     """Run one trial after the other; what one raises does not stop the next."""
-    known: _Data | None = None
+    known: LayerData | None = None
     for trial in trials:
         announce(trial.name)
         row = _empty_row(trial)
         try:
             # the trials of one layer follow each other and share data and PyTorch's result
             if known is None or known.layer != trial.layer:
-                known = _Data(trial.layer)
+                known = LayerData(trial.layer)
             row = _measure(row, trial, known, algorithm, verify)
         except Exception as error:  # also an error that nkiconv never meant to raise is a finding
             row = replace(row, problem=f"{type(error).__name__}: {error}")
         yield row
 
 
-class _Data:
+class LayerData:
     """Operands of a layer, and what PyTorch or the reference makes of them."""
 
     def __init__(self, layer: Layer) -> None:
@@ -374,7 +375,7 @@ def _empty_row(trial: LayerTrial) -> LayerRow:
 
 
 def _measure(
-    row: LayerRow, trial: LayerTrial, data: _Data, algorithm: str, verify: bool
+    row: LayerRow, trial: LayerTrial, data: LayerData, algorithm: str, verify: bool
 ) -> LayerRow:
     layer, dtype = trial.layer, DTYPES[trial.dtype]
     y, seen = profile(
