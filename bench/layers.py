@@ -316,23 +316,24 @@ def run_layers(
 class LayerData:
     """Operands of a layer, and what PyTorch or the reference makes of them."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, *, bias: bool = False) -> None:
         self.layer = layer
         rng = np.random.default_rng(layer.id)
         self.x = rng.integers(-2, 3, (layer.N, layer.C_in, *layer.size)).astype(np.float32)
         shape = (layer.C_out, layer.C_in // layer.groups, *layer.kernel)
         self.w = rng.integers(-2, 3, shape).astype(np.float32)
+        self.bias = rng.integers(-2, 3, layer.C_out).astype(np.float32) if bias else None
         self._wanted: Array | None = None
 
     @property
     def wanted(self) -> Array:
         """The result in float32, which holds it exactly."""
         if self._wanted is None:
-            self._wanted = _right_result(self.layer, self.x, self.w)
+            self._wanted = _right_result(self.layer, self.x, self.w, self.bias)
         return self._wanted
 
 
-def _right_result(layer: Layer, x: Array, w: Array) -> Array:
+def _right_result(layer: Layer, x: Array, w: Array, bias: Array | None) -> Array:
     """Return the convolution by PyTorch, or by the reference where torch is not installed."""
     try:
         import torch
@@ -340,6 +341,7 @@ def _right_result(layer: Layer, x: Array, w: Array) -> Array:
         exact: Array = conv2d_float64(
             x,
             w,
+            bias,
             stride=layer.stride,
             padding=layer.padding,
             dilation=layer.dilation,
@@ -350,6 +352,7 @@ def _right_result(layer: Layer, x: Array, w: Array) -> Array:
         result: Array = torch.nn.functional.conv2d(
             torch.from_numpy(x),
             torch.from_numpy(w),
+            None if bias is None else torch.from_numpy(bias),
             stride=layer.stride,
             padding=layer.padding,
             dilation=layer.dilation,
