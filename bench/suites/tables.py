@@ -52,12 +52,16 @@ def _times(row: BenchRow) -> tuple[str, ...]:
         f"{row.flop / 1e9:.3g}",
         f"{m.body_us:,.1f}",
         f"{m.floor_us:,.1f}",
-        f"{m.gflop_per_s:,.0f}",
-        f"{m.gb_per_s:,.0f}",
+        _rate(m.gflop_per_s),
+        _rate(m.gb_per_s),
         f"{m.mfu:.1%}" if m.mfu < 0.0995 else f"{m.mfu:.0%}",
         f"{row.host.median_s * 1e3:,.2f}" if row.host else "",
         SHORT_BOUND.get(m.bound, m.bound),
     )
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
 
 
 def _counters(row: BenchRow) -> tuple[str, ...]:
