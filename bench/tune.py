@@ -14,7 +14,9 @@ from concurrent.futures import Executor, Future, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -261,13 +263,13 @@ def dask_executor(address: str) -> Iterator[Executor]:
         Dask is not installed, or nobody answers at the address.
     """
     try:
-        from distributed import Client
+        make: Any = import_module("distributed").Client  # without types of its own
     except ImportError:
         raise UserError(
             "--dask needs Dask, which is not installed: pip install 'nkiconv[dask]'"
         ) from None
     try:
-        client = Client() if address == "local" else Client(address, timeout=10)
+        client = make() if address == "local" else make(address, timeout=10)
     except (OSError, ValueError) as error:
         raise UserError(f"no Dask scheduler answers at {address!r}: {error}") from error
     with client, client.get_executor() as executor:

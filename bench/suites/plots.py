@@ -30,7 +30,7 @@ DTYPE_COLOURS = {"bfloat16": "#5492ec", "float32": "#d07e26", "float16": "#4aa36
 _INK, _SOFT, _LINE = "#010203", "#010204", "#010205"  # nothing is drawn in these colours otherwise
 _VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _LINE: "var(--line)"}
 
-_STYLE: dict[str, Any] = {  # matplotlib's own type
+_STYLE: Any = {  # its type names each setting of one release of matplotlib
     "svg.fonttype": "none",
     "svg.hashsalt": "nkiconv",
     "font.family": "sans-serif",
