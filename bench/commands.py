@@ -12,6 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from nkiconv.bench import layer_commands
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.output import (
     check_writable,
@@ -375,6 +376,9 @@ def times(
     raise typer.Exit(1 if found and not accept else 0)
 
 
+app.command()(layer_commands.layers)
+
+
 @app.command()
 def explain(
     code: Annotated[
@@ -455,6 +459,34 @@ def compat(
     if markdown is not None:
         write_bytes(markdown, report.page(results, sources).encode())
     raise typer.Exit(1 if report.surprises(results) else 0)
+
+
+@app.command()
+def ladder(
+    json: Json = None,
+    markdown: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.md", help="Write docs/kernels/conv2d.md and its pictures."),
+    ] = None,
+) -> None:
+    """Show how a naive conv2d becomes a fast one, a fault at a time."""
+    from nkiconv.bench.ladder.measure import LADDER, measure_ladder
+    from nkiconv.bench.ladder.page import table, write
+    from nkiconv.bench.ladder.small import SMALL, measure_small
+
+    for path in (json, markdown):
+        if path is not None:
+            check_writable(path)
+    with counter(len(LADDER), "steps") as announce:
+        steps = measure_ladder(announce)
+    say_table(*table(steps))
+    if json is not None:
+        write_json(json, {"steps": [step.to_dict() for step in steps]})
+    if markdown is not None:
+        with counter(2 * len(SMALL), "small images") as announce:
+            small = list(measure_small(announce))
+        for path in write(markdown, steps, small):
+            say(f"wrote {path}")
 
 
 @app.command()

@@ -1,0 +1,99 @@
+"""Counts and modelled times of the layers, kept in a file: the same on every machine.
+
+    layers-kept.json    {target: {"layer dtype": {algorithm, counts, picoseconds without launch}}}
+
+A change of a kernel or of the model shows here, layer by layer, and is accepted on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nkiconv.bench.layers import LayerRow, select_layers
+from nkiconv.bench.output import write_bytes
+
+__all__ = ["FILE", "KeptChange", "accept", "changes", "gone"]
+
+FILE = Path(__file__).with_name("layers-kept.json")
+
+_KEPT = (
+    "algorithm",
+    "columns",
+    "hbm_bytes",
+    "matmuls",
+    "transfers",
+    "copies",
+    "static_instructions",
+    "body_ps",
+)
+
+Kept = dict[str, dict[str, dict[str, int | str]]]
+
+
+@dataclass(frozen=True)
+class KeptChange:
+    """One number that is not the one kept; None where there is none."""
+
+    target: str
+    name: str
+    what: str
+    kept: int | str | None
+    found: int | str | None
+
+
+def _read() -> Kept:
+    kept: Kept = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {}
+    return kept
+
+
+def _values(row: LayerRow) -> dict[str, int | str]:
+    return {what: getattr(row, what) for what in _KEPT}
+
+
+def changes(rows: Iterable[LayerRow]) -> list[KeptChange]:
+    """Return the numbers of rows with results that differ from the file's."""
+    kept = _read()
+    found = []
+    for row in rows:
+        if not row.passed:
+            continue
+        before = kept.get(row.target, {}).get(row.name, {})
+        for what, value in _values(row).items():
+            if before.get(what) != value:
+                found.append(KeptChange(row.target, row.name, what, before.get(what), value))
+    return found
+
+
+def gone() -> list[tuple[str, str]]:
+    """Return target and name of what the file holds of rows that there are no more."""
+    kept = _read()
+    there = {(t.target, f"{t.layer.name} {t.dtype}") for t in select_layers(tuple(kept), ())}
+    return [
+        (target, name) for target in kept for name in kept[target] if (target, name) not in there
+    ]
+
+
+def accept(rows: Iterable[LayerRow]) -> None:
+    """Write rows with results to the file, and drop what is gone."""
+    kept = _read()
+    for target, name in gone():
+        del kept[target][name]
+    for row in rows:
+        if row.passed:
+            kept.setdefault(row.target, {})[row.name] = _values(row)
+    write_bytes(FILE, _text(kept).encode())
+
+
+def _text(kept: Kept) -> str:
+    """Return JSON with one row a line, so that a change is one line of a diff."""
+    targets = []
+    for target in sorted(kept):
+        rows = [
+            f"  {json.dumps(name)}: {json.dumps(kept[target][name])}"
+            for name in sorted(kept[target])
+        ]
+        targets.append(f" {json.dumps(target)}: {{\n" + ",\n".join(rows) + "\n }")
+    return "{\n" + ",\n".join(targets) + "\n}\n"
