@@ -34,7 +34,8 @@ def _gelu(z: Float64) -> Float64:
 def _gelu_tanh(z: Float64) -> Float64:
     """Return the approximation of gelu by a tanh, as PyTorch's approximate="tanh"."""
     inner = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
-    return 0.5 * z * (1 + np.tanh(inner))
+    share: Float64 = (1 + np.tanh(inner)) / 2
+    return z * share
 
 
 def _hardswish(z: Float64) -> Float64:
