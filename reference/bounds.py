@@ -33,7 +33,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nkiconv.reference._arguments import choice
+from nkiconv.reference import _arguments
+from nkiconv.reference._arguments import Activation, choice
 from nkiconv.reference._dtypes import Array, Float64
 
 LAMBDA = 4.0
@@ -60,17 +61,26 @@ ACTIVATION_ULPS = 4.0
 _LIPSCHITZ: dict[str | None, float] = {
     None: 1.0,
     "relu": 1.0,
+    "relu6": 1.0,
+    "leaky_relu": 1.0,
     "gelu": 1.12891,  # slope at z = sqrt(2), 1.128904..., where z Phi(z) is steepest
+    "gelu_tanh": 1.12900,  # slope at z = 1.41850, 1.128993..., found on a grid
     "silu": 1.09984,  # slope at z = 2.39936, 1.099839..., where z sigmoid(z) is steepest
+    "hardswish": 1.5,  # slope (2z + 3)/6 at z = 3
     "sigmoid": 0.25,  # slope at z = 0
     "tanh": 1.0,  # slope at z = 0
 }
 
 
-def lipschitz(activation: str | None) -> float:
+_EXACT = (None, "relu", "relu6")  # activations that round nothing
+
+
+def lipschitz(activation: Activation) -> float:
     """Return the steepest slope of an activation: what it multiplies an error by at most."""
-    choice("activation", activation, tuple(_LIPSCHITZ))
-    return _LIPSCHITZ[activation]
+    checked = _arguments.activation(activation, tuple(_LIPSCHITZ))
+    if isinstance(checked, tuple):
+        return max(1.0, abs(checked[1]))
+    return _LIPSCHITZ[checked]
 
 
 def allowance(
@@ -79,7 +89,7 @@ def allowance(
     terms: int,
     dtype: npt.DTypeLike,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
 ) -> Float64:
     """Return the largest |y - reference| of right code, by the formula at the top.
 
@@ -116,7 +126,7 @@ def allowance(
     # an infinite sum carries no rounding error: where f(±Inf) is finite, it has to be met
     m = np.where(np.isinf(m) & np.isfinite(r), 0.0, m)
     computed = lipschitz(activation) * LAMBDA * math.sqrt(terms) * U32 * m
-    if activation not in (None, "relu"):
+    if activation not in _EXACT:
         computed = computed + 2 * ACTIVATION_ULPS * U32 * size
     # exact zeros (nothing but padding) round to themselves
     rounding = np.where((size > 0) | (m > 0), np.maximum(u_out * size, half_step), 0.0)
@@ -131,7 +141,7 @@ def max_error_ratio(
     terms: int,
     dtype: npt.DTypeLike,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
 ) -> float:
     """Return the maximum of |y - reference| / allowance: at most 1 for right code.
 
