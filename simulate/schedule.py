@@ -18,14 +18,14 @@ from itertools import islice
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.resources import Cause, Engines
+from nkiconv.simulate.resources import QUEUES, Cause, Engines, queue_of
 from nkiconv.simulate.trace import HEADER, LANES, OPERAND, Lane, Trace
 
 _FIRST_DMA = int(Lane.DMA_LOAD)
 _TENSOR = int(Lane.TENSOR)
 
 _BARRIER = -1
-"""Stands for the lane of an access that both cores wait for."""
+"""Stands for the queue of an access that both cores wait for."""
 
 
 _LOOK_BACK = 2
@@ -71,7 +71,7 @@ class Timeline:
 
 
 _Accesses = dict[tuple[Box, int], tuple[int, int]]
-"""By bytes and lane: when the last of these accesses ends, and the instruction that ends then."""
+"""By bytes and queue: when the last of these accesses ends, and the instruction that ends then."""
 
 
 @dataclass(slots=True)
@@ -98,12 +98,12 @@ def _covers(a: Box, b: Box) -> bool:
     return a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]
 
 
-def _note(accesses: _Accesses, box: Box, lane: int, ends: tuple[int, int], merge: bool) -> None:
-    """Remember an access; neighbouring ones of the same in-order lane become one."""
-    known = accesses.get((box, lane))
+def _note(accesses: _Accesses, box: Box, queue: int, ends: tuple[int, int], merge: bool) -> None:
+    """Remember an access; neighbouring ones of the same in-order queue become one."""
+    known = accesses.get((box, queue))
     if known is None and merge:
         for old, by in islice(reversed(accesses), _LOOK_BACK):
-            if by == lane and old[0] <= box[1] and box[0] <= old[1]:
+            if by == queue and old[0] <= box[1] and box[0] <= old[1]:
                 joined = accesses.pop((old, by))
                 box = (
                     min(old[0], box[0]),
@@ -111,9 +111,9 @@ def _note(accesses: _Accesses, box: Box, lane: int, ends: tuple[int, int], merge
                     min(old[2], box[2]),
                     max(old[3], box[3]),
                 )
-                known = max(joined, accesses.get((box, lane), joined))
+                known = max(joined, accesses.get((box, queue), joined))
                 break
-    accesses[box, lane] = ends if known is None or known <= ends else known
+    accesses[box, queue] = ends if known is None or known <= ends else known
 
 
 def schedule(
@@ -135,7 +135,7 @@ def schedule(
     lists = [_Lists() for _ in allocations]
     spaces = [s.space for s in allocations]
     latest = [(0, -1)] * cores
-    own = [range(core * LANES, (core + 1) * LANES) for core in range(cores)]
+    own = [range(core * QUEUES, (core + 1) * QUEUES) for core in range(cores)]
     barriers = frozenset(trace.barriers)
     synchronising = trace.find("core_barrier")
     hop = round(hw.dependency_ns * 1000)
@@ -147,7 +147,9 @@ def schedule(
         core, lane = divmod(words[1], LANES)
         work, latency, wanted = words[4], words[5], words[6]
         engine = engines[core]
-        start, (why, blocker) = engine.free[lane], engine.held[lane]
+        queue = queue_of(lane, wanted)
+        start, (why, blocker) = engine.free[queue], engine.held[queue]
+        queue += core * QUEUES
         if index in barriers and latest[core][0] > start:
             (start, blocker), why = latest[core], Cause.BARRIER
         meets = words[0] == synchronising
@@ -172,8 +174,8 @@ def schedule(
             for (other, by), (until, who) in known.writes.items():
                 if apart and (by == _BARRIER if meets else by != _BARRIER and by not in own[core]):
                     continue
-                # In-order lanes finish their writes in order; only a reader has to wait.
-                waits = not writes or by != words[1]
+                # In-order queues finish their writes in order; only a reader has to wait.
+                waits = not writes or by != queue
                 if waits and until + hop >= start and overlap(box, other):
                     # Who both reads and overwrites a result waits for it as data.
                     if until + hop > start or (why is Cause.REUSE and blocker == who):
@@ -183,7 +185,7 @@ def schedule(
                 for (other, by), (until, who) in known.reads.items():
                     if apart and not meets and by not in own[core]:
                         continue
-                    if by != words[1] and until + hop > start and overlap(box, other):
+                    if by != queue and until + hop > start and overlap(box, other):
                         start, why, blocker = until + hop, wait, who
         for producer in producers.get(index, ()):
             if ends[producer] + hop > start:
@@ -205,10 +207,10 @@ def schedule(
         blockers.append(blocker)
         latest[core] = max(latest[core], (end, index))
         if index in barriers:
-            for each in range(LANES):
+            for each in range(QUEUES):
                 if end > engine.free[each]:
                     engine.free[each], engine.held[each] = end, (Cause.BARRIER, index)
-        _remember(words, lists, spaces, end, index, meets)
+        _remember(words, lists, spaces, end, index, _BARRIER if meets else queue)
 
     return Timeline(
         starts,
@@ -224,7 +226,7 @@ def schedule(
 
 
 def _remember(
-    words: list[int], lists: list[_Lists], spaces: list[str], end: int, index: int, meets: bool
+    words: list[int], lists: list[_Lists], spaces: list[str], end: int, index: int, queue: int
 ) -> None:
     """Note what an instruction has touched, and until when."""
     in_order = words[1] % LANES < _FIRST_DMA
@@ -236,18 +238,18 @@ def _remember(
         # Readers are done with their operands when the engine is free again.
         merge = in_order or spaces[number] == "hbm"
         if words[at + 1]:
-            if not meets:
+            if queue != _BARRIER:
                 # Who waits for this write waits for all that it waited for itself.  It did not wait
-                # for its own lane: a short transfer may end before an earlier one of its ring.
+                # for its own queue: a short transfer may end before an earlier one of its ring.
                 for accesses in (known.writes, known.reads):
                     for key in [
                         key
                         for key, (until, _) in accesses.items()
-                        if _covers(box, key[0]) and (until <= end or key[1] != words[1])
+                        if _covers(box, key[0]) and (until <= end or key[1] != queue)
                     ]:
                         del accesses[key]
-            _note(known.writes, box, _BARRIER if meets else words[1], ends, merge)
+            _note(known.writes, box, queue, ends, merge)
         else:
-            _note(known.reads, box, words[1], ends, True)
+            _note(known.reads, box, queue, ends, True)
         if end > known.latest:
             known.latest, known.last = end, index
