@@ -14,12 +14,21 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from itertools import islice
+from math import gcd
 
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.resources import QUEUES, Cause, Engines, queue_of
-from nkiconv.simulate.trace import HEADER, LANES, OPERAND, Lane, Trace
+from nkiconv.simulate.trace import (
+    HEADER,
+    LANES,
+    OPERAND,
+    Lane,
+    Trace,
+    is_regular,
+    read_pattern,
+)
 
 _FIRST_DMA = int(Lane.DMA_LOAD)
 _TENSOR = int(Lane.TENSOR)
@@ -33,6 +42,9 @@ _LOOK_BACK = 2
 
 Box = tuple[int, int, int, int]
 """First byte, end byte, first partition, end partition."""
+
+_Area = tuple[int, int, int, int, int]
+"""The same, and which of these bytes, as `pattern_of` tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,7 @@ class Timeline:
     begin_ps: array[int]
 
 
-_Accesses = dict[tuple[Box, int], tuple[int, int]]
+_Accesses = dict[tuple[_Area, int], tuple[int, int]]
 """By bytes and queue: when the last of these accesses ends, and the instruction that ends then."""
 
 
@@ -94,26 +106,55 @@ def overlap(a: Box, b: Box) -> bool:
     return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
-def _covers(a: Box, b: Box) -> bool:
-    return a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]
+def _share(a: _Area, b: _Area) -> bool:
+    """Whether two areas of one tensor share a byte: their boxes do, and do not interleave."""
+    if not (a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]):
+        return False
+    return not (a[4] and b[4]) or _meet(a, b)
 
 
-def _note(accesses: _Accesses, box: Box, queue: int, ends: tuple[int, int], merge: bool) -> None:
+def _meet(a: _Area, b: _Area) -> bool:
+    """Whether two patterns share a byte of every period that both repeat with."""
+    first, run = read_pattern(a[4])
+    second, other = read_pattern(b[4])
+    period = gcd(first, second)
+    ahead = (b[0] - a[0]) % period
+    return ahead < run or (period - ahead) % period < other
+
+
+def _covers(a: _Area, b: _Area) -> bool:
+    """Whether `a` has every byte of `b`."""
+    if not (a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]):
+        return False
+    if a[4] == 0:
+        return True
+    same = read_pattern(a[4]) == read_pattern(b[4]) and b[4] != 0
+    return same and is_regular(a[4]) and (a[0] - b[0]) % read_pattern(a[4])[0] == 0
+
+
+def _joined(a: _Area, b: _Area) -> _Area | None:
+    """Return one area for two that touch, with no byte that neither has between them, or None."""
+    if a[0] > b[1] or b[0] > a[1] or a[4] != b[4]:
+        return None
+    if a[4] and (a[0] - b[0]) % read_pattern(a[4])[0]:
+        return None
+    return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3]), a[4]
+
+
+def _note(
+    accesses: _Accesses, area: _Area, queue: int, ends: tuple[int, int], merge: bool
+) -> None:
     """Remember an access; neighbouring ones of the same in-order queue become one."""
-    known = accesses.get((box, queue))
+    known = accesses.get((area, queue))
     if known is None and merge:
         for old, by in islice(reversed(accesses), _LOOK_BACK):
-            if by == queue and old[0] <= box[1] and box[0] <= old[1]:
+            whole = _joined(old, area) if by == queue else None
+            if whole is not None:
                 joined = accesses.pop((old, by))
-                box = (
-                    min(old[0], box[0]),
-                    max(old[1], box[1]),
-                    min(old[2], box[2]),
-                    max(old[3], box[3]),
-                )
-                known = max(joined, accesses.get((box, queue), joined))
+                area = whole
+                known = max(joined, accesses.get((area, queue), joined))
                 break
-    accesses[box, queue] = ends if known is None or known <= ends else known
+    accesses[area, queue] = ends if known is None or known <= ends else known
 
 
 def schedule(
@@ -155,8 +196,9 @@ def schedule(
         meets = words[0] == synchronising
         touched: set[str] = set()
         for at in range(HEADER, len(words), OPERAND):
-            number, writes = words[at], words[at + 1]
-            box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+            number, access = words[at], words[at + 1]
+            writes = access & 1
+            area = (words[at + 2], words[at + 3], words[at + 4], words[at + 5], access >> 1)
             touched.add(spaces[number])
             known = lists[number]
             if known.vacant < 0:
@@ -176,7 +218,7 @@ def schedule(
                     continue
                 # In-order queues finish their writes in order; only a reader has to wait.
                 waits = not writes or by != queue
-                if waits and until + hop >= start and overlap(box, other):
+                if waits and until + hop >= start and _share(area, other):
                     # Who both reads and overwrites a result waits for it as data.
                     if until + hop > start or (why is Cause.REUSE and blocker == who):
                         why, blocker = Cause.BARRIER if by == _BARRIER else wait, who
@@ -185,7 +227,7 @@ def schedule(
                 for (other, by), (until, who) in known.reads.items():
                     if apart and not meets and by not in own[core]:
                         continue
-                    if by != queue and until + hop > start and overlap(box, other):
+                    if by != queue and until + hop > start and _share(area, other):
                         start, why, blocker = until + hop, wait, who
         for producer in producers.get(index, ()):
             if ends[producer] + hop > start:
@@ -232,12 +274,13 @@ def _remember(
     in_order = words[1] % LANES < _FIRST_DMA
     for at in range(HEADER, len(words), OPERAND):
         number = words[at]
-        box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+        access = words[at + 1]
+        area = (words[at + 2], words[at + 3], words[at + 4], words[at + 5], access >> 1)
         known = lists[number]
         ends = end, index
         # Readers are done with their operands when the engine is free again.
         merge = in_order or spaces[number] == "hbm"
-        if words[at + 1]:
+        if access & 1:
             if queue != _BARRIER:
                 # Who waits for this write waits for all that it waited for itself.  It did not wait
                 # for its own queue: a short transfer may end before an earlier one of its ring.
@@ -245,11 +288,11 @@ def _remember(
                     for key in [
                         key
                         for key, (until, _) in accesses.items()
-                        if _covers(box, key[0]) and (until <= end or key[1] != queue)
+                        if _covers(area, key[0]) and (until <= end or key[1] != queue)
                     ]:
                         del accesses[key]
-            _note(known.writes, box, queue, ends, merge)
+            _note(known.writes, area, queue, ends, merge)
         else:
-            _note(known.reads, box, queue, ends, True)
+            _note(known.reads, area, queue, ends, True)
         if end > known.latest:
             known.latest, known.last = end, index
