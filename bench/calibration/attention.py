@@ -167,9 +167,7 @@ def attention_three_phases(
 
 def _store_scores(dst_hbm: nl.NkiTensor, src_sb: nl.NkiTensor) -> None:
     """Store a tile; ScalarE triggers it."""
-    nisa.dma_copy(
-        dst=dst_hbm, src=src_sb, dge_mode=nisa.dge_mode.hwdge, engine=nisa.engine.scalar
-    )
+    nisa.dma_copy(dst=dst_hbm, src=src_sb, dge_mode=nisa.dge_mode.hwdge, engine=nisa.engine.scalar)
 
 
 def _product(

@@ -19,13 +19,11 @@ import numpy as np
 
 from nkiconv.bench.device import sdk
 from nkiconv.bench.errors import UserError
-from nkiconv.bench.layers import LayerTrial
+from nkiconv.bench.layers import LayerData, LayerTrial
+from nkiconv.bench.plans import problem_of
 from nkiconv.kernels import conv2d, pack_weights
-from nkiconv.kernels._algorithm import Operands, Problem
+from nkiconv.kernels._algorithm import Operands
 from nkiconv.kernels._choice import ALGORITHMS, choose
-from nkiconv.kernels._epilogue import Epilogue
-from nkiconv.kernels._plan import Axis, Geometry
-from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.reference._dtypes import DTYPES, Array
 from nkiconv.simulate import profile, use_target
 from nkiconv.simulate.arrays import as_numpy, like
@@ -104,9 +102,9 @@ def report(rows: Iterable[DeviceRow]) -> dict[str, object]:
 
 
 def _run_one(trial: LayerTrial, runs: int, folder: Path) -> DeviceRow:
-    layer = trial.layer
-    x, w = _data(trial)
-    best = choose(_problem(trial, x.dtype.itemsize)).candidates[0]
+    layer, data = trial.layer, LayerData(trial.layer)
+    x, w = data.x.astype(DTYPES[trial.dtype]), data.w.astype(DTYPES[trial.dtype])
+    best = choose(problem_of(layer, trial.dtype)).candidates[0]
     module = ALGORITHMS[best.algorithm]
     packed = module.pack(pack_weights(w, layer.groups), best.plan)
 
@@ -119,12 +117,15 @@ def _run_one(trial: LayerTrial, runs: int, folder: Path) -> DeviceRow:
     inputs = (_tensor(x), _tensor(packed))
     compiled = sdk.trace(function, inputs, folder)
     row = DeviceRow(layer.name, trial.dtype, trial.target, best.algorithm, wrong="")
-    wrong = _difference(as_numpy(compiled(*inputs)), _wanted(trial, x, w))
+    wrong = _difference(as_numpy(compiled(*inputs)), data.wanted.astype(x.dtype))
     if wrong:
         return replace(row, wrong=wrong)  # no speed of a wrong result
     host_us = _host_times_us(compiled, inputs, runs)
     device_us = sdk.device_times_us(folder, {}, runs)
-    _, seen = profile(conv2d, x, w, **_arguments(trial))
+    _, seen = profile(
+        conv2d, x, w, stride=layer.stride, padding=layer.padding, dilation=layer.dilation,
+        groups=layer.groups,
+    )  # fmt: skip
     peak_macs = HARDWARE[trial.target].tensor_peak_ghz * 1e3 * 128 * 128
     p50 = float(np.percentile(device_us, 50))
     return replace(
@@ -137,42 +138,6 @@ def _run_one(trial: LayerTrial, runs: int, folder: Path) -> DeviceRow:
         modelled_us=seen.latency_us,
         mfu=layer.macs * (4 if trial.dtype == "float32" else 1) / (peak_macs * p50),
     )
-
-
-def _data(trial: LayerTrial) -> tuple[Array, Array]:
-    """Return x and w of small whole numbers."""
-    layer, dtype = trial.layer, DTYPES[trial.dtype]
-    rng = np.random.default_rng(0)
-    x = rng.integers(-2, 3, (layer.N, layer.C_in, *layer.size)).astype(dtype)
-    w = rng.integers(-2, 3, (layer.C_out, layer.C_in // layer.groups, *layer.kernel)).astype(dtype)
-    return x, w
-
-
-def _arguments(trial: LayerTrial) -> dict[str, Any]:
-    layer = trial.layer
-    return {
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "dilation": layer.dilation,
-        "groups": layer.groups,
-    }
-
-
-def _problem(trial: LayerTrial, itemsize: int) -> Problem:
-    layer = trial.layer
-    rows, cols = (
-        Axis(layer.size[i], layer.kernel[i], layer.out[i], layer.stride[i], layer.dilation[i], pad)
-        for i, pad in enumerate(layer.padding)
-    )
-    geometry = Geometry(
-        layer.N, layer.groups, layer.C_in // layer.groups, layer.C_out // layer.groups, rows, cols,
-        itemsize,
-    )  # fmt: skip
-    return Problem(geometry, Epilogue(), trial.dtype)
-
-
-def _wanted(trial: LayerTrial, x: Array, w: Array) -> Array:
-    return conv2d_ref(x, w, **_arguments(trial))
 
 
 def _difference(y: Array, wanted: Array) -> str:
