@@ -11,12 +11,13 @@ channel and C = C_in/groups.  The kernels are in conv2d_<algorithm>.py; _choice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from nkiconv.kernels import _arguments, conv2d_naive
 from nkiconv.kernels._activations import IN_ONE_STEP
-from nkiconv.kernels._algorithm import Operands, Problem
+from nkiconv.kernels._algorithm import Candidate, Operands, Problem
 from nkiconv.kernels._arguments import (
     TORCH,
     Activation,
@@ -27,7 +28,7 @@ from nkiconv.kernels._arguments import (
     PoolArgument,
 )
 from nkiconv.kernels._choice import ALGORITHMS as _CHOICES
-from nkiconv.kernels._choice import choose
+from nkiconv.kernels._choice import choose, run
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
 from nkiconv.kernels._weights import PackedWeights, pack_weights
@@ -39,9 +40,13 @@ from nkiconv.simulate import (
     simulate_kernel,
     use_target,
 )
-from nkiconv.simulate.arrays import like
+from nkiconv.simulate.arrays import is_channels_last, like
+from nkiconv.simulate.hardware import hardware
 
 ALGORITHMS = ("auto", *_CHOICES, "naive")
+LAYOUTS = ("NCHW", "NHWC")
+PRECISIONS = ("exact", "fast")
+_NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)  # from the one to the other
 _LATER = ("im2col", "pointwise", "depthwise")  # names that stand for kernels still to come
 
 _OP = "conv2d"
@@ -49,7 +54,10 @@ _OP = "conv2d"
 
 @dataclass(frozen=True)
 class _Arrays:
-    """Checked operands: x, w and residual of one dtype; scale, bias (C_out, 1) in float32."""
+    """Checked operands: x, w and residual of one dtype; scale, bias (C_out, 1) in float32.
+
+    x and the residual have their channels first; as views, whatever the layout.
+    """
 
     x: Array
     w: Array | PackedWeights
@@ -72,6 +80,8 @@ def conv2d(
     pool: PoolArgument = None,
     scale: ArrayLike | None = None,
     padding_mode: str = "zeros",
+    layout: str = "NCHW",
+    precision: str = "exact",
     algorithm: str = "auto",
     target: str | None = None,
 ) -> ArrayLike:
@@ -100,6 +110,12 @@ def conv2d(
         over the activation's results; no padding.  A mean is rounded once, at the end.
     padding_mode
         "zeros", "reflect", "replicate" or "circular", as in `torch.nn.Conv2d`.
+    layout
+        "NCHW", or "NHWC": x, residual and y are (N, H, W, C); w stays as it is.  A torch tensor in
+        memory format channels_last is taken as it lies, and so is y then.
+    precision
+        Of float32: "exact", or "fast": x and w are rounded to bfloat16, for a quarter of TensorE's
+        time; off by at most 2^-7 (1 + 2^-9) |scale| conv(|x|, |w|) more than "exact" is.
     algorithm
         "auto": the one whose estimated time is the shortest.  "naive": the baseline; much slower.
     target
@@ -121,21 +137,29 @@ def conv2d(
     CapacityError
         "naive" alone: an image plane larger than SBUF.
     """
-    _check_names(algorithm, target)
+    _check_names(layout, precision, algorithm, target)
     activation_name, slope = _arguments.activation(_OP, activation)
-    arrays = _check_arrays(x, w, bias, residual, scale, groups)
+    arrays = _check_arrays(x, w, bias, residual, scale, groups, layout)
     geometry, mode = _check_geometry(arrays, stride, padding, dilation, int(groups), padding_mode)
     windows = _arguments.pool(_OP, pool, (geometry.rows.outputs, geometry.cols.outputs))
-    _check_residual(arrays, geometry)
-    epilogue = Epilogue(
-        activation=activation_name,
-        has_scale=arrays.scale is not None,
-        has_bias=arrays.bias is not None,
-        has_residual=arrays.residual is not None,
-        slope=slope,
-        pool=windows,
+    _check_residual(arrays, geometry, layout)
+    as_it_lies = layout == "NCHW" and algorithm != "naive" and is_channels_last(x)
+    problem = Problem(
+        geometry,
+        Epilogue(
+            activation=activation_name,
+            has_scale=arrays.scale is not None,
+            has_bias=arrays.bias is not None,
+            has_residual=arrays.residual is not None,
+            slope=slope,
+            pool=windows,
+        ),
+        str(arrays.x.dtype),
+        padding_mode=mode,
+        precision=precision,
+        layout="NHWC" if as_it_lies else layout,
     )
-    problem = Problem(geometry, epilogue, str(arrays.x.dtype), padding_mode=mode)
+    _check_precision(problem)
 
     with use_target(target):
         if algorithm == "naive":
@@ -144,31 +168,45 @@ def conv2d(
             y = conv2d_naive.run(arrays.x, taps, arrays.bias, geometry, activation_name)
         else:
             y = _run(problem, algorithm, arrays)
+    if as_it_lies:
+        return like(y, x).permute(0, 3, 1, 2)
     return like(y, x)
 
 
 def _run(problem: Problem, algorithm: str, arrays: _Arrays) -> Array:
     """Plan, pack the weights, launch."""
-    best = choose(problem, algorithm).candidates[0]
+    best = _best(problem, algorithm, hardware().target)
     module = _CHOICES[best.algorithm]
     packed = (
         arrays.w
         if isinstance(arrays.w, PackedWeights)
         else pack_weights(arrays.w, problem.geometry.G)
     )
+    x, residual = arrays.x, arrays.residual
+    if problem.layout == "NHWC":
+        x = x.transpose(_NHWC)
+        residual = None if residual is None else residual.transpose(_NHWC)
     operands = Operands(
-        x=arrays.x,
-        w=module.pack(packed, best.plan),
+        x=np.ascontiguousarray(x),
+        w=packed.arranged(best.plan, lambda: module.pack(packed, best.plan)),
         scale=arrays.scale,
         bias=arrays.bias,
-        residual=arrays.residual,
+        residual=None if residual is None else np.ascontiguousarray(residual),
     )
-    y: Array = module.run(simulate_kernel, operands, best.plan)
+    y: Array = run(simulate_kernel, best, operands)
     return y
 
 
-def _check_names(algorithm: object, target: object) -> None:
+@lru_cache(maxsize=256)
+def _best(problem: Problem, algorithm: str, target: str) -> Candidate:
+    """Return the choice for the target in force, whose name is part of the cache's key."""
+    return choose(problem, algorithm).candidates[0]
+
+
+def _check_names(layout: object, precision: object, algorithm: object, target: object) -> None:
     """Refuse unknown names, and algorithms that this version does not have."""
+    _arguments.choice(_OP, "layout", layout, LAYOUTS, "this package's arguments")
+    _arguments.choice(_OP, "precision", precision, PRECISIONS, "this package's arguments")
     if isinstance(algorithm, str) and algorithm in _LATER:
         raise ConstraintError(
             f'{_OP}: this version has no algorithm "{algorithm}"; use "auto" or one of '
@@ -179,6 +217,16 @@ def _check_names(algorithm: object, target: object) -> None:
         resolve_target(target, op=_OP)
 
 
+def _check_precision(problem: Problem) -> None:
+    """Refuse what there is no other precision of."""
+    if problem.precision == "fast" and problem.dtype != "float32":
+        raise ConstraintError(
+            f'{_OP}: precision is "fast" and x has dtype {problem.dtype}; it is a choice for '
+            "float32 alone, others take one pass of the tensor engine anyway (kernels of this "
+            "package)"
+        )
+
+
 def _check_naive(problem: Problem) -> None:
     """Refuse what the baseline does not have."""
     epilogue = problem.epilogue
@@ -186,6 +234,8 @@ def _check_naive(problem: Problem) -> None:
         "residual": epilogue.has_residual,
         "scale": epilogue.has_scale,
         "pool": epilogue.pool is not None,
+        'layout "NHWC"': problem.layout != "NCHW",
+        'precision "fast"': problem.precision != "exact",
         f'padding_mode "{problem.padding_mode}"': problem.padding_mode != "zeros",
         f'activation "{epilogue.activation}"': epilogue.activation not in IN_ONE_STEP,
     }
@@ -198,11 +248,20 @@ def _check_naive(problem: Problem) -> None:
 
 
 def _check_arrays(
-    x: object, w: object, bias: object, residual: object, scale: object, groups: object
+    x: object,
+    w: object,
+    bias: object,
+    residual: object,
+    scale: object,
+    groups: object,
+    layout: str,
 ) -> _Arrays:
-    """Return the operands as NumPy arrays whose shapes and dtypes fit together."""
+    """Return the operands as NumPy arrays whose shapes and dtypes fit together, channels first."""
     x_values = _arguments.array(_OP, "x", x)
-    _arguments.check_shape(_OP, "x", x_values, "(N, C_in, H, W)")
+    last = layout == "NHWC"
+    _arguments.check_shape(_OP, "x", x_values, "(N, H, W, C_in)" if last else "(N, C_in, H, W)")
+    if last:
+        x_values = x_values.transpose(_NCHW)
     w_values: Array | PackedWeights
     if isinstance(w, PackedWeights):
         w_values, dtype = w, w.array.dtype
@@ -217,6 +276,8 @@ def _check_arrays(
     C_in, C_out = x_values.shape[1], w_values.shape[0]
     _check_channels(C_in, w_values, _arguments.integer(_OP, "groups", groups, least=1))
     residual_values = None if residual is None else _arguments.array(_OP, "residual", residual)
+    if last and residual_values is not None and residual_values.ndim == 4:
+        residual_values = residual_values.transpose(_NCHW)
     return _Arrays(
         x_values,
         w_values,
@@ -288,19 +349,24 @@ def _check_geometry(
     return geometry, mode
 
 
-def _check_residual(arrays: _Arrays, geometry: Geometry) -> None:
+def _check_residual(arrays: _Arrays, geometry: Geometry, layout: str) -> None:
     """Refuse a residual, if there is one, that cannot be added to the result."""
-    if arrays.residual is None:
+    residual = arrays.residual
+    if residual is None:
         return
     g = geometry
     shape = (g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs)
-    if arrays.residual.shape != shape:
+    if residual.shape != shape:
+        given = residual.shape
+        if layout == "NHWC":
+            shape = tuple(shape[i] for i in _NHWC)
+            given = tuple(given[i] for i in _NHWC) if residual.ndim == 4 else given
         raise ShapeError(
-            f"{_OP}: residual has shape {arrays.residual.shape}; the convolution's result has "
-            f"{shape} (an element is added to each)"
+            f"{_OP}: residual has shape {given}; the convolution's result has {shape} (an element "
+            "is added to each)"
         )
-    if arrays.residual.dtype != arrays.x.dtype:
+    if residual.dtype != arrays.x.dtype:
         raise DtypeError(
-            f"{_OP}: residual has dtype {arrays.residual.dtype}, x has {arrays.x.dtype}; they must "
-            "be the same (kernels of this package)"
+            f"{_OP}: residual has dtype {residual.dtype}, x has {arrays.x.dtype}; they must be the "
+            "same (kernels of this package)"
         )

@@ -500,8 +500,8 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     """
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    if problem.epilogue.pool is not None:
-        raise NotSuited("it has no fused pooling")
+    if problem.precision != "exact":
+        raise NotSuited("it has no faster float32")
     plan = plan_conv2d(problem.geometry, problem.epilogue)
     yield Candidate(NAME, plan, _price(plan), "a matmul per tap and tile, taps read in place")
 

@@ -15,6 +15,8 @@ u_out |y32| <= u_out (|r| + |y32 - r|):
 
 with u_out = 2^-11 for float16, 2^-8 for bfloat16 and 0 for float32, where y32 is the result.
 Below the smallest normal number the last term is half the distance between subnormal numbers.
+With precision "fast" both operands of float32 are rounded to bfloat16 first, and e grows by
+(2u + u^2) m, u = 2^-8: what these roundings do to a sum if all go one way.
 Pools keep the bound if r and m are pooled alike (`conv2d.magnitude`): a maximum is off by no more
 than the worst of its window, a mean by no more than the mean; `terms` then counts its additions.
 
@@ -55,6 +57,10 @@ _FORMATS = {
     "bfloat16": _Format(2.0**-8, 2.0**-134, 2.0**128 - 2.0**119),
 }
 
+_U_BFLOAT16 = 2.0**-8  # unit roundoff: 8 significant bits
+# x (1 + u) times w (1 + u) is off by 2u + u^2; "fast" rounds float32 operands so
+_ROUNDED_OPERANDS = {"exact": 0.0, "fast": 2 * _U_BFLOAT16 + _U_BFLOAT16**2}
+
 # assumed: error of a float32 erf, exp or tanh and the one or two operations around it, in ulps
 ACTIVATION_ULPS = 4.0
 
@@ -90,6 +96,7 @@ def allowance(
     dtype: npt.DTypeLike,
     *,
     activation: Activation = None,
+    precision: str = "exact",
 ) -> Float64:
     """Return the largest |y - reference| of right code, by the formula at the top.
 
@@ -105,6 +112,8 @@ def allowance(
         Of the result: float32, float16 or bfloat16.
     activation
         The one that `reference` was computed with.
+    precision
+        "exact", or "fast" of float32: operands were rounded to bfloat16.
 
     Returns
     -------
@@ -125,7 +134,9 @@ def allowance(
     size = np.abs(r)
     # an infinite sum carries no rounding error: where f(±Inf) is finite, it has to be met
     m = np.where(np.isinf(m) & np.isfinite(r), 0.0, m)
-    computed = lipschitz(activation) * LAMBDA * math.sqrt(terms) * U32 * m
+    choice("precision", precision, tuple(_ROUNDED_OPERANDS))
+    relative = LAMBDA * math.sqrt(terms) * U32 + _ROUNDED_OPERANDS[precision]
+    computed = lipschitz(activation) * relative * m
     if activation not in _EXACT:
         computed = computed + 2 * ACTIVATION_ULPS * U32 * size
     # exact zeros (nothing but padding) round to themselves
@@ -142,6 +153,7 @@ def max_error_ratio(
     dtype: npt.DTypeLike,
     *,
     activation: Activation = None,
+    precision: str = "exact",
 ) -> float:
     """Return the maximum of |y - reference| / allowance: at most 1 for right code.
 
@@ -149,7 +161,7 @@ def max_error_ratio(
     ----------
     y
         The result under test, any float dtype; it is compared as it is.
-    reference, magnitude, terms, dtype, activation
+    reference, magnitude, terms, dtype, activation, precision
         As in `allowance`.
 
     Returns
@@ -168,7 +180,7 @@ def max_error_ratio(
     got = np.asarray(y).astype(np.float64)
     if got.shape != r.shape:
         raise ValueError(f"y has shape {got.shape}, the reference has {r.shape}")
-    allowed = allowance(r, magnitude, terms, dtype, activation=activation)
+    allowed = allowance(r, magnitude, terms, dtype, activation=activation, precision=precision)
     overflow = _format(dtype).overflow
     # fmax: a NaN reference must not turn an Inf of y into a NaN that matches it
     got = np.where(np.isinf(got), np.copysign(np.fmax(np.abs(r), overflow), got), got)
