@@ -23,7 +23,7 @@ from nkiconv.bench.layers import LayerData, LayerTrial
 from nkiconv.bench.plans import problem_of
 from nkiconv.kernels import conv2d, pack_weights
 from nkiconv.kernels._algorithm import Operands
-from nkiconv.kernels._choice import ALGORITHMS, choose
+from nkiconv.kernels._choice import ALGORITHMS, choose, run
 from nkiconv.reference._dtypes import DTYPES, Array
 from nkiconv.simulate import profile, use_target
 from nkiconv.simulate.arrays import as_numpy, like
@@ -105,14 +105,13 @@ def _run_one(trial: LayerTrial, runs: int, folder: Path) -> DeviceRow:
     layer, data = trial.layer, LayerData(trial.layer)
     x, w = data.x.astype(DTYPES[trial.dtype]), data.w.astype(DTYPES[trial.dtype])
     best = choose(problem_of(layer, trial.dtype)).candidates[0]
-    module = ALGORITHMS[best.algorithm]
-    packed = module.pack(pack_weights(w, layer.groups), best.plan)
+    packed = ALGORITHMS[best.algorithm].pack(pack_weights(w, layer.groups), best.plan)
 
     def call_kernel(kernel: Any, *arguments: Any) -> Any:
         return kernel(*arguments)  # with XLA tensors: the vendor's guide for custom operators
 
     def function(x_device: Any, w_device: Any) -> Any:
-        return module.run(call_kernel, Operands(x=x_device, w=w_device), best.plan)
+        return run(call_kernel, best, Operands(x=x_device, w=w_device))
 
     inputs = (_tensor(x), _tensor(packed))
     compiled = sdk.trace(function, inputs, folder)
