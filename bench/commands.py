@@ -432,6 +432,33 @@ def ladder(
 
 
 @app.command()
+def attempts(
+    only: Annotated[
+        str, typer.Option(metavar="TEXT", help="With this in kernel, layer or what was tried.")
+    ] = "",
+    markdown: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.md", help="Write docs/kernels/attempts.md."),
+    ] = None,
+) -> None:
+    """Show what was tried to make the kernels faster, with today's times."""
+    from nkiconv.bench.attempts import attempts_page, attempts_table, known_attempts, refresh
+
+    if only and markdown is not None:
+        raise UserError("--markdown excludes --only: the page has every attempt")
+    if markdown is not None:
+        check_writable(markdown)
+    chosen = known_attempts(only)
+    layers = {(a.layer, a.dtype, a.target) for a in chosen}
+    with counter(len(layers), "layers") as announce:
+        rows = list(refresh(chosen, announce))
+    say_table(*attempts_table(rows))
+    if markdown is not None:
+        write_bytes(markdown, attempts_page(rows).encode())
+        say(f"wrote {markdown}")
+
+
+@app.command()
 def calibrate(
     only: Annotated[
         str, typer.Option(metavar="TEXT", help="Points with this in name, family or origin.")

@@ -163,7 +163,7 @@ def plan_conv2d(
     g = geometry
     epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    cut = best_cut(g, limit, has_residual=epilogue.has_residual)
+    cut = best_cut(g, limit - epilogue.scratch_bytes, has_residual=epilogue.has_residual)
     pmax = nl.tile_size.pmax
     taps = _taps(g, cut)
     strips = tuple(
@@ -500,6 +500,8 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     """
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
+    if problem.precision != "exact":
+        raise NotSuited("it has no faster float32")
     plan = plan_conv2d(problem.geometry, problem.epilogue)
     yield Candidate(NAME, plan, _price(plan), "a matmul per tap and tile, taps read in place")
 
