@@ -333,7 +333,11 @@ def test_ctrl_c_leaves_a_valid_part(tmp_path: Path) -> None:
         (["--suite", "small", "--profile"], "--profile"),
         (["--suite", "small", "--only", "no such thing"], "no such thing"),
         (["--suite", "small", "--dtype", "int8"], "int8"),
-        (["--suite", "small", "--device", "abacus"], "abacus"),
+        (["--suite", "small", "--device", "abacus"], "no device 'abacus'"),
+        (["--device", "neuron"], "missing here"),
+        (["--device", "neuron", "--suite", "small"], "suite layers only"),
+        (["--device", "neuron", "--html", "x.html"], "--html"),
+        (["--device", "neuron", "--target", "trn1", "--target", "trn2"], "one --target"),
         (["--suite", "small", "--target", "trn9"], "trn9"),
         (["--suite", "small", "--repeat", "0"], "repeat"),
         (["--suite", "small", "--tolerance", "-1"], "tolerance"),
@@ -358,6 +362,35 @@ def test_threads_of_blas_are_left_alone_only_where_numpy_is_timed() -> None:
     assert not _times_numpy(["bench", "--suite=small"])
     assert not _times_numpy(["bench", "--suite", "classic", "--repeat", "3"])
     assert not _times_numpy(["check"])
+
+
+def test_layers_on_a_device_are_shown_and_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from nkiconv.bench.device import run as on_device
+
+    right = on_device.DeviceRow(
+        "a layer", "bfloat16", "trn1", "direct", wrong="", runs=100, device_p50_us=50.0,
+        device_p99_us=60.0, host_p50_us=80.0, host_p99_us=90.0, modelled_us=55.0, mfu=0.5,
+    )  # fmt: skip
+    wrong = on_device.DeviceRow("another", "bfloat16", "trn1", "direct", wrong="2 elements differ")
+    asked: list[int] = []
+
+    def run_on_device(trials: Any, runs: int, announce: Any) -> Any:
+        asked.append(runs)
+        yield from (right, wrong)
+
+    monkeypatch.setattr(on_device, "require_device", lambda: None)
+    monkeypatch.setattr(on_device, "run_on_device", run_on_device)
+    path = tmp_path / "measured.json"
+    assert run(["bench", "--device", "neuron", "--only", "VGG", "--json", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert asked == [100]
+    assert "1.10" in printed  # 55 / 50
+    assert "another bfloat16: 2 elements differ" in printed
+    content = json.loads(path.read_text("utf-8"))
+    assert content["complete"]
+    assert content["rows"][0]["modelled_over_measured"] == pytest.approx(1.1)
 
 
 # --- Tables and the page --------------------------------------------------------------------------
