@@ -280,7 +280,7 @@ def _attention() -> list[Case]:
     for dtype in ("fp32", "bf16"):
         kernels = (
             ("phases", attention.attention_three_phases, (512, 1024)),
-            ("fused", attention.attention_fused, (1024,)),
+            ("fused", attention.attention_fused, (512, 1024)),
         )
         made += [
             Case(
