@@ -22,7 +22,7 @@ from nkiconv.bench.errors import UserError
 from nkiconv.kernels import conv2d
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, ceil_div
-from nkiconv.kernels.conv2d_direct import plan_conv2d
+from nkiconv.kernels.conv2d_direct import plan_direct
 from nkiconv.kernels.conv2d_naive import plan_naive
 from nkiconv.reference import bounds
 from nkiconv.reference.cases import Case, Inputs, make_inputs
@@ -97,7 +97,7 @@ def measure(size: int, channels: int, dtype: str) -> Findings:
 
     geometry = _geometry(case, inputs["x"].itemsize)
     naive_plan = plan_naive(geometry)
-    direct_plan = plan_conv2d(geometry, Epilogue(has_bias=True))
+    direct_plan = plan_direct(geometry, Epilogue(has_bias=True))
     naive = _Run(
         seen=run("naive"),
         inputs=inputs,

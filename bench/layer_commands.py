@@ -20,7 +20,7 @@ from nkiconv.bench.output import (
     write_json,
 )
 
-__all__ = ["layers"]
+__all__ = ["dtype_name", "layers"]
 
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _PAGE_COMMAND = "nkiconv layers --markdown docs/performance.md"
@@ -67,11 +67,11 @@ def layers(
     """
     from nkiconv.bench import layers_kept as kept
     from nkiconv.bench.layer_tables import WIDE, changes_table, layer_page, layer_tables, summary
-    from nkiconv.bench.layers import run_layers, select_layers
+    from nkiconv.bench.layers import TARGETS, run_layers, select_layers
     from nkiconv.simulate import resolve_target
 
-    targets = [resolve_target(name, op="--target") for name in target or ("trn1", "trn2")]
-    dtypes = [_dtype(name) for name in dtype or ()]
+    targets = [resolve_target(name, op="--target") for name in target or TARGETS]
+    dtypes = [dtype_name(name) for name in dtype or ()]
     _check_algorithm(algorithm)
     if algorithm != "auto" and (check or accept):
         raise UserError("--algorithm excludes --check and --accept: the kept numbers are of auto")
@@ -112,7 +112,7 @@ def layers(
     raise typer.Exit(1 if wrong or differs else 0)
 
 
-def _dtype(name: str) -> str:
+def dtype_name(name: str) -> str:
     """Return the full name of an element type."""
     full = _DTYPES.get(name, name)
     if full not in _DTYPES.values():

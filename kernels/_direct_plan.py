@@ -20,7 +20,15 @@ from dataclasses import dataclass
 import nki.language as nl
 
 from nkiconv.kernels._epilogue import Epilogue
-from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, span_size, tap_outputs, tiles
+from nkiconv.kernels._plan import (
+    Geometry,
+    Tile,
+    ceil_div,
+    even_tiles,
+    span_size,
+    tap_outputs,
+    tiles,
+)
 from nkiconv.kernels._strip import Run, Side, make_side
 from nkiconv.simulate import CapacityError
 
@@ -405,7 +413,7 @@ class _Planner:
         blocks = _STORES * (1 + e.has_residual) * self._y_elems(block_tiles) * self.g.itemsize
         vectors = 2 * 4 * len(self.c_out_tiles) * (e.has_bias + e.has_scale)
         zeros = self.g.itemsize * (nl.tile_size.psum_bank_fmax + nl.tile_size.pmax)
-        return blocks + vectors + zeros
+        return blocks + vectors + zeros + e.scratch_bytes
 
     def _section_sizes(self) -> Iterator[int]:
         """Yield how many groups of row tiles a section may have, the most first."""
@@ -517,7 +525,7 @@ class _Planner:
             x_shape=(
                 max(tile.size for tile in self.c_in_tiles),
                 *((images, sources) if self.interleaved_x else (sources, images)),
-                rows,
+                max(1, rows),  # no pixel but padding
                 self.cols.size,
             ),
             y_elems=self._block_elems(order),
@@ -660,7 +668,10 @@ def _count(
         for block in section.blocks:
             for tile in block.tiles:
                 parts = []
-                for is_row, axis, outputs in ((True, g.rows, tile.rows), (False, g.cols, tile.cols)):
+                for is_row, axis, outputs in (
+                    (True, g.rows, tile.rows),
+                    (False, g.cols, tile.cols),
+                ):
                     key = (is_row, outputs.start, outputs.size)
                     if key not in reached:
                         reached[key] = tuple(

@@ -205,9 +205,7 @@ def _zero_edges(
     if bottom > top and left > 0:
         nisa.memset(dst=packed_sb[rows, i, images, top:bottom, 0:left], value=0)
     if bottom > top and right < g.cols.outputs:
-        nisa.memset(
-            dst=packed_sb[rows, i, images, top:bottom, right : g.cols.outputs], value=0
-        )
+        nisa.memset(dst=packed_sb[rows, i, images, top:bottom, right : g.cols.outputs], value=0)
 
 
 def _reached(axis: Any, outputs: Tile, tap: int, plan: DirectPlan) -> Tile:
@@ -302,18 +300,14 @@ def _accumulate(
                 nl.ds(down.start - tile.rows.start, down.size),
                 nl.ds(across.start - tile.cols.start, across.size),
             ],
-            stationary=w_sb[
-                0 : product.rows, c_out.place, nl.ds(i * c_out.size, c_out.size)
-            ],
+            stationary=w_sb[0 : product.rows, c_out.place, nl.ds(i * c_out.size, c_out.size)],
             moving=moving,
             accumulate=i != first,
         )
     return acc_ps
 
 
-def _covering(
-    downs: list[Tile], acrosses: list[Tile], tile: OutputTile, plan: DirectPlan
-) -> int:
+def _covering(downs: list[Tile], acrosses: list[Tile], tile: OutputTile, plan: DirectPlan) -> int:
     """Return the first product that reaches all outputs of a tile, or -1."""
     for i in range(len(plan.products)):
         product = plan.products[i]
@@ -470,8 +464,10 @@ def conv2d_direct(
             step = plan.steps[at % num]
             section = plan.sections[step.section]
             x_sb = _strip(plan, x_hbm.dtype) if step.x_back == 0 else x_sbs[at - step.x_back]
-            w_sb = w_sbs[at - 1] if not step.loads_w else nl.ndarray(
-                plan.w_shape, dtype=w_hbm.dtype, buffer=nl.sbuf
+            w_sb = (
+                w_sbs[at - 1]
+                if not step.loads_w
+                else nl.ndarray(plan.w_shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
             )
             if step.x_back == 0 and section.carry > 0:
                 before = plan.sections[step.section - 1]
@@ -518,6 +514,8 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     NotSuited
         Padding other than zeros, where neither weights nor image can be kept.
     """
+    if problem.precision != "exact":
+        raise NotSuited("it has no faster float32")
     found = False
     for pack_taps in (True, False):
         try:

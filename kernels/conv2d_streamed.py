@@ -1,4 +1,6 @@
-"""conv2d by the direct path: one matrix product per tap, read straight from the image in SBUF.
+"""conv2d by the direct path where neither weights nor image can stay in SBUF: both in parts.
+
+conv2d_direct.py is for everything else, and simpler.
 
 y[n, co, oh, ow] = act(bias[co] + residual[n, co, oh, ow]
     + sum over (ci, t) of w[ci, t, co] * x[n, ci, oh*s + kh*d - pad, ow*s + kw*d - pad])
@@ -119,7 +121,7 @@ class ChannelBlock(nl.NKIObject):
 
 
 @dataclass(frozen=True)
-class Conv2dPlan(nl.NKIObject):
+class StreamedPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
     `num_output_tiles` counts the stores, `hbm_read_bytes` everything that is loaded, `sbuf_bytes`
@@ -142,12 +144,12 @@ class Conv2dPlan(nl.NKIObject):
     sbuf_bytes: int
 
 
-def plan_conv2d(
+def plan_streamed(
     geometry: Geometry,
     epilogue: Epilogue | None = None,
     *,
     sbuf_bytes: int | None = None,
-) -> Conv2dPlan:
+) -> StreamedPlan:
     """Cut a convolution into parts that SBUF and PSUM hold.
 
     Parameters
@@ -163,7 +165,7 @@ def plan_conv2d(
     g = geometry
     epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    cut = best_cut(g, limit, has_residual=epilogue.has_residual)
+    cut = best_cut(g, limit - epilogue.scratch_bytes, has_residual=epilogue.has_residual)
     pmax = nl.tile_size.pmax
     taps = _taps(g, cut)
     strips = tuple(
@@ -177,7 +179,7 @@ def plan_conv2d(
     blocks = [block for strip in strips for block in strip.blocks]
     rounds = g.N * g.G * ceil_div(g.C_out, pmax)
     matmuls_per_tile = len(c_in_tiles) * g.rows.taps * g.cols.taps
-    return Conv2dPlan(
+    return StreamedPlan(
         geometry=g,
         epilogue=epilogue,
         y_shape=y_shape,
@@ -278,6 +280,7 @@ def _load_weights(
             nl.ds(taps.start, taps.size),
             nl.ds(c_out.start, c_out.size),
         ],
+        dge_mode=nisa.dge_mode.none,
     )
     return w_sb
 
@@ -291,7 +294,11 @@ def _load_vectors(
         vector_sb = None
         if vector_hbm is not None:
             vector_sb = nl.ndarray((c_out.size, 1), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.dma_copy(dst=vector_sb, src=vector_hbm[nl.ds(c_out.y_start, c_out.size), :])
+            nisa.dma_copy(
+                dst=vector_sb,
+                src=vector_hbm[nl.ds(c_out.y_start, c_out.size), :],
+                dge_mode=nisa.dge_mode.none,
+            )
         vector_sbs.append(vector_sb)
     return vector_sbs
 
@@ -323,6 +330,7 @@ def _load_windows(
                     x_row : x_row_end : rows.x_step,
                     nl.ds(cols.x_start, cols.x_size),
                 ],
+                dge_mode=nisa.dge_mode.none,
             )
     return x_sbs
 
@@ -350,7 +358,7 @@ def _stationary(
     c_out: ChannelTile,
     i_ci: int,
     taps: Taps,
-    plan: Conv2dPlan,
+    plan: StreamedPlan,
 ) -> nl.NkiTensor:
     """w_sb (ci, taps, co): a view of the resident weights, else loaded now."""
     if plan.weights_resident:
@@ -365,7 +373,7 @@ def _moving(
     x_start: int,
     i_ci: int,
     window: Window,
-    plan: Conv2dPlan,
+    plan: StreamedPlan,
 ) -> nl.NkiTensor:
     """x_sb (ci, rows, cols): the resident window, else loaded now."""
     if plan.x_resident:
@@ -425,7 +433,7 @@ def _evict(
     n: int,
     c_out: ChannelTile,
     block: Block,
-    plan: Conv2dPlan,
+    plan: StreamedPlan,
 ) -> None:
     """y_hbm[n, co, rows, cols] = act(scale*acc_ps + bias + residual_hbm[n, co, rows, cols])."""
     shape = (c_out.size, block.rows.size, block.cols.size)
@@ -435,7 +443,9 @@ def _evict(
     residual_sb = None
     if residual_hbm is not None:
         residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=residual_sb, src=residual_hbm[n, channels, rows, cols])
+        nisa.dma_copy(
+            dst=residual_sb, src=residual_hbm[n, channels, rows, cols], dge_mode=nisa.dge_mode.none
+        )
     y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
     for i_tile in range(len(block.tiles)):
         tile = nl.ds(block.tiles[i_tile].start - block.rows.start, block.tiles[i_tile].size)
@@ -443,17 +453,17 @@ def _evict(
         if residual_sb is not None:
             residual = residual_sb[:, tile, :]
         evict(y_sb[:, tile, :], acc_pss[i_tile], scale_sb, bias_sb, residual, plan.epilogue, False)
-    nisa.dma_copy(dst=y_hbm[n, channels, rows, cols], src=y_sb)
+    nisa.dma_copy(dst=y_hbm[n, channels, rows, cols], src=y_sb, dge_mode=nisa.dge_mode.none)
 
 
 @nki.jit
-def conv2d_direct(
+def conv2d_streamed(
     x_hbm: nl.NkiTensor,
     w_hbm: nl.NkiTensor,
     scale_hbm: nl.NkiTensor | None,
     bias_hbm: nl.NkiTensor | None,
     residual_hbm: nl.NkiTensor | None,
-    plan: Conv2dPlan,
+    plan: StreamedPlan,
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
@@ -491,7 +501,7 @@ def conv2d_direct(
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
-    """Yield the one plan that `plan_conv2d` makes.
+    """Yield the one plan that `plan_streamed` makes.
 
     Raises
     ------
@@ -500,11 +510,13 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     """
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    plan = plan_conv2d(problem.geometry, problem.epilogue)
+    if problem.precision != "exact":
+        raise NotSuited("it has no faster float32")
+    plan = plan_streamed(problem.geometry, problem.epilogue)
     yield Candidate(NAME, plan, _price(plan), "a matmul per tap and tile, taps read in place")
 
 
-def _price(plan: Conv2dPlan) -> Price:
+def _price(plan: StreamedPlan) -> Price:
     """Return what a plan costs; loads are taken to be as long as the guide asks for."""
     g = plan.geometry
     y_elems = plan.y_shape[0] * plan.y_shape[1] * plan.y_shape[2] * plan.y_shape[3]
@@ -528,12 +540,12 @@ def _price(plan: Conv2dPlan) -> Price:
     )
 
 
-def pack(w: PackedWeights, plan: Conv2dPlan) -> Array:
+def pack(w: PackedWeights, plan: StreamedPlan) -> Array:
     """Return the weights as `pack_weights` made them."""
     return w.array
 
 
-def run(launch: Launch, operands: Operands, plan: Conv2dPlan) -> Any:
+def run(launch: Launch, operands: Operands, plan: StreamedPlan) -> Any:
     """Launch the kernel; return y."""
     o = operands
-    return launch(conv2d_direct, o.x, o.w, o.scale, o.bias, o.residual, plan)
+    return launch(conv2d_streamed, o.x, o.w, o.scale, o.bias, o.residual, plan)

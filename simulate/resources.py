@@ -37,7 +37,7 @@ class Cause(IntEnum):
     BANDWIDTH = 5
     """Other transfers kept the DMA engines busy after it had started."""
     TABLE = 6
-    """It loaded an activation table; the blocker is what it waited for before."""
+    """It waited for its activation table to load; the blocker is what it waited for before."""
     BARRIER = 7
     """A barrier, or everything before it where it is one itself."""
     EDGE = 8
@@ -208,6 +208,18 @@ _TENSOR, _VECTOR, _SCALAR, _GPSIMD = (
 _SYNC = int(Lane.SYNC)
 _SHARING = {_VECTOR, _SCALAR, _GPSIMD}
 _BESIDE = {Descriptors.HARDWARE: _SYNC, Descriptors.HARDWARE_SCALAR: _SCALAR}
+_FIRST_DMA = int(Lane.DMA_LOAD)
+
+
+def queue_of(lane: int, wanted: int) -> int:
+    """Return the number of the in-order queue that an instruction goes through.
+
+    An engine has one.  A DMA ring has one for each engine that triggers its transfers.
+    """
+    return lane + LANES * max(wanted, 0) if lane >= _FIRST_DMA else lane
+
+
+QUEUES = LANES * len(Descriptors)
 
 Wait = tuple[int, Cause, int]
 """When an instruction may start, why not earlier, and which instruction it waited for."""
@@ -219,7 +231,7 @@ class Engines:
     Attributes
     ----------
     free, held
-        By `Lane`: when the next instruction may be taken, and who keeps the lane until then.
+        By `queue_of`: when the next instruction may be taken, and who keeps the queue until then.
     busy
         By `Lane`: time at work.
     issue
@@ -228,8 +240,8 @@ class Engines:
     """
 
     def __init__(self, hw: Hardware, lanes: set[int]) -> None:
-        self.free = [0] * LANES
-        self.held = [(Cause.START, -1)] * LANES
+        self.free = [0] * QUEUES
+        self.held = [(Cause.START, -1)] * QUEUES
         self.busy = [0] * LANES
         self.issue = [0] * LANES
         self._last_start = 0  # of ScalarE, whose sequencer triggers transfers too
@@ -302,10 +314,14 @@ class Engines:
         """Take an instruction of another engine; as `matmul`."""
         start, why, blocker = wait
         if lane == _SCALAR and wanted >= 0 and wanted != self._table:
+            # The load is an instruction of its own and needs no operand: it goes on while the
+            # activation waits for one.
             self._table = wanted
-            work += self._table_load
-            latency += self._table_load
-            why = Cause.TABLE
+            rest = self._table_load - (start - self.free[_SCALAR])
+            if rest > 0:
+                work += rest
+                latency += rest
+                why = Cause.TABLE
         if lane in _SHARING:
             ports = self._ports(lane, wanted, spaces)
             asked = -1
@@ -366,8 +382,9 @@ class Engines:
                 self._last_start = start
                 if start > self.free[_SCALAR]:
                     self.free[_SCALAR], self.held[_SCALAR] = start, (Cause.ENGINE, index)
-        self.free[lane] = start + issue
-        self.held[lane] = Cause.ISSUE, index
+        queue = queue_of(lane, by)
+        self.free[queue] = start + issue
+        self.held[queue] = Cause.ISSUE, index
         self.issue[lane] += issue
         first_byte = start + self._begin[by]
         done, other = self._transfers.occupy(first_byte, work, index)
