@@ -209,7 +209,8 @@ def _rows(naive: _Run, direct: _Run) -> Iterator[Finding]:
         "0",
         lambda transposes: transposes == 0,
     )
-    best = _most_columns(*direct.inputs["x"].shape[2:])
+    size = direct.inputs["x"].shape[2:]
+    best = _most_columns(*size) * _inside(*size)
     yield finding(
         "moving columns per matmul",
         lambda run: run.columns,
@@ -227,3 +228,8 @@ def _most_columns(OH: int, OW: int) -> float:
     if most < OW:
         return OW / ceil_div(OW, most)
     return OH * OW / ceil_div(OH, most // OW)
+
+
+def _inside(OH: int, OW: int) -> float:
+    """Share of the products of outputs and taps that lie in the image: the rest are of padding."""
+    return (K * OH - 2) * (K * OW - 2) / (K * K * OH * OW)
