@@ -81,10 +81,14 @@ class Group(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Visit(nl.NKIObject):
-    """A group, a chunk, and which of the two have to be loaded."""
+    """A group, a chunk, and which of the two have to be loaded.
+
+    `parts` are the tiles of the chunk that each have a store: all, but for the last visit.
+    """
 
     i_group: int
     i_chunk: int
+    parts: tuple[Tile, ...]
     load_x: bool
     load_w: bool
 
@@ -165,6 +169,7 @@ class Cut:
     chunk: int  # tiles of y's channels
     group_block: int  # groups that stay in SBUF together, or 0 for weights that stay
     chunk_block: int
+    pixels_stay: bool  # all of them
     sbuf_bytes: int
     price: Price
 
@@ -213,7 +218,9 @@ def cuts(product: Product, epilogue: Epilogue) -> list[Cut]:
     found = []
     for shape in shapes(product):
         m_tiles = shape.m.tiles
-        sizes = {1, m_tiles, *(ceil_div(m_tiles, n) for n in (2, 4, 8))}
+        sizes = {m_tiles}
+        if shape.stack == 1:  # stacked weights are few, and each transfer of them waits for zeros
+            sizes = {1, m_tiles, *(ceil_div(m_tiles, n) for n in (2, 4, 8))}
         pixels = product.N * product.rows * shape.cols
         for columns in _COLUMNS:
             if columns > 512 and columns // 2 >= pixels:
@@ -239,9 +246,16 @@ def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Itera
     fixed = vectors + epilogue.scratch_bytes + _IN_FLIGHT * y_bytes
     in_flight = min(_IN_FLIGHT, num_groups)
 
-    def cut(group_block: int, chunk_block: int, x_times: int, w_times: int, used: int) -> Cut:
+    def cut(
+        group_block: int,
+        chunk_block: int,
+        x_times: int,
+        w_times: int,
+        used: int,
+        stay: bool = False,
+    ) -> Cut:
         price = _price(shape, epilogue, columns, chunk, x_times, w_times)
-        return Cut(shape, columns, chunk, group_block, chunk_block, used, price)
+        return Cut(shape, columns, chunk, group_block, chunk_block, stay, used, price)
 
     all_w, all_x = num_chunks * w_bytes, num_groups * x_bytes
     weights_stay = fixed + all_w + in_flight * x_bytes
@@ -249,7 +263,7 @@ def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Itera
     if weights_stay <= limit:
         yield cut(0, 0, 1, 1, weights_stay)
     if pixels_stay <= limit:
-        yield cut(num_groups, 0, 1, 1, pixels_stay)
+        yield cut(num_groups, 0, 1, 1, pixels_stay, stay=True)
     if weights_stay <= limit or pixels_stay <= limit:
         return
     groups = (limit - fixed - 2 * w_bytes) // (2 * x_bytes)  # the next block loads meanwhile
@@ -331,12 +345,23 @@ def _price(
         first_load_bytes=round(
             first * x_group.bytes / x_times + w_chunk.bytes / w_times / num_chunks
         ),
-        last_store_bytes=round(first * y_bytes / num_chunks),
+        last_store_bytes=round(first * y_bytes / m.tiles),
+        lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * (2 if epilogue.has_residual else 1)
         + sum(t.count for t in transfers)
         + 8,
     )
+
+
+def _lead_ns(shape: Shape, chunk: int) -> float:
+    """Return for how long stacked weights are zeroed before they are loaded."""
+    if shape.stack == 1:
+        return 0.0
+    hw = hardware()
+    zeroed = ceil_div(chunk, 2) * shape.stack * shape.m.partitions
+    loads = shape.stack * hw.dma_static_issue_ns
+    return zeroed / hw.vector_ghz + hw.vector_latency_ns + loads
 
 
 def _y_run(shape: Shape, group: int, chunk: int) -> int:
@@ -377,7 +402,15 @@ def make_plan(cut: Cut, epilogue: Epilogue) -> MatmulPlan:
     shape, p = cut.shape, cut.shape.product
     groups = tuple(_group(shape, box) for box in _ramped(shape, cut.columns))
     chunks = even_tiles(shape.m.tiles, cut.chunk)
-    visits = tuple(_visits(cut, len(groups), len(chunks)))
+    visits = tuple(
+        Visit(g, c, (chunks[c],), load_x, load_w)
+        for g, c, load_x, load_w in _visits(cut, len(groups), len(chunks))
+    )
+    last = visits[-1]
+    least = 1
+    if groups[-1].box.rows.size * groups[-1].box.cols.size == p.rows * p.cols:
+        least = ceil_div(hardware().dma_hbm_write_bytes, p.rows * p.cols * p.itemsize)
+    visits = (*visits[:-1], replace(last, parts=_halves(chunks[last.i_chunk], least)))
     num_tiles = sum(len(group.tiles) for group in groups)
     return MatmulPlan(
         k=shape.k,
@@ -403,18 +436,31 @@ def make_plan(cut: Cut, epilogue: Epilogue) -> MatmulPlan:
     )
 
 
-def _visits(cut: Cut, num_groups: int, num_chunks: int) -> Iterator[Visit]:
-    """Yield the visits in their order."""
+def _halves(tile: Tile, least: int) -> tuple[Tile, ...]:
+    """Return a half of the tile, a half of the rest, and so on: what is stored last is small.
+
+    Parts shorter than `least` would cost as much.
+    """
+    parts, start, size = [], tile.start, tile.size
+    while size >= 2 * least and size > 1:
+        parts.append(Tile(start, ceil_div(size, 2)))
+        start, size = start + ceil_div(size, 2), size // 2
+    return (*parts, Tile(start, size))
+
+
+def _visits(cut: Cut, num_groups: int, num_chunks: int) -> Iterator[tuple[int, int, bool, bool]]:
+    """Yield group, chunk, and whether to load x and w, in the order of the visits."""
+    ramp = num_groups if cut.pixels_stay else 0
     if cut.group_block == 0:
         for chunks in tiles(num_chunks, cut.chunk_block or num_chunks):
             for g in range(num_groups):
                 for c in range(chunks.start, chunks.start + chunks.size):
-                    yield Visit(g, c, load_x=c == chunks.start, load_w=g == 0)
+                    yield g, c, c == chunks.start, g == 0
         return
-    for groups in tiles(num_groups, cut.group_block + 2):
+    for groups in tiles(num_groups, cut.group_block + ramp):
         for c in range(num_chunks):
             for g in range(groups.start, groups.start + groups.size):
-                yield Visit(g, c, load_x=c == 0, load_w=g == groups.start)
+                yield g, c, c == 0, g == groups.start
 
 
 def _ramped(shape: Shape, columns: int) -> list[Box]:
@@ -423,7 +469,7 @@ def _ramped(shape: Shape, columns: int) -> list[Box]:
     whole = Box(Tile(0, p.N), Tile(0, p.rows), Tile(0, shape.cols))
     boxes = split(whole, columns)
     small = nl.tile_size.gemm_moving_fmax
-    if len(boxes) < 3:
+    if len(boxes) == 1:
         return boxes
     return [*split(boxes[0], small), *boxes[1:-1], *split(boxes[-1], small)]
 
