@@ -27,6 +27,7 @@ from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.simulate.hardware import hardware
 
 _COLUMNS = (512, 1024, 2048, 4096)  # of a group: from one PSUM tile to runs as long as pay
+_TILE = 512  # columns of a matmul, and of a PSUM bank in float32
 _IN_FLIGHT = 3  # groups, and results, in SBUF at a time: loaded, computed, stored
 _STACKS = (1, 2, 3, 4, 5, 6, 8)
 
@@ -223,7 +224,7 @@ def cuts(product: Product, epilogue: Epilogue) -> list[Cut]:
             sizes = {1, m_tiles, *(ceil_div(m_tiles, n) for n in (2, 4, 8))}
         pixels = product.N * product.rows * shape.cols
         for columns in _COLUMNS:
-            if columns > 512 and columns // 2 >= pixels:
+            if columns // 2 >= max(pixels, _TILE):
                 break
             for chunk in sorted(sizes):
                 found += _orders(shape, columns, chunk, epilogue)
@@ -234,9 +235,7 @@ def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Itera
     """Yield the orders of visits that fit, for these sizes."""
     p, itemsize = shape.product, shape.product.moving_itemsize
     limit = nl.tile_size.sbuf_fmax_bytes
-    group = _group_columns(shape, columns)
-    pixels = p.N * p.rows * shape.cols
-    num_groups = ceil_div(pixels, group)
+    group, num_groups = _largest(shape, columns), _num_boxes(shape, columns)
     spread = p.stride[1] * (p.stride[0] if shape.whole_rows else 1)
     x_bytes = shape.k.tiles * group * itemsize * spread
     w_bytes = chunk * shape.k.tiles * shape.m.partitions * shape.stack * itemsize
@@ -276,15 +275,25 @@ def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Itera
         yield cut(0, chunks, ceil_div(num_chunks, chunks), 1, used)
 
 
-def _group_columns(shape: Shape, columns: int) -> int:
-    """Return the pixels of the largest group."""
+def _num_boxes(shape: Shape, columns: int) -> int:
+    """Return how many boxes `split` makes of all pixels."""
     p = shape.product
+    if p.rows * shape.cols <= columns:
+        return ceil_div(p.N, columns // (p.rows * shape.cols))
+    if shape.cols <= columns:
+        return p.N * ceil_div(p.rows, columns // shape.cols)
+    return p.N * p.rows * ceil_div(shape.cols, columns)
+
+
+def _largest(shape: Shape, columns: int) -> int:
+    """Return the pixels of the largest of these boxes."""
+    p, count = shape.product, _num_boxes(shape, columns)
     plane = p.rows * shape.cols
     if plane <= columns:
-        return min(p.N, columns // plane) * plane
+        return ceil_div(p.N, count) * plane
     if shape.cols <= columns:
-        return min(p.rows, columns // shape.cols) * shape.cols
-    return ceil_div(shape.cols, ceil_div(shape.cols, columns))
+        return ceil_div(p.rows, count // p.N) * shape.cols
+    return ceil_div(shape.cols, count // (p.N * p.rows))
 
 
 def _price(
@@ -292,18 +301,16 @@ def _price(
 ) -> Price:
     """Return what these sizes cost."""
     p, hw = shape.product, hardware()
-    k, m = shape.k, shape.m
+    k, m, stack = shape.k, shape.m, shape.stack
     pixels = p.N * p.rows * shape.cols
-    group = min(pixels, _group_columns(shape, columns))
-    tile = _group_columns(shape, nl.tile_size.gemm_moving_fmax)
-    num_groups, num_tiles = ceil_div(pixels, group), ceil_div(pixels, tile)
+    num_groups, num_tiles = _num_boxes(shape, columns), _num_boxes(shape, _TILE)
     num_chunks = ceil_div(m.tiles, chunk)
     matmuls = num_tiles * k.tiles * m.tiles
     each = ceil_div(pixels, num_tiles)
-    cycles = matmul_cycles(each, p.moving_itemsize, hw, shape.stack * m.rows[0])
+    cycles = matmul_cycles(each, p.moving_itemsize, hw, stack * m.rows[0])
     if p.stride[1] * p.moving_itemsize >= hw.wide_stride_bytes:
         cycles *= 2
-    fed = shape.stack * k.rows[0] / hw.partitions
+    fed = stack * k.rows[0] / hw.partitions
     if hw.throttle_slowdown > 1 and fed / hw.throttle_slowdown < hw.throttle_busy_share:
         cycles *= hw.throttle_slowdown
     evictions = num_tiles * m.tiles
@@ -311,28 +318,22 @@ def _price(
     if epilogue.has_residual:
         by_vector = evictions
     by_scalar = evictions if epilogue.has_residual else evictions - by_vector
-    y_group = Transfers(
-        num_groups * num_chunks,
-        ceil_div(
-            group * m.tiles * m.partitions * shape.stack, num_chunks * _y_run(shape, group, chunk)
-        ),
-        _y_run(shape, group, chunk) * p.itemsize,
-    )
-    x_group = _x_transfers(shape, group, num_groups * x_times)
-    w_chunk = Transfers(
-        num_chunks * w_times * shape.stack,
-        k.partitions,
-        chunk * k.tiles * m.partitions * p.moving_itemsize,
-    )
-    if shape.stack > 1:
-        w_chunk = Transfers(
-            num_chunks * shape.stack, k.partitions * chunk, m.partitions * p.moving_itemsize
-        )
-    transfers = [x_group, w_chunk, replace(y_group, to_hbm=True)]
+    # small groups at both ends: as many more as a group has tiles, less the group itself
+    ramp = 2 * (ceil_div(num_tiles, num_groups) - 1) if num_groups > 1 else 0
+    x = _x_transfers(shape, columns, num_groups + ramp)
+    y = _y_transfers(shape, columns, chunk, (num_groups + ramp) * num_chunks)
+    w = Transfers(num_chunks, k.partitions, chunk * k.tiles * m.partitions * p.moving_itemsize)
+    if stack > 1:
+        run = m.partitions * p.moving_itemsize
+        w = Transfers(num_chunks * stack, k.partitions * chunk, run)
+    transfers = [
+        replace(x, count=x.count * x_times),
+        replace(w, count=w.count * w_times),
+        replace(y, to_hbm=True),
+    ]
     if epilogue.has_residual:
-        transfers.append(y_group)
-    first = 1 / num_tiles if num_groups > 1 else 1 / num_groups
-    y_bytes = pixels * shape.stack * p.M * p.itemsize
+        transfers.append(y)
+    first = 1 / num_tiles if num_groups > 1 else 1
     return Price(
         moving_columns=pixels * k.tiles * m.tiles,
         matmuls=matmuls,
@@ -342,10 +343,8 @@ def _price(
         scalar_instructions=by_scalar,
         vector_elems=by_vector * each,
         vector_instructions=by_vector,
-        first_load_bytes=round(
-            first * x_group.bytes / x_times + w_chunk.bytes / w_times / num_chunks
-        ),
-        last_store_bytes=round(first * y_bytes / m.tiles),
+        first_load_bytes=round(first * x.bytes + w.bytes / num_chunks),
+        last_store_bytes=round(first * y.bytes / m.tiles),
         lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * (2 if epilogue.has_residual else 1)
@@ -364,31 +363,35 @@ def _lead_ns(shape: Shape, chunk: int) -> float:
     return zeroed / hw.vector_ghz + hw.vector_latency_ns + loads
 
 
-def _y_run(shape: Shape, group: int, chunk: int) -> int:
-    """Return the neighbouring elements of y that a store writes from a partition."""
-    plane = shape.product.rows * shape.cols
-    if group % plane == 0 and shape.stack == 1:
-        return plane * chunk
-    return group if shape.stack == 1 else min(group, plane)
+def _y_transfers(shape: Shape, columns: int, chunk: int, count: int) -> Transfers:
+    """Return the stores of groups of pixels."""
+    p, m = shape.product, shape.m
+    plane = p.rows * shape.cols
+    elems = p.N * plane * m.tiles * m.partitions * shape.stack
+    run = min(plane, _largest(shape, columns))
+    if plane <= columns and shape.stack == 1:
+        run = plane * chunk
+    return Transfers(count, ceil_div(elems, run * count), run * p.itemsize)
 
 
-def _x_transfers(shape: Shape, group: int, count: int) -> Transfers:
+def _x_transfers(shape: Shape, columns: int, count: int) -> Transfers:
     """Return the loads of groups of pixels."""
     p, k = shape.product, shape.k
-    channels = k.partitions * k.tiles * shape.stack
     plane = p.rows * shape.cols
+    pixels = p.N * k.partitions * k.tiles * shape.stack * plane
     if p.stride == (1, 1):
-        run = group if group < plane else plane * (k.tiles if shape.stack == 1 else 1)
-        descriptors = ceil_div(group * channels, run)
+        run = min(plane, _largest(shape, columns))
+        if plane <= columns and shape.stack == 1:
+            run = plane * k.tiles
     elif shape.whole_rows:
-        run = p.x_size[1] * p.stride[0] * max(1, min(group, plane) // shape.cols)
-        if group >= plane:
-            run *= k.tiles
-        descriptors = ceil_div(group * p.stride[0] * p.stride[1] * channels, run)
+        pixels = p.N * k.partitions * k.tiles * p.x_size[0] * p.x_size[1]
+        run = p.x_size[1] * max(1, min(plane, columns) // shape.cols) * p.stride[0]
+        if plane <= columns:
+            run = p.x_size[0] * p.x_size[1] * k.tiles
     else:
-        run = p.x_size[1]
-        descriptors = ceil_div(group, shape.cols) * channels
-    return Transfers(count, descriptors, run * p.itemsize)
+        pixels = p.N * k.partitions * k.tiles * p.rows * p.x_size[1]
+        run = min(p.x_size[1], columns * p.stride[1])
+    return Transfers(count, ceil_div(pixels, run * count), run * p.itemsize)
 
 
 def _takes_turns(epilogue: Epilogue) -> bool:
@@ -431,8 +434,37 @@ def make_plan(cut: Cut, epilogue: Epilogue) -> MatmulPlan:
         vector_only=False,
         num_matmuls=num_tiles * shape.k.tiles * shape.m.tiles,
         moving_columns=cut.price.moving_columns,
-        hbm_bytes=cut.price.hbm_bytes,
+        hbm_bytes=_hbm_bytes(shape, epilogue, groups, visits, chunks),
         sbuf_bytes=cut.sbuf_bytes,
+    )
+
+
+def _hbm_bytes(
+    shape: Shape,
+    epilogue: Epilogue,
+    groups: tuple[Group, ...],
+    visits: tuple[Visit, ...],
+    chunks: tuple[Tile, ...],
+) -> int:
+    """Return the bytes that cross HBM."""
+    p, k, m = shape.product, shape.k, shape.m
+    x = sum(
+        groups[v.i_group].box.images.size * groups[v.i_group].x_rows.size
+        * groups[v.i_group].x_cols.size
+        for v in visits
+        if v.load_x
+    )  # fmt: skip
+    w = sum(chunks[v.i_chunk].size for v in visits if v.load_w) * k.tiles * m.partitions
+    y = p.N * p.M * p.rows * p.cols * p.itemsize
+    # residuals of pieces are loaded with what neighbours share
+    residual = p.N * p.M * p.rows * shape.cols * shape.stack * p.itemsize
+    vectors = 4 * p.M * shape.stack * (epilogue.has_bias + epilogue.has_scale)
+    return (
+        x * p.K * shape.stack * p.itemsize
+        + w * k.partitions * shape.stack * p.moving_itemsize
+        + y
+        + residual * epilogue.has_residual
+        + vectors
     )
 
 
@@ -468,7 +500,7 @@ def _ramped(shape: Shape, columns: int) -> list[Box]:
     p = shape.product
     whole = Box(Tile(0, p.N), Tile(0, p.rows), Tile(0, shape.cols))
     boxes = split(whole, columns)
-    small = nl.tile_size.gemm_moving_fmax
+    small = _TILE
     if len(boxes) == 1:
         return boxes
     return [*split(boxes[0], small), *boxes[1:-1], *split(boxes[-1], small)]
@@ -495,7 +527,7 @@ def split(box: Box, columns: int) -> list[Box]:
 def _group(shape: Shape, box: Box) -> Group:
     p = shape.product
     inner = Box(Tile(0, box.images.size), Tile(0, box.rows.size), Tile(0, box.cols.size))
-    parts = split(inner, nl.tile_size.gemm_moving_fmax)
+    parts = split(inner, _TILE)
     if shape.whole_rows:
         rows = _span(box.rows, p.rows, p.stride[0], p.x_size[0])
     else:
