@@ -37,8 +37,7 @@ def multiply(
     plan: MatmulPlan,
 ) -> None:
     """Write y, visit by visit; each multiplies a group of pixels by a chunk of weights."""
-    if not plan.vector_only:
-        load_table(plan.epilogue)
+    load_table(plan.epilogue)
     scale_sb, bias_sb = None, None
     x_sbs = [None] * len(plan.groups)
     w_sbs = [None] * len(plan.chunks)
@@ -226,7 +225,7 @@ def _evict(
     added = None
     if residual_sb is not None:
         added = residual_sb[m, images, i, rows, cols]
-    on_vector = plan.vector_only or (plan.takes_turns and (i_m + tile.turn) % 2 == 1)
+    on_vector = plan.takes_turns and (i_m + tile.turn) % 2 == 1
     evict(y_sb[m, images, i, rows, cols], acc_ps, scale, bias, added, plan.epilogue, on_vector)
 
 

@@ -138,7 +138,6 @@ class MatmulPlan(nl.NKIObject):
     chunks: tuple[Tile, ...]
     visits: tuple[Visit, ...]
     takes_turns: bool
-    vector_only: bool
     num_matmuls: int
     moving_columns: int
     hbm_bytes: int
@@ -180,7 +179,7 @@ class Cut:
         if self.group_block == 0:
             stays = "weights stay in SBUF" if self.chunk_block == 0 else "blocks of weights stay"
         else:
-            stays = "pixels stay in SBUF"
+            stays = "pixels stay in SBUF" if self.pixels_stay else "blocks of pixels stay"
         if self.shape.stack > 1:
             stays += f", {self.shape.stack} pieces of an image side by side"
         return stays
@@ -214,8 +213,15 @@ def shapes(product: Product) -> Iterator[Shape]:
             yield Shape(*common, whole_rows=True)
 
 
-def cuts(product: Product, epilogue: Epilogue) -> list[Cut]:
-    """Return sizes of groups, chunks and blocks that fit SBUF, the cheapest first."""
+def cuts(product: Product, epilogue: Epilogue, *, sbuf_bytes: int | None = None) -> list[Cut]:
+    """Return sizes of groups, chunks and blocks that fit SBUF, the cheapest first.
+
+    Parameters
+    ----------
+    sbuf_bytes
+        SBUF to use per partition; None takes all that the target in force has.
+    """
+    limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
     found = []
     for shape in shapes(product):
         m_tiles = shape.m.tiles
@@ -227,14 +233,15 @@ def cuts(product: Product, epilogue: Epilogue) -> list[Cut]:
             if columns // 2 >= max(pixels, _TILE):
                 break
             for chunk in sorted(sizes):
-                found += _orders(shape, columns, chunk, epilogue)
+                found += _orders(shape, columns, chunk, epilogue, limit)
     return sorted(found, key=lambda cut: cut.price.estimate_us())
 
 
-def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Iterator[Cut]:
+def _orders(
+    shape: Shape, columns: int, chunk: int, epilogue: Epilogue, limit: int
+) -> Iterator[Cut]:
     """Yield the orders of visits that fit, for these sizes."""
     p, itemsize = shape.product, shape.product.moving_itemsize
-    limit = nl.tile_size.sbuf_fmax_bytes
     group, num_groups = _largest(shape, columns), _num_boxes(shape, columns)
     spread = p.stride[1] * (p.stride[0] if shape.whole_rows else 1)
     x_bytes = shape.k.tiles * group * itemsize * spread
@@ -431,7 +438,6 @@ def make_plan(cut: Cut, epilogue: Epilogue) -> MatmulPlan:
         chunks=chunks,
         visits=visits,
         takes_turns=_takes_turns(epilogue),
-        vector_only=False,
         num_matmuls=num_tiles * shape.k.tiles * shape.m.tiles,
         moving_columns=cut.price.moving_columns,
         hbm_bytes=_hbm_bytes(shape, epilogue, groups, visits, chunks),
