@@ -5,6 +5,7 @@ Imports stand inside the commands, so that one that needs little starts at once.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
@@ -468,7 +469,10 @@ def calibrate(
     json: Json = None,
     markdown: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE.md", help="Write docs/calibration.md, and .svg beside it."),
+        typer.Option(
+            metavar="FILE.md",
+            help="Write docs/calibration.md, .svg beside it, and keep the error bars of profiles.",
+        ),
     ] = None,
 ) -> None:
     """Compare modelled times with those that others measured on hardware.
@@ -478,6 +482,7 @@ def calibrate(
     from nkiconv.bench.calibration.measure import choose, measure
     from nkiconv.bench.calibration.page import page, summary, tables
     from nkiconv.bench.calibration.scatter import scatter
+    from nkiconv.simulate import error_bar
 
     if (only or quick) and markdown is not None:
         raise UserError("--markdown excludes --only and --quick: the page counts every point")
@@ -496,6 +501,8 @@ def calibrate(
         picture = markdown.with_suffix(".svg")
         write_bytes(markdown, page(report, picture.name).encode())
         write_bytes(picture, scatter(report).encode())
+        kept = {target: asdict(region) for target, region in sorted(report.regions().items())}
+        write_json(error_bar.FILE, kept)
 
 
 @app.command()

@@ -137,6 +137,7 @@ class Hardware:
     dependency_ns: float
     wide_stride_bytes: int
     hbm_bytes_per_ns: float
+    hbm_pair_bytes_per_ns: float
     dma_engines: int
     dma_engine_partitions: int
     dma_bytes_per_ns: float
@@ -493,6 +494,14 @@ def _facts() -> Iterator[Fact]:
         "A2, A3, A4: bandwidth of the device over its cores",
         documented,
     )
+    yield from each(
+        "hbm_pair_bytes_per_ns",
+        "B/ns/two cores",
+        (820, 716, 1175),
+        "what the cores of a launch on two share: A2 and A4, as above; trn2: the HBM bandwidth that "
+        "profiles of a core and its neighbour state",
+        (documented, measured, documented),
+    )
     yield from same("dma_engines", "engines", 16, "DMA overview", documented)
     yield from same(
         "dma_engine_partitions",
@@ -628,8 +637,8 @@ def _facts() -> Iterator[Fact]:
         "launch_unbenchmarked_us",
         "us",
         (3.0, 6.5, 6.5),
-        "part of a launch that nki.benchmark leaves out: two attention kernels on trn2 profiled and "
-        "benchmarked, 6.3 and 6.7; a kernel of one tile on trn1 takes 19",
+        "part of a launch that nki.benchmark leaves out: two attention kernels, profiled and "
+        "benchmarked on trn2, 6.3 and 6.7; a kernel of one tile on trn1 takes 19",
         (assumed, measured, assumed),
     )
 

@@ -85,7 +85,8 @@ points, with repository, commit, path and hardware, are in `bench/calibration/po
 Half of the cases of each family, drawn with a fixed seed, is held out: no number of the model may
 be fitted to them, and to the other half only facts marked *assumed* (`simulate/hardware.py`). There
 is no factor for a kernel. The error is the mean of |modelled − measured| / measured, in which each
-case counts once however often it was measured.
+case counts once however often it was measured.  Profiles state this error beside their latency,
+and say where no published kernel is like the one at hand (`simulate/error_bar.py`).
 """
 
 

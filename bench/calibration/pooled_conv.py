@@ -135,9 +135,7 @@ def conv_tiles(
             nisa.dma_copy(dst=tile_sb, src=x_hbm[nl.ds(ci, _P), :, :], dge_mode=mode)
             x_sb.append(tile_sb)
             tile_sb = nl.ndarray((_P, _P, KH, KW), dtype=w_hbm.dtype, buffer=nl.sbuf)
-            nisa.dma_copy(
-                dst=tile_sb, src=w_hbm[nl.ds(co, _P), nl.ds(ci, _P), :, :], dge_mode=mode
-            )
+            nisa.dma_copy(dst=tile_sb, src=w_hbm[nl.ds(co, _P), nl.ds(ci, _P), :, :], dge_mode=mode)
             raw_sb.append(tile_sb)
     blocks = C_in // _P
     taps_sb, w_sb = [], []
@@ -167,7 +165,7 @@ def conv_tiles(
 
 
 def _taps(raw_sb: nl.NkiTensor) -> list[nl.NkiTensor]:
-    """Return the (co, ci) tiles of w (co, ci, KH, KW); by the profiles ScalarE copies two of nine."""
+    """Return the (co, ci) tiles of w (co, ci, KH, KW); ScalarE copies two of nine."""
     _, _, KH, KW = raw_sb.shape
     taps_sb = []
     for i in range(KH * KW):
