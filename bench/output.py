@@ -32,6 +32,7 @@ __all__ = [
     "say_tables",
     "spinner",
     "tolerant_streams",
+    "width_for",
     "write_bytes",
     "write_json",
 ]
@@ -93,12 +94,19 @@ def cell(text: str, style: str = "") -> str:
     return f"[{style}]{inner}[/{style}]" if style else inner
 
 
-def say_table(table: Table, caption: str = "") -> None:
+def width_for(wanted: int) -> int:
+    """Return the terminal's columns, or `wanted` where there is none and COLUMNS is not set."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS"):
+        return Console().width
+    return wanted
+
+
+def say_table(table: Table, caption: str = "", *, width: int | None = None) -> None:
     """Print a table to stdout, as wide as the terminal (80 columns where there is none).
 
     `caption` is set below it, in lines that fit the same width.
     """
-    console = Console(highlight=False, emoji=False)
+    console = Console(highlight=False, emoji=False, width=width)
     with console.capture() as printed:
         console.print(table)
     for line in printed.get().splitlines():
@@ -109,12 +117,12 @@ def say_table(table: Table, caption: str = "") -> None:
             print(line)
 
 
-def say_tables(tables: Sequence[tuple[Table, str]]) -> None:
+def say_tables(tables: Sequence[tuple[Table, str]], *, width: int | None = None) -> None:
     """Print tables, each with its caption, an empty line between them."""
     for position, (table, caption) in enumerate(tables):
         if position:
             print()
-        say_table(table, caption)
+        say_table(table, caption, width=width)
 
 
 @contextmanager

@@ -16,11 +16,19 @@ if TYPE_CHECKING:
     from nkiconv.bench.hotspots import HotspotReport
     from nkiconv.bench.speed import SpeedReport
 
-__all__ = ["check_table", "doctor_table", "findings_tables", "hotspots_table", "speed_tables"]
+__all__ = [
+    "SHORT_BOUND",
+    "SHORT_DTYPE",
+    "check_table",
+    "doctor_table",
+    "findings_tables",
+    "hotspots_table",
+    "speed_tables",
+]
 
-_SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+SHORT_DTYPE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
-_BOUND = {"DMA bandwidth": "DMA bw", "DMA latency": "DMA lat", "dependency": "deps"}
+SHORT_BOUND = {"DMA bandwidth": "DMA bw", "DMA latency": "DMA lat", "dependency": "deps"}
 
 _CHECK_CAPTION = (
     "err: largest error / its allowance, passes up to 1. µs: modelled latency on {}, launch"
@@ -44,12 +52,12 @@ def check_table(rows: Sequence[Row], target: str) -> Captioned:
         table.add_row(
             cell(row.case) + (cell(f"\n  {raised}", "bold red") if raised else ""),
             cell(row.algorithm),
-            cell(_SHORT.get(row.dtype, row.dtype)),
+            cell(SHORT_DTYPE.get(row.dtype, row.dtype)),
             cell(_short(row.error_ratio)),
             cell("" if row.modelled_us is None else f"{row.modelled_us:.1f}"),
             cell("" if row.mfu is None else _percent(row.mfu)),
             cell(_short(row.hbm_ratio)),
-            cell(_BOUND.get(row.bound, row.bound)),
+            cell(SHORT_BOUND.get(row.bound, row.bound)),
             cell("ok", "green") if row.passed else cell("FAIL", "bold red"),
         )
     return table, _CHECK_CAPTION.format(target)

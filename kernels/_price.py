@@ -1,0 +1,128 @@
+"""What a plan costs, estimated in closed form from counts: good for ranking plans, not for more.
+
+    time = start + max over resources of their work + end
+
+The resources are TensorE, the engines that empty PSUM (ScalarE and VectorE), the DMA engines, and
+the rings that issue transfers.  `nkiconv.simulate.profile` has the timeline itself; a test compares
+the two rankings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nkiconv.simulate.hardware import Hardware, hardware
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """Like transfers: `count` of them, each of `descriptors` runs of `run_bytes`.
+
+    `to_hbm` writes to HBM; with `on_chip` neither end is in HBM.
+    """
+
+    count: int
+    descriptors: int
+    run_bytes: int
+    to_hbm: bool = False
+    on_chip: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes moved by all of them."""
+        return self.count * self.descriptors * self.run_bytes
+
+
+@dataclass(frozen=True)
+class Price:
+    """Counts of a plan, and the estimate made of them.
+
+    Parameters
+    ----------
+    moving_columns
+        Columns streamed through TensorE, a float32 column counted once.
+    tensor_cycles
+        TensorE's cycles for them, with the passes of the dtype and the least cycles of a matmul.
+    transfers
+        All transfers.
+    scalar_elems, vector_elems, gpsimd_elems
+        Elements per partition that the engine works on, all instructions together.
+    scalar_instructions, vector_instructions, gpsimd_instructions
+        How many these are.
+    first_load_bytes
+        What has to arrive before the first matmul.
+    last_store_bytes
+        What is stored after the last one.
+    static_instructions
+        What a compiler sees: on-chip loops counted once.
+    """
+
+    moving_columns: int
+    matmuls: int
+    tensor_cycles: int
+    transfers: tuple[Transfers, ...]
+    scalar_elems: int = 0
+    scalar_instructions: int = 0
+    vector_elems: int = 0
+    vector_instructions: int = 0
+    gpsimd_elems: int = 0
+    gpsimd_instructions: int = 0
+    first_load_bytes: int = 0
+    last_store_bytes: int = 0
+    loop_iterations: int = 0
+    static_instructions: int = 0
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Bytes that cross HBM."""
+        return sum(t.bytes for t in self.transfers if not t.on_chip)
+
+    @property
+    def num_transfers(self) -> int:
+        """How many transfers."""
+        return sum(t.count for t in self.transfers)
+
+    def estimate_us(self, hw: Hardware | None = None) -> float:
+        """Return microseconds without launch; None takes the target in force."""
+        hw = hw or hardware()
+        tensor = self.tensor_cycles / hw.tensor_ghz
+        if hw.throttle_slowdown > 1:  # the clock is slow until the array has been fed for a while
+            tensor += min(tensor, 1.5 * hw.throttle_window_cycles / hw.tensor_ghz / 2)
+        work = (
+            tensor,
+            _engine_ns(self.scalar_elems, self.scalar_instructions, hw.scalar_ghz, hw),
+            _engine_ns(self.vector_elems, self.vector_instructions, hw.vector_ghz, hw),
+            _engine_ns(self.gpsimd_elems, self.gpsimd_instructions, hw.gpsimd_ghz, hw),
+            sum(t.count * transfer_ns(t, hw) for t in self.transfers),
+            self.num_transfers * hw.dma_static_issue_ns / 2,  # loads and stores have a ring each
+        )
+        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+        ends = (self.first_load_bytes + self.last_store_bytes) / rate
+        fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
+        loops = self.loop_iterations * hw.loop_iteration_ns
+        return (max(work) + ends + fixed + loops + hw.tensor_latency_ns) / 1000
+
+
+def _engine_ns(elems: int, instructions: int, ghz: float, hw: Hardware) -> float:
+    return (elems + instructions * hw.engine_issue_cycles) / ghz
+
+
+def transfer_ns(t: Transfers, hw: Hardware) -> float:
+    """Return what share of all DMA engines' time one transfer takes."""
+    moved = max(t.run_bytes, hw.dma_hbm_write_bytes) if t.to_hbm else t.run_bytes
+    each = max(hw.dma_shortest_ns, hw.dma_descriptor_ns + moved / hw.dma_bytes_per_ns)
+    if t.run_bytes <= 4:  # single elements
+        each = hw.dma_element_ns
+    return max(
+        hw.dma_transfer_ns + t.descriptors * each / hw.dma_engines,
+        t.descriptors * t.run_bytes / hw.dma_aggregate_bytes_per_ns,
+    )
+
+
+def matmul_cycles(columns: int, itemsize: int, hw: Hardware, weights: int = 128) -> int:
+    """Return TensorE's cycles for one matmul of so many moving columns."""
+    if itemsize < 4:
+        return max(columns, hw.matmul_min_cycles) + hw.matmul_gap_cycles
+    rows = hw.float32_matmul_row_cycles * columns
+    load = round(hw.float32_weight_load_cycles * weights)
+    return hw.float32_matmul_passes * (max(rows, load) + hw.matmul_gap_cycles)
