@@ -498,8 +498,8 @@ def _facts() -> Iterator[Fact]:
         "hbm_pair_bytes_per_ns",
         "B/ns/two cores",
         (820, 716, 1175),
-        "what the cores of a launch on two share: A2 and A4, as above; trn2: the HBM bandwidth that "
-        "profiles of a core and its neighbour state",
+        "shared by the cores of a launch on two: A2 and A4, as above; trn2: what profiles state as "
+        "the HBM bandwidth of two cores",
         (documented, measured, documented),
     )
     yield from same("dma_engines", "engines", 16, "DMA overview", documented)
@@ -654,9 +654,27 @@ def _build(target: str) -> Hardware:
     return Hardware(target=target, **values)  # type: ignore[arg-type]  # values are numbers by name
 
 
-HARDWARE: Mapping[str, Hardware] = {target: _build(target) for target in TARGETS}
+_HARDWARE = {target: _build(target) for target in TARGETS}
+
+HARDWARE: Mapping[str, Hardware] = _HARDWARE
 
 _override: ContextVar[str | None] = ContextVar("nkiconv_target", default=None)
+
+
+@contextmanager
+def altered_facts(changes: Mapping[tuple[str, str], float]) -> Iterator[None]:
+    """Give facts other values inside the block, by target and name; for fits and what-if questions.
+
+    Kernels that are running keep the facts that they started with.  Instructions remember their
+    costs: call `sheet.forget_costs` at both ends of the block.
+    """
+    before = dict(_HARDWARE)
+    for (target, name), value in changes.items():
+        _HARDWARE[target] = dataclasses.replace(_HARDWARE[target], **{name: value})
+    try:
+        yield
+    finally:
+        _HARDWARE.update(before)
 
 
 def resolve_target(name: object, *, op: str = "target") -> str:
