@@ -50,6 +50,7 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
+from nkiconv.kernels import conv2d_pooled
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import Epilogue, evict
@@ -60,6 +61,7 @@ from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import hardware
 
 NAME = "direct"
+POOLS = True
 
 _LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here, and the first matmul
 # waits for the first transfer (vendor's DMA bandwidth guide)
@@ -498,6 +500,9 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     NotSuited
         Padding other than zeros.
     """
+    if problem.epilogue.pool is not None:
+        yield from conv2d_pooled.plans(problem)
+        return
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
     if problem.precision != "exact":
@@ -530,12 +535,14 @@ def _price(plan: Conv2dPlan) -> Price:
     )
 
 
-def pack(w: PackedWeights, plan: Conv2dPlan) -> Array:
+def pack(w: PackedWeights, plan: Conv2dPlan | conv2d_pooled.PooledPlan) -> Array:
     """Return the weights as `pack_weights` made them."""
     return w.array
 
 
-def run(launch: Launch, operands: Operands, plan: Conv2dPlan) -> Any:
+def run(launch: Launch, operands: Operands, plan: Conv2dPlan | conv2d_pooled.PooledPlan) -> Any:
     """Launch the kernel; return y."""
+    if isinstance(plan, conv2d_pooled.PooledPlan):
+        return conv2d_pooled.run(launch, operands, plan)
     o = operands
     return launch(conv2d_direct, o.x, o.w, o.scale, o.bias, o.residual, plan)
