@@ -52,7 +52,7 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
-from nkiconv.kernels import conv2d_streamed
+from nkiconv.kernels import conv2d_pooled, conv2d_streamed
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._direct_plan import (
@@ -73,6 +73,7 @@ from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate import CapacityError
 
 NAME = "direct"
+POOLS = True
 
 
 def _strip(plan: DirectPlan, dtype: str) -> nl.NkiTensor:
@@ -514,6 +515,9 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     NotSuited
         Padding other than zeros, where neither weights nor image can be kept.
     """
+    if problem.epilogue.pool is not None:
+        yield from conv2d_pooled.plans(problem)
+        return
     if problem.precision != "exact":
         raise NotSuited("it has no faster float32")
     found = False
@@ -608,6 +612,8 @@ def pack(w: PackedWeights, plan: Any) -> Array:
 
     A row is a partition of the products' contraction.
     """
+    if isinstance(plan, conv2d_pooled.PooledPlan):
+        return w.array
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.pack(w, plan)
     g = plan.geometry
@@ -642,6 +648,8 @@ def pack(w: PackedWeights, plan: Any) -> Array:
 
 def run(launch: Launch, operands: Operands, plan: Any) -> Any:
     """Launch the kernel; return y."""
+    if isinstance(plan, conv2d_pooled.PooledPlan):
+        return conv2d_pooled.run(launch, operands, plan)
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.run(launch, operands, plan)
     o = operands
