@@ -37,9 +37,12 @@ __all__ = [
     "LayerData",
     "LayerRow",
     "LayerTrial",
+    "empty_row",
+    "floor_us",
     "known_layers",
     "run_layers",
     "select_layers",
+    "with_columns",
 ]
 
 FILE = Path(__file__).with_name("layers.json")
@@ -302,7 +305,7 @@ def run_layers(
     known: LayerData | None = None
     for trial in trials:
         announce(trial.name)
-        row = _empty_row(trial)
+        row = empty_row(trial)
         try:
             # the trials of one layer follow each other and share data and PyTorch's result
             if known is None or known.layer != trial.layer:
@@ -361,7 +364,7 @@ def _right_result(layer: Layer, x: Array, w: Array, bias: Array | None) -> Array
     return result
 
 
-def _empty_row(trial: LayerTrial) -> LayerRow:
+def empty_row(trial: LayerTrial) -> LayerRow:
     """Return what is known of a row before anything runs."""
     layer, hw = trial.layer, HARDWARE[trial.target]
     least_bytes = layer.least_elems * DTYPES[trial.dtype].itemsize
@@ -407,8 +410,7 @@ def _measure(
 def _counted(row: LayerRow, seen: Profile) -> LayerRow:
     """Return the row with the counts and times of a profile."""
     matmuls = sum(seen.instructions.get(name, 0) for name in ("nc_matmul", "nc_matmul_mx"))
-    fewest = min(seen.moving_columns or row.columns_table, row.columns_table)
-    return replace(
+    row = replace(
         row,
         # kernels are named after their algorithm
         algorithm="+".join(dict.fromkeys(name.removeprefix("conv2d_") for name in seen.kernels)),
@@ -421,5 +423,12 @@ def _counted(row: LayerRow, seen: Profile) -> LayerRow:
         # Sums of whole picoseconds, turned into microseconds: nothing is lost in turning back.
         body_ps=round(seen.body_us * 1e6),
         bound=seen.bound,
-        strict_floor_us=floor_us(HARDWARE[row.target], row.dtype, fewest, row.least_bytes),
     )
+    return with_columns(row)
+
+
+def with_columns(row: LayerRow) -> LayerRow:
+    """Return the row with the floor that its own columns give, where they are fewer."""
+    fewest = min(row.columns or row.columns_table, row.columns_table)
+    strict = floor_us(HARDWARE[row.target], row.dtype, fewest, row.least_bytes)
+    return replace(row, strict_floor_us=strict)

@@ -155,7 +155,7 @@ class Chosen:
     def estimates_us(self) -> list[float]:
         """Estimated times of the candidates, without launch."""
         with use_target(self.target):
-            return [candidate.price.estimate_us() for candidate in self.choice.candidates]
+            return [candidate.estimate_us() for candidate in self.choice.candidates]
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""

@@ -54,6 +54,18 @@ class SharedServer:
         self.end: list[int] = []
         self._last: list[int] = []  # the job that was at work when an interval ended
 
+    def when(self, start: int, work: int) -> int:
+        """Return when `work` picoseconds from `start` on would be done."""
+        first, end = self.first, self.end
+        at = bisect_right(first, start)
+        if at and end[at - 1] > start:
+            start = end[at - 1]
+        while at < len(first) and first[at] - start < work:
+            work -= first[at] - start
+            start = end[at]
+            at += 1
+        return start + work
+
     def occupy(self, start: int, work: int, index: int) -> tuple[int, int]:
         """Do `work` picoseconds in the free time from `start`.
 
@@ -274,6 +286,7 @@ class Engines:
             Descriptors.HARDWARE: _picoseconds(hw.dma_hardware_start_ns),
             Descriptors.HARDWARE_SCALAR: _picoseconds(hw.dma_hardware_start_ns),
             Descriptors.SOFTWARE: _picoseconds(hw.dma_software_start_ns),
+            Descriptors.HARDWARE_EITHER: _picoseconds(hw.dma_hardware_start_ns),
         }
         self._complete = _picoseconds(hw.dma_complete_ns)
 
@@ -353,6 +366,10 @@ class Engines:
             ports.append(self._psum)
         return ports
 
+    def _idle_generator(self, start: int, issue: int) -> int:
+        """Return the engine whose block could have generated first; SyncE's of two."""
+        return min(_BESIDE.values(), key=lambda e: (self._generators[e].when(start, issue), e != _SYNC))
+
     def transfer(
         self, lane: int, wait: Wait, work: int, alone: int, wanted: int, index: int
     ) -> Wait:
@@ -373,7 +390,7 @@ class Engines:
             issue = self._issue_hardware
             if by is Descriptors.HARDWARE_SCALAR and self._last_start > start:
                 start, why, blocker = self._last_start, *self.held[_SCALAR]
-            beside = _BESIDE[by]
+            beside = _BESIDE[by] if by in _BESIDE else self._idle_generator(start, issue)
             done, other = self._generators[beside].occupy(start, issue, index)
             if other >= 0:
                 start, why, blocker = done - issue, Cause.ISSUE, other
@@ -383,7 +400,8 @@ class Engines:
                 if start > self.free[_SCALAR]:
                     self.free[_SCALAR], self.held[_SCALAR] = start, (Cause.ENGINE, index)
         queue = queue_of(lane, by)
-        self.free[queue] = start + issue
+        # Two blocks may generate side by side, in the order of the program.
+        self.free[queue] = start if by is Descriptors.HARDWARE_EITHER else start + issue
         self.held[queue] = Cause.ISSUE, index
         self.issue[lane] += issue
         first_byte = start + self._begin[by]
