@@ -189,9 +189,7 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
 
     trimmed_rows = bands == 1 and full_tap(g.rows) >= 0
     trimmed_cols = full_tap(g.cols) >= 0
-    cols = make_side(
-        g.cols, Tile(0, g.cols.outputs), None if trimmed_cols else "zeros", whole=True
-    )
+    cols = make_side(g.cols, Tile(0, g.cols.outputs), None if trimmed_cols else "zeros", whole=True)
     taps = _ordered_taps(g)
     m = lanes * groups[0].size * g.C_out
     resident = planes * len(taps) * m * g.itemsize <= _STATIONARY_BYTES
@@ -361,9 +359,7 @@ def _strip(
         ]
     else:
         spans = [(Tile(0, images), Tile(0, planes), Tile(0, len(row_tiles)))]
-    blocks = tuple(
-        _block(span, row_tiles, col_tiles, packed, together) for span in spans
-    )
+    blocks = tuple(_block(span, row_tiles, col_tiles, packed, together) for span in spans)
     reach = (row_tiles[0].size - 1) * g.rows.stride + (g.rows.taps - 1) * g.rows.dilation
     first = max(1, reach // sides[0].step + 1 - sides[0].inside.place)
     return Strip(
@@ -394,9 +390,7 @@ def _block(
     rounds = tuple(
         tuple(every[part.start : part.start + part.size]) for part in tiles(len(every), together)
     )
-    return Block(
-        images, planes, Tile(rows[0].start, sum(row.size for row in rows)), rounds
-    )
+    return Block(images, planes, Tile(rows[0].start, sum(row.size for row in rows)), rounds)
 
 
 def _pieces(
@@ -418,9 +412,7 @@ def _pieces(
     some_planes = tiles(planes, min(planes, ceil_div(_LOAD_BYTES, plane)))
     each = max(1, _LOAD_BYTES // (plane * some_planes[0].size))
     return tuple(
-        Piece(some, part, Tile(0, size))
-        for part in some_planes
-        for some in tiles(images, each)
+        Piece(some, part, Tile(0, size)) for part in some_planes for some in tiles(images, each)
     )
 
 

@@ -335,9 +335,7 @@ def conv2d_grouped(
                             for tile in together:
                                 shape = (blocks * g.C_out, tile.images.size, tile.rows.size,
                                          tile.cols.size)  # fmt: skip
-                                acc_pss.append(
-                                    nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
-                                )
+                                acc_pss.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum))
                             for i_chunk in range(len(plan.chunks)):
                                 chunk = plan.chunks[i_chunk]
                                 if plan.resident:
@@ -369,9 +367,7 @@ def conv2d_grouped(
                                 )  # fmt: skip
                                 num_evicted = num_evicted + 1
                         for lane in range(batch.lanes):
-                            _move_results(
-                                y_hbm, y_sb, lane, groups, batch, block, plan, True
-                            )
+                            _move_results(y_hbm, y_sb, lane, groups, batch, block, plan, True)
     return y_hbm
 
 
@@ -463,7 +459,11 @@ def _price(plan: GroupedPlan) -> Price:
     blocks = plan.groups[0].size * plan.lanes
     k, m = blocks * g.C_in, blocks * g.C_out
     transfers = [
-        Transfers(len(plan.groups) * plan.lanes, k // plan.lanes, plan.planes * len(plan.taps) * g.C_out * g.itemsize)
+        Transfers(
+            len(plan.groups) * plan.lanes,
+            k // plan.lanes,
+            plan.planes * len(plan.taps) * g.C_out * g.itemsize,
+        )
     ]
     vectors = plan.epilogue.has_scale + plan.epilogue.has_bias
     if vectors:
@@ -490,12 +490,19 @@ def _price(plan: GroupedPlan) -> Price:
                     store = Transfers(count, m // plan.lanes * runs, elems * g.itemsize, True)
                     transfers.append(store)
                     if plan.epilogue.has_residual:
-                        transfers.append(Transfers(count, m // plan.lanes * runs, elems * g.itemsize))
+                        transfers.append(
+                            Transfers(count, m // plan.lanes * runs, elems * g.itemsize)
+                        )
                     for together in block.rounds:
                         rounds += len(plan.groups)
                         tiles += len(plan.groups) * len(together)
                         for tile in together:
-                            evicted += len(plan.groups) * tile.images.size * tile.rows.size * tile.cols.size
+                            evicted += (
+                                len(plan.groups)
+                                * tile.images.size
+                                * tile.rows.size
+                                * tile.cols.size
+                            )
     times = len(plan.groups) if plan.resident else rounds
     built = times * plan.planes * len(plan.taps) * m
     builds = times * len(plan.chunks)
@@ -514,7 +521,10 @@ def _price(plan: GroupedPlan) -> Price:
         gpsimd_elems=round(built * rate / 2),
         gpsimd_instructions=ceil_div(builds, 2),
         first_load_bytes=k * first.places.size * plan.cols.inside.size * g.itemsize,
-        last_store_bytes=m * plan.parts[-1].strips[-1].blocks[-1].rows.size * g.cols.outputs * g.itemsize,
+        last_store_bytes=m
+        * plan.parts[-1].strips[-1].blocks[-1].rows.size
+        * g.cols.outputs
+        * g.itemsize,
         static_instructions=plan.num_matmuls + tiles + builds + sum(t.count for t in transfers) + 8,
     )
 
