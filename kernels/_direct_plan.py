@@ -149,6 +149,8 @@ class DirectPlan(nl.NKIObject):
         Neighbouring channels lie in one partition, so that a transfer's runs are longer.
     trimmed
         Strips have no border, and taps that leave the image compute fewer outputs.
+    fast
+        The weights are bfloat16, and x becomes it when it is loaded, whatever y is.
     """
 
     geometry: Geometry
@@ -168,6 +170,7 @@ class DirectPlan(nl.NKIObject):
     interleaved_x: bool
     interleaved_y: bool
     trimmed: bool
+    fast: bool
     evict_on_both: bool
     order: str
     num_matmuls: int
@@ -199,6 +202,7 @@ def plan_direct(
     sbuf_bytes: int | None = None,
     padding_mode: str = "zeros",
     pack_taps: bool = True,
+    fast: bool = False,
 ) -> DirectPlan:
     """Plan a convolution whose weights or image, and parts of the other, fit SBUF.
 
@@ -208,6 +212,8 @@ def plan_direct(
         SBUF to use per partition; None takes all that the current target has.
     pack_taps
         Whether the last few input channels may be copied for several taps.
+    fast
+        Operands of float32 become bfloat16 on their way to SBUF.
 
     Raises
     ------
@@ -216,16 +222,23 @@ def plan_direct(
     """
     epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps).plan()
+    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps, fast).plan()
 
 
 class _Planner:
     """The parts of a plan, in the order in which they follow from each other."""
 
     def __init__(
-        self, g: Geometry, epilogue: Epilogue, limit: int, padding_mode: str, pack_taps: bool
+        self,
+        g: Geometry,
+        epilogue: Epilogue,
+        limit: int,
+        padding_mode: str,
+        pack_taps: bool,
+        fast: bool,
     ) -> None:
         self.g = g
+        self.fast = fast
         self.epilogue = epilogue
         self.limit = limit
         self.mode = None if padding_mode == "zeros" else padding_mode
@@ -510,7 +523,9 @@ class _Planner:
             )
         order = min(orders, key=self._read_bytes)
         blocks = self._channel_blocks(order.block_tiles)
-        matmuls, columns, cycles = _count(g, order.sections, self.products, self.mode is None)
+        matmuls, columns, cycles = _count(
+            g, order.sections, self.products, self.mode is None, 2 if self.fast else g.itemsize
+        )
         y_elems = g.N * g.G * g.C_out * g.rows.outputs * g.cols.outputs
         rounds = g.G * len(self.c_out_tiles)
         stores = sum(len(s.blocks) for s in order.sections)
@@ -551,6 +566,7 @@ class _Planner:
             interleaved_x=self.interleaved_x,
             interleaved_y=self.interleaved_y,
             trimmed=self.mode is None,
+            fast=self.fast,
             evict_on_both=matmuls < 4 * sum(len(b.tiles) for s in order.sections for b in s.blocks),
             order=order.name,
             num_matmuls=rounds * matmuls,
@@ -653,7 +669,11 @@ class _Planner:
 
 
 def _count(
-    g: Geometry, sections: tuple[Section, ...], products: tuple[Product, ...], trimmed: bool
+    g: Geometry,
+    sections: tuple[Section, ...],
+    products: tuple[Product, ...],
+    trimmed: bool,
+    itemsize: int,
 ) -> tuple[int, int, int]:
     """Return matmuls, moving columns and TensorE's cycles for one tile of output channels."""
     from nkiconv.kernels._price import matmul_cycles
@@ -690,9 +710,9 @@ def _count(
             if n:
                 matmuls += times * count
                 columns += times * count * n
-                cycles += times * count * matmul_cycles(n, g.itemsize, hw, weights)
+                cycles += times * count * matmul_cycles(n, itemsize, hw, weights)
         if not is_covered:  # a product of zeros comes first
             matmuls += times
             columns += times * whole
-            cycles += times * matmul_cycles(whole, g.itemsize, hw, weights)
+            cycles += times * matmul_cycles(whole, itemsize, hw, weights)
     return matmuls, columns, cycles
