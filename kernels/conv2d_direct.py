@@ -160,18 +160,29 @@ def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTenso
                         step = g.rows.stride // section.rows.step
                         end = row + (down.size - 1) * step + 1
                         col = plan.cols.place(g.cols, cols.start, kw)
-                        nisa.dma_copy(
-                            dst=packed_sb[
+                        col_end = col + (cols.size - 1) * g.cols.stride + 1
+                        _copy_shifted(
+                            packed_sb[
                                 nl.ds(j * pack.channels, pack.channels),
                                 i,
                                 0:images,
                                 nl.ds(down.start - section.outputs.start, down.size),
                                 nl.ds(cols.start, cols.size),
                             ],
-                            src=source_sb[:, 0:images, row:end:step, nl.ds(col, cols.size)],
-                            dge_mode=nisa.dge_mode.none,
+                            source_sb[:, 0:images, row:end:step, col : col_end : g.cols.stride],
+                            j,
                         )
     return packed_sb
+
+
+def _copy_shifted(dst_sb: nl.NkiTensor, src_sb: nl.NkiTensor, turn: int) -> None:
+    """dst_sb = src_sb on other partitions: by engines in turn if they reach them, else by DMA."""
+    if dst_sb.shape[0] % 32 != 0:
+        nisa.dma_copy(dst=dst_sb, src=src_sb, dge_mode=nisa.dge_mode.none)
+    elif turn % 2 == 0:
+        nisa.tensor_copy(dst=dst_sb, src=src_sb, engine=nisa.engine.vector)
+    else:
+        nisa.activation(dst=dst_sb, op=nl.copy, data=src_sb)
 
 
 def _zero_edges(
@@ -294,18 +305,43 @@ def _accumulate(
             moving = _source(x_sb, product.source, plan)[
                 :, images, row:row_end:row_step, col : col_end : g.cols.stride
             ]
-        nisa.nc_matmul(
-            dst=acc_ps[
+        _multiply(
+            acc_ps[
                 :,
                 :,
                 nl.ds(down.start - tile.rows.start, down.size),
                 nl.ds(across.start - tile.cols.start, across.size),
             ],
-            stationary=w_sb[0 : product.rows, c_out.place, nl.ds(i * c_out.size, c_out.size)],
-            moving=moving,
-            accumulate=i != first,
+            w_sb[0 : product.rows, c_out.place, nl.ds(i * c_out.size, c_out.size)],
+            moving,
+            i != first,
+            plan.halves,
         )
     return acc_ps
+
+
+def _multiply(
+    acc_ps: nl.NkiTensor,
+    stationary: nl.NkiTensor,
+    moving: nl.NkiTensor,
+    accumulate: bool,
+    halves: bool,
+) -> None:
+    """acc_ps (+)= stationary.T @ moving, of output channels in two halves side by side if asked."""
+    if not halves:
+        nisa.nc_matmul(dst=acc_ps, stationary=stationary, moving=moving, accumulate=accumulate)
+        return
+    half = nl.tile_size.pmax // 2
+    for start in range(0, acc_ps.shape[0], half):
+        size = min(half, acc_ps.shape[0] - start)
+        nisa.nc_matmul(
+            dst=acc_ps[nl.ds(start, size)],
+            stationary=stationary[:, nl.ds(start, size)],
+            moving=moving,
+            accumulate=accumulate,
+            tile_position=(0, start),
+            tile_size=(nl.tile_size.pmax, half),
+        )
 
 
 def _covering(downs: list[Tile], acrosses: list[Tile], tile: OutputTile, plan: DirectPlan) -> int:

@@ -42,7 +42,7 @@ KINDS = {
     "nc_latency": (
         "benchmarked",
         "nki.benchmark's nc_latency: some 15 µs on trn2 and 19 µs on trn1 for a kernel of one tile."
-        " It leaves out a part of what a profile shows, `launch_unbenchmarked_us` of `nkiconv facts`",
+        " It leaves out a part of what a profile shows: launch_unbenchmarked_us in `nkiconv facts`",
     ),
     "body": (
         "none",
