@@ -154,6 +154,8 @@ class DirectPlan(nl.NKIObject):
     halves
         Output channels are computed in two column tiles of TensorE's array, side by side: float32
         weights of few columns load faster than those of many, which takes longest for small images.
+    fast
+        The weights are bfloat16, and x becomes it when it is loaded, whatever y is.
     """
 
     geometry: Geometry
@@ -174,6 +176,7 @@ class DirectPlan(nl.NKIObject):
     interleaved_y: bool
     trimmed: bool
     halves: bool
+    fast: bool
     evict_on_both: bool
     order: str
     num_matmuls: int
@@ -205,6 +208,7 @@ def plan_direct(
     sbuf_bytes: int | None = None,
     padding_mode: str = "zeros",
     pack_taps: bool = True,
+    fast: bool = False,
 ) -> DirectPlan:
     """Plan a convolution whose weights or image, and parts of the other, fit SBUF.
 
@@ -214,6 +218,8 @@ def plan_direct(
         SBUF to use per partition; None takes all that the current target has.
     pack_taps
         Whether the last few input channels may be copied for several taps.
+    fast
+        Operands of float32 become bfloat16 on their way to SBUF.
 
     Raises
     ------
@@ -222,16 +228,23 @@ def plan_direct(
     """
     epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps).plan()
+    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps, fast).plan()
 
 
 class _Planner:
     """The parts of a plan, in the order in which they follow from each other."""
 
     def __init__(
-        self, g: Geometry, epilogue: Epilogue, limit: int, padding_mode: str, pack_taps: bool
+        self,
+        g: Geometry,
+        epilogue: Epilogue,
+        limit: int,
+        padding_mode: str,
+        pack_taps: bool,
+        fast: bool,
     ) -> None:
         self.g = g
+        self.fast = fast
         self.epilogue = epilogue
         self.limit = limit
         self.mode = None if padding_mode == "zeros" else padding_mode
@@ -295,6 +308,7 @@ class _Planner:
         load = hw.float32_weight_load_cycles * weights
         return (
             self.g.itemsize == 4
+            and not self.fast
             and weights > nl.tile_size.pmax // 2
             and 5 * hw.float32_matmul_row_cycles * tile < 4 * load
         )
@@ -505,7 +519,8 @@ class _Planner:
 
     def _read_bytes(self, order: _Order) -> int:
         g = self.g
-        w = g.G * g.C_in * g.C_out * g.rows.taps * g.cols.taps * g.itemsize
+        w_itemsize = 2 if self.fast else g.itemsize
+        w = g.G * g.C_in * g.C_out * g.rows.taps * g.cols.taps * w_itemsize
         return order.times_x * self._x_bytes(order.sections) + order.times_w * w
 
     # Together.
@@ -529,7 +544,8 @@ class _Planner:
         order = min(orders, key=self._read_bytes)
         blocks = self._channel_blocks(order.block_tiles)
         halves = self._halves()
-        counted = _count(g, order.sections, self.products, self.mode is None, halves)
+        itemsize = 2 if self.fast else g.itemsize
+        counted = _count(g, order.sections, self.products, self.mode is None, halves, itemsize)
         matmuls, columns, cycles = counted
         y_elems = g.N * g.G * g.C_out * g.rows.outputs * g.cols.outputs
         rounds = g.G * len(self.c_out_tiles)
@@ -572,6 +588,7 @@ class _Planner:
             interleaved_y=self.interleaved_y,
             trimmed=self.mode is None,
             halves=halves,
+            fast=self.fast,
             evict_on_both=matmuls < 4 * sum(len(b.tiles) for s in order.sections for b in s.blocks),
             order=order.name,
             num_matmuls=rounds * matmuls,
@@ -685,6 +702,7 @@ def _count(
     products: tuple[Product, ...],
     trimmed: bool,
     halves: bool,
+    itemsize: int,
 ) -> tuple[int, int, int]:
     """Return matmuls, moving columns and TensorE's cycles for one tile of output channels."""
     hw = hardware()
@@ -721,9 +739,9 @@ def _count(
             if n:
                 matmuls += times * count * each
                 columns += times * count * n * each
-                cycles += times * count * matmul_cycles(n, g.itemsize, hw, weights)
+                cycles += times * count * matmul_cycles(n, itemsize, hw, weights)
         if not is_covered:  # a product of zeros comes first
             matmuls += times
             columns += times * whole
-            cycles += times * matmul_cycles(whole, g.itemsize, hw, weights)
+            cycles += times * matmul_cycles(whole, itemsize, hw, weights)
     return matmuls, columns, cycles
