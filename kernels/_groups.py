@@ -109,7 +109,7 @@ class Part(nl.NKIObject):
 
 @dataclass(frozen=True)
 class GroupedPlan(nl.NKIObject):
-    """Everything that the kernel does, decided beforehand.
+    """What the kernel does with some of the groups, decided beforehand.
 
     Parameters
     ----------
@@ -127,7 +127,6 @@ class GroupedPlan(nl.NKIObject):
 
     geometry: Geometry
     epilogue: Epilogue
-    y_shape: tuple[int, int, int, int]
     groups: tuple[Tile, ...]
     planes: int
     lanes: int
@@ -146,6 +145,16 @@ class GroupedPlan(nl.NKIObject):
     sbuf_bytes: int
 
 
+@dataclass(frozen=True)
+class GroupedPlans(nl.NKIObject):
+    """Sections of groups, one after the other; taps are in the same order in all of them."""
+
+    geometry: Geometry
+    epilogue: Epilogue
+    y_shape: tuple[int, int, int, int]
+    sections: tuple[GroupedPlan, ...]
+
+
 def full_tap(axis: Axis) -> int:
     """Return a tap that finds a pixel of the image for every output, or -1."""
     best = -1
@@ -157,16 +166,43 @@ def full_tap(axis: Axis) -> int:
     return best
 
 
+def sections(g: Geometry, most: int) -> tuple[Tile, ...]:
+    """Split the groups so that lanes leave few partitions idle, in at most `most` parts.
+
+    96 channels with a lane each leave a quarter idle; 64 with two and 32 with four leave none.
+    Full blocks come first.  Parts take time in proportion to one over their lanes.
+    """
+    fit = side_by_side(g)
+    full = g.G // fit * fit
+    rest = g.G - full
+    parts = [full] if full else []
+    while rest:
+        size = rest
+        if len(parts) + 1 < most:
+            # Of the part sizes, the one that leaves the fewest partitions idle; then the largest.
+            size = min(range(1, rest + 1), key=lambda n: (fit - fit // n * n, -n))
+            if fit // size * size == fit // rest * rest:
+                size = rest
+        parts.append(size)
+        rest -= size
+    starts = [sum(parts[:i]) for i in range(len(parts))]
+    return tuple(Tile(start, size) for start, size in zip(starts, parts, strict=True))
+
+
 def side_by_side(g: Geometry) -> int:
     """Return how many groups fit TensorE's array side by side; 0 for none."""
-    return min(g.G, nl.tile_size.pmax // max(g.C_in, g.C_out))
+    return nl.tile_size.pmax // max(g.C_in, g.C_out)
 
 
-def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> GroupedPlan | None:
+def plan_grouped(
+    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int
+) -> GroupedPlan | None:
     """Cut a convolution of several groups into parts that SBUF and PSUM hold.
 
     Parameters
     ----------
+    some
+        The groups.
     lanes
         Lanes to use at most; more than one needs all groups side by side.
     planes
@@ -178,9 +214,9 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
         None where not even one row fits.
     """
     if planes > 1:
-        groups: tuple[Tile, ...] = (Tile(0, g.G // planes),)
+        groups: tuple[Tile, ...] = (Tile(some.start, some.size // planes),)
     else:
-        groups = even_tiles(g.G, side_by_side(g))
+        groups = even_tiles(some.size, side_by_side(g), some.start)
     bands = max(1, min(lanes // g.N, g.rows.outputs))
     band_rows = ceil_div(g.rows.outputs, bands)
     bands = ceil_div(g.rows.outputs, band_rows)
@@ -189,9 +225,7 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
 
     trimmed_rows = bands == 1 and full_tap(g.rows) >= 0
     trimmed_cols = full_tap(g.cols) >= 0
-    cols = make_side(
-        g.cols, Tile(0, g.cols.outputs), None if trimmed_cols else "zeros", whole=True
-    )
+    cols = make_side(g.cols, Tile(0, g.cols.outputs), None if trimmed_cols else "zeros", whole=True)
     taps = _ordered_taps(g)
     m = lanes * groups[0].size * g.C_out
     resident = planes * len(taps) * m * g.itemsize <= _STATIONARY_BYTES
@@ -222,7 +256,6 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
     return GroupedPlan(
         geometry=g,
         epilogue=epilogue,
-        y_shape=(g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs),
         groups=groups,
         planes=planes,
         lanes=lanes,
@@ -361,9 +394,7 @@ def _strip(
         ]
     else:
         spans = [(Tile(0, images), Tile(0, planes), Tile(0, len(row_tiles)))]
-    blocks = tuple(
-        _block(span, row_tiles, col_tiles, packed, together) for span in spans
-    )
+    blocks = tuple(_block(span, row_tiles, col_tiles, packed, together) for span in spans)
     reach = (row_tiles[0].size - 1) * g.rows.stride + (g.rows.taps - 1) * g.rows.dilation
     first = max(1, reach // sides[0].step + 1 - sides[0].inside.place)
     return Strip(
@@ -394,9 +425,7 @@ def _block(
     rounds = tuple(
         tuple(every[part.start : part.start + part.size]) for part in tiles(len(every), together)
     )
-    return Block(
-        images, planes, Tile(rows[0].start, sum(row.size for row in rows)), rounds
-    )
+    return Block(images, planes, Tile(rows[0].start, sum(row.size for row in rows)), rounds)
 
 
 def _pieces(
@@ -418,9 +447,7 @@ def _pieces(
     some_planes = tiles(planes, min(planes, ceil_div(_LOAD_BYTES, plane)))
     each = max(1, _LOAD_BYTES // (plane * some_planes[0].size))
     return tuple(
-        Piece(some, part, Tile(0, size))
-        for part in some_planes
-        for some in tiles(images, each)
+        Piece(some, part, Tile(0, size)) for part in some_planes for some in tiles(images, each)
     )
 
 
