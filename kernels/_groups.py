@@ -146,13 +146,27 @@ class GroupedPlan(nl.NKIObject):
 
 
 @dataclass(frozen=True)
+class Job(nl.NKIObject):
+    """A block of groups, of a section."""
+
+    section: int
+    groups: Tile
+
+
+@dataclass(frozen=True)
 class GroupedPlans(nl.NKIObject):
-    """Sections of groups, one after the other; taps are in the same order in all of them."""
+    """Everything that the kernel does: blocks of groups, one after the other.
+
+    Taps are in the same order in all sections.  `mask_groups` are the most blocks on a diagonal.
+    """
 
     geometry: Geometry
     epilogue: Epilogue
     y_shape: tuple[int, int, int, int]
     sections: tuple[GroupedPlan, ...]
+    jobs: tuple[Job, ...]
+    mask_groups: int
+    sbuf_bytes: int
 
 
 def full_tap(axis: Axis) -> int:
@@ -272,6 +286,25 @@ def plan_grouped(
         num_matmuls=matmuls,
         moving_columns=columns,
         sbuf_bytes=sbuf,
+    )
+
+
+def join_sections(
+    g: Geometry, epilogue: Epilogue, found: tuple[GroupedPlan, ...]
+) -> GroupedPlans | None:
+    """Return the plan of all sections, or None where SBUF does not hold two at once."""
+    sizes = [section.sbuf_bytes for section in found]
+    most = max(sum(sizes[i : i + 2]) for i in range(len(sizes)))
+    if most > nl.tile_size.sbuf_fmax_bytes:
+        return None
+    return GroupedPlans(
+        geometry=g,
+        epilogue=epilogue,
+        y_shape=(g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs),
+        sections=found,
+        jobs=tuple(Job(i, groups) for i, section in enumerate(found) for groups in section.groups),
+        mask_groups=max(section.lanes * section.groups[0].size for section in found),
+        sbuf_bytes=most,
     )
 
 

@@ -56,6 +56,7 @@ from nkiconv.kernels._groups import (
     GroupedPlans,
     Outputs,
     Strip,
+    join_sections,
     plan_grouped,
     sections,
     side_by_side,
@@ -329,14 +330,35 @@ def _evict_round(
         )
 
 
+def _prepare(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    mask_sb: nl.NkiTensor,
+    i_job: int,
+    plan: GroupedPlans,
+) -> dict[str, Any]:
+    """Load what a block of groups begins with, and build its operands."""
+    groups = plan.jobs[i_job].groups
+    section = plan.sections[plan.jobs[i_job].section]
+    part = section.parts[0]
+    w_sb = _load_weights(w_hbm, groups, section)
+    x_sb = _load_strip(x_hbm, groups, part.batches[0], part.strips[0], section)
+    scale_sb = _load_vector(scale_hbm, groups, section)
+    bias_sb = _load_vector(bias_hbm, groups, section)
+    stat_sbs = []
+    if section.resident:
+        for chunk in section.chunks:
+            stat_sbs.append(_build(w_sb, mask_sb, groups, chunk, section))
+    return {"w": w_sb, "x": x_sb, "scale": scale_sb, "bias": bias_sb, "stats": stat_sbs}
+
+
 def _run_block(
     y_hbm: nl.NkiTensor,
     x_sb: nl.NkiTensor,
-    w_sb: nl.NkiTensor,
     mask_sb: nl.NkiTensor,
-    stat_sbs: list[nl.NkiTensor],
-    scale_sb: nl.NkiTensor | None,
-    bias_sb: nl.NkiTensor | None,
+    ready: dict[str, Any],
     residual_hbm: nl.NkiTensor | None,
     groups: Tile,
     batch: Batch,
@@ -356,15 +378,17 @@ def _run_block(
         for i_chunk in range(len(plan.chunks)):
             chunk = plan.chunks[i_chunk]
             if plan.resident:
-                stat_sb = stat_sbs[i_chunk]
+                stat_sb = ready["stats"][i_chunk]
             else:
-                stat_sb = _build(w_sb, mask_sb, groups, chunk, plan)
+                stat_sb = _build(ready["w"], mask_sb, groups, chunk, plan)
             for i in range(len(together)):
                 if together[i].plane == chunk.plane:
                     _accumulate(
                         acc_pss[i], x_sb, stat_sb, chunk, strip, together[i], diagonal, plan
                     )
-        _evict_round(y_sb, acc_pss, scale_sb, bias_sb, residual_sb, together, block, plan)
+        _evict_round(
+            y_sb, acc_pss, ready["scale"], ready["bias"], residual_sb, together, block, plan
+        )
     for lane in range(batch.lanes):
         _move_results(y_hbm, y_sb, lane, groups, batch, block, plan, True)
 
@@ -382,26 +406,28 @@ def conv2d_grouped(
     g = plan.geometry
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     load_table(plan.epilogue)
-    for section in plan.sections:
-        diagonal = section.lanes * section.groups[0].size
-        mask_sb = _make_mask(x_hbm.dtype, diagonal, g.C_in, g.C_out)
-        for groups in section.groups:
-            w_sb = _load_weights(w_hbm, groups, section)
-            scale_sb = _load_vector(scale_hbm, groups, section)
-            bias_sb = _load_vector(bias_hbm, groups, section)
-            stat_sbs = []
-            if section.resident:
-                for chunk in section.chunks:
-                    stat_sbs.append(_build(w_sb, mask_sb, groups, chunk, section))
-            for part in section.parts:
-                for batch in part.batches:
-                    for strip in part.strips:
+    mask_sb = _make_mask(x_hbm.dtype, plan.mask_groups, g.C_in, g.C_out)
+    # Loads and operands of a block are asked for before the block before it is computed: an
+    # engine takes its instructions in order, and would else begin with them when that one is done.
+    following = _prepare(x_hbm, w_hbm, scale_hbm, bias_hbm, mask_sb, 0, plan)
+    for i_job in range(len(plan.jobs)):
+        ready = following
+        if i_job + 1 < len(plan.jobs):
+            following = _prepare(x_hbm, w_hbm, scale_hbm, bias_hbm, mask_sb, i_job + 1, plan)
+        groups = plan.jobs[i_job].groups
+        section = plan.sections[plan.jobs[i_job].section]
+        x_sb = ready["x"]
+        for part in section.parts:
+            for batch in part.batches:
+                for strip in part.strips:
+                    if x_sb is None:
                         x_sb = _load_strip(x_hbm, groups, batch, strip, section)
-                        for block in strip.blocks:
-                            _run_block(
-                                y_hbm, x_sb, w_sb, mask_sb, stat_sbs, scale_sb, bias_sb,
-                                residual_hbm, groups, batch, strip, block, section,
-                            )  # fmt: skip
+                    for block in strip.blocks:
+                        _run_block(
+                            y_hbm, x_sb, mask_sb, ready, residual_hbm, groups, batch, strip, block,
+                            section,
+                        )  # fmt: skip
+                    x_sb = None
     return y_hbm
 
 
@@ -446,8 +472,9 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
         found = tuple(section for section in planned if section is not None)
         if len(found) < len(planned):
             continue  # SBUF does not hold it
-        y_shape = (g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs)
-        plan = GroupedPlans(g, problem.epilogue, y_shape, found)
+        plan = join_sections(g, problem.epilogue, found)
+        if plan is None:
+            continue
         price = _price(plan)
         if price.static_instructions > _MAX_INSTRUCTIONS:
             shortest = max(shortest, price.static_instructions)
