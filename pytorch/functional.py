@@ -255,7 +255,7 @@ def _result_shape(
 
 
 def _output_size(
-    axis: str, size: int, pads: tuple[int, int], taps: int, stride: int, d: int
+    axis: str, size: int, pads: tuple[int, int], taps: int, stride: int, dilation: int
 ) -> int:
     if isinstance(size, int):
         return _arguments.output_size(_OP, axis, size, pads, taps, stride, dilation)
