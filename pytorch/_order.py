@@ -60,7 +60,8 @@ def _visit(module: nn.Module, name: str, order: Order) -> None:
     try:
         graph = _Tracer().trace(module)
     except Exception as error:  # whatever a stranger's forward does with a value that is none
-        order.failures[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):  # which have no forward
+            order.failures[name] = f"{type(error).__name__}: {error}".splitlines()[0]
         if type(module) is nn.Sequential:
             _record_sequence(module, order)
         for child_name, child in module.named_children():

@@ -25,15 +25,21 @@ from nkiconv.simulate import ConstraintError
 
 @dataclass(eq=False)
 class Fusion:
-    """What a layer does for the modules behind it."""
+    """What a layer does for the modules behind it.
+
+    `between` are dropouts on the way to the activation, which do nothing in eval mode.
+    """
 
     batchnorm: nn.BatchNorm2d | None
     activation: str | None
+    between: tuple[nn.Module, ...] = ()
 
     @property
     def active(self) -> bool:
-        """Whether the layer does it now: a BatchNorm in training mode needs its own statistics."""
-        return self.batchnorm is None or not self.batchnorm.training
+        """Whether the layer does it now: not while a BatchNorm or a dropout is in training mode."""
+        if self.batchnorm is not None and self.batchnorm.training:
+            return False
+        return not any(module.training and module.p > 0 for module in self.between)
 
 
 class Conv2d(nn.Conv2d):
@@ -104,12 +110,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return act(conv(input) + bias + residual)."""
-        weight, bias, activation = self.weight, self.bias, self.activation
-        fusion = self.fusion
-        if fusion is not None and fusion.active:
-            activation = fusion.activation
-            if fusion.batchnorm is not None:
-                weight, bias = _folded(self, fusion.batchnorm)
+        weight, bias, activation = self.operands()
         padding = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
@@ -126,6 +127,15 @@ class Conv2d(nn.Conv2d):
             residual=residual,
             backend=self.backend,
         )
+
+    def operands(self) -> tuple[Tensor, Tensor | None, str | None]:
+        """Return weight, bias and activation of the next pass, with what is fused in them."""
+        fusion = self.fusion
+        if fusion is None or not fusion.active:
+            return self.weight, self.bias, self.activation
+        if fusion.batchnorm is None:
+            return self.weight, self.bias, fusion.activation
+        return (*_folded(self, fusion.batchnorm), fusion.activation)
 
     def extra_repr(self) -> str:
         """Return nn.Conv2d's, and what the layer does besides."""

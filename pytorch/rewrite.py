@@ -91,10 +91,12 @@ class Report:
             f"{self.model}: {len(self.taken)} of {len(self.layers)} convolutions on the kernels, "
             f"{folded} with their BatchNorm, {fused} with their activation"
         )
-        lines += [
-            f"order unknown inside {name or self.model}: {why}"
-            for name, why in self.untraced.items()
-        ]
+        if self.untraced:
+            where = ", ".join(name or self.model for name in self.untraced)
+            lines.append(
+                f"torch.fx cannot record the forward pass of {where}: what lies between their own "
+                "layers stays as it is"
+            )
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, object]:
@@ -255,6 +257,11 @@ def _plan(
         else:
             batchnorm = last = user
             user = _only_user(last, order, notes)
+    between: list[nn.Module] = []
+    while type(user) in _DROPOUTS and user is not None and not _why_not_fused(last, user, order):
+        between.append(user)
+        last = user
+        user = _only_user(last, order, notes)
     if user is not None and fuse_activation and name_of(user) is not None:
         problem = _why_not_fused(last, user, order)
         if problem:
@@ -266,6 +273,7 @@ def _plan(
         fusion = Fusion(
             batchnorm=batchnorm if isinstance(batchnorm, nn.BatchNorm2d) else None,
             activation=None if activation is None else name_of(activation),
+            between=tuple(between) if activation is not None else (),
         )
     return _Step(conv, fusion, batchnorm, activation), notes
 
@@ -281,6 +289,8 @@ def _only_user(module: nn.Module, order: Order, notes: list[str]) -> nn.Module |
         notes.append(f"{calls[0].use} is called as a function, not a module")
     return calls[0].user
 
+
+_DROPOUTS = (nn.Dropout, nn.Dropout2d)
 
 _FUNCTIONS = frozenset(
     ("relu", "relu_", "gelu", "silu", "sigmoid", "tanh", "leaky_relu", "hardswish", "relu6",
