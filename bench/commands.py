@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from nkiconv.bench import layer_commands
+from nkiconv.bench import layer_commands, models
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.output import (
     check_writable,
@@ -377,6 +377,7 @@ def times(
 
 
 app.command()(layer_commands.layers)
+app.command()(models.model)
 
 
 @app.command()

@@ -25,8 +25,7 @@ from __future__ import annotations
 import copy
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -230,16 +229,25 @@ def check_model(
         reference = copy.deepcopy(model).double()(images.double())
         theirs = model(images)
         report = replace_convs(model, **replace)
-        with _comparing(model) as ratios:
-            ours, profile = profile_model(model, images, target=target, progress=progress)
+        calls: list[_Call] = []
+        ours, profile = profile_model(
+            model,
+            images,
+            target=target,
+            progress=progress,
+            observe=lambda name, layer, x, y: calls.append(
+                _Call(name, layer, x.clone(), y.clone())
+            ),
+        )
+        ratios = [_error_ratio(call) for call in calls]
         moved = _moved(model, images)
-    worst = max(ratios, key=lambda name: ratios[name])
+    worst = ratios.index(max(ratios))
     torch_error = _rms(theirs - reference)
     return Check(
         report=report,
         profile=profile,
         layer_error=ratios[worst],
-        worst_layer=worst,
+        worst_layer=calls[worst].name,
         error=_rms(ours - reference),
         torch_error=torch_error,
         allowed=_rms(moved - reference) + torch_error,
@@ -251,37 +259,24 @@ def _rms(values: Tensor) -> float:
     return float(values.double().square().mean().sqrt())
 
 
-@contextmanager
-def _comparing(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Compare each call of a layer with float64; yield the largest share of its allowance."""
-    ratios: dict[str, float] = {}
+@dataclass(frozen=True)
+class _Call:
+    """What went into a layer and came out; copies, since what follows may work in place."""
 
-    def compare(name: str) -> Callable[..., None]:
-        def hook(layer: Conv2d, inputs: tuple[Tensor, ...], y: Tensor) -> None:
-            x, (weight, bias, activation) = inputs[0], layer.operands()
-            r, magnitude = _wide(layer, x.double(), weight, bias, activation)
-            ratio = bounds.max_error_ratio(
-                as_numpy(y.contiguous()),
-                r.numpy(),
-                magnitude.numpy(),
-                _terms(layer),
-                as_numpy(y.contiguous()).dtype,
-                activation=activation,
-            )
-            ratios[name] = max(ratio, ratios.get(name, 0.0))
+    name: str
+    layer: Conv2d
+    x: Tensor
+    y: Tensor
 
-        return hook
 
-    handles = [
-        module.register_forward_hook(compare(name))
-        for name, module in model.named_modules()
-        if isinstance(module, Conv2d)
-    ]
-    try:
-        yield ratios
-    finally:
-        for handle in handles:
-            handle.remove()
+def _error_ratio(call: _Call) -> float:
+    """Return the largest error of a layer's call as a share of its allowance."""
+    weight, bias, activation = call.layer.operands()
+    r, magnitude = _wide(call.layer, call.x.double(), weight, bias, activation)
+    y = as_numpy(call.y.contiguous())
+    return bounds.max_error_ratio(
+        y, r.numpy(), magnitude.numpy(), _terms(call.layer), y.dtype, activation=activation
+    )
 
 
 def _terms(layer: Conv2d) -> int:

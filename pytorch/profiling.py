@@ -16,6 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nkiconv.pytorch.modules import Conv2d
 from nkiconv.simulate import ConstraintError, Profile, current_target, profile, use_target
 
+Observer = Callable[[str, Conv2d, Tensor, Tensor], None]
+
 
 @dataclass(frozen=True)
 class LayerTime:
@@ -140,6 +142,7 @@ def profile_model(
     *args: Any,
     target: str | None = None,
     progress: Callable[[str], None] | None = None,
+    observe: Observer | None = None,
     **kwargs: Any,
 ) -> tuple[Any, ModelProfile]:
     """Run a model through the simulator; return its result and the modelled time of its layers.
@@ -152,6 +155,8 @@ def profile_model(
         ``trn1``, ``trn2`` or ``trn3``; None for the target in force.
     progress
         Called with a layer's name before it runs.
+    observe
+        Called with each layer's name, the layer, its input and its result.
 
     Raises
     ------
@@ -167,7 +172,7 @@ def profile_model(
     flops = FlopCounterMode(display=False)
     with use_target(target), torch.no_grad():
         name = current_target()
-        with _timing(model, times, others, progress), flops, others:
+        with _timing(model, times, others, progress, observe), flops, others:
             result = model(*args, **kwargs)
     if not times:
         raise ConstraintError(
@@ -213,6 +218,7 @@ def _timing(
     times: list[LayerTime],
     others: _Operations,
     progress: Callable[[str], None] | None,
+    observe: Observer | None,
 ) -> Iterator[None]:
     """Have every layer's forward run under `profile`, for as long as this lasts."""
     layers = {module: name for name, module in model.named_modules() if isinstance(module, Conv2d)}
@@ -224,6 +230,8 @@ def _timing(
             others.inside_layer = True
             try:
                 y, seen = profile(Conv2d.forward, layer, input, *args, **kwargs)
+                if observe is not None:
+                    observe(name, layer, input, y)
             finally:
                 others.inside_layer = False
             times.append(LayerTime(name, _sizes(layer, input), seen.latency_us, seen))
