@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format
 from torch.nn import functional as F
 
 from nkiconv import kernels
@@ -185,11 +186,9 @@ def _fake(
 
 
 def _memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
-    """channels_last if x or the weight has it, and not the usual order as well."""
-    for tensor in (x, weight):
-        if tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
-            return torch.channels_last
-    return torch.contiguous_format
+    """channels_last if the strides of x or the weight suggest it, as in PyTorch's convolution."""
+    suggested = (suggest_memory_format(x), suggest_memory_format(weight))
+    return torch.channels_last if torch.channels_last in suggested else torch.contiguous_format
 
 
 def _check_dimensions(x: Tensor, weight: Tensor) -> None:
