@@ -86,7 +86,7 @@ def _weights_on_device(weight: Tensor, groups: int, best: Candidate) -> Tensor:
     def make() -> Tensor:
         host = weight.detach().cpu()
         packed = ALGORITHMS[best.algorithm].pack(pack_weights(host, groups), best.plan)
-        on_host: Tensor = like(packed, host)
+        on_host: Tensor = like(packed.copy(), host)  # packed arrays are read-only
         return on_host.to(weight.device)
 
     return _packed.get(weight, (best.algorithm, best.plan), make)
