@@ -12,12 +12,13 @@ Three results are compared, with r the model in float64 by PyTorch, as it came f
    the layer got and the allowance of `nkiconv.reference.bounds`.
 2. The model: rms(ours - r) <= D + rms(theirs - r).
 
-D is what errors within the allowances make of the result: the rewritten model runs in float64, with
-the weights that the kernels were given, and each output of each layer moved by its whole allowance,
-up or down at random.  To first order the errors of a result are sums over the layers' errors, so
-that D bounds what the kernels contribute and the last term what the other operations do, which run
-in the same dtype in both models.  Averages over the result (rms) are compared, because the
-direction of a single error is a matter of chance.
+D is what errors within the allowances make of the result.  The model as it came from its library
+runs in float64 once more, each output of each layer moved by its whole allowance, up or down at
+random, and each weight and bias that a BatchNorm was folded into by the rounding which that cost.
+To first order the errors of a result are sums over the layers' errors, so that D bounds what the
+kernels contribute, and the last term what the other operations do, which run in the same dtype in
+both models.  Averages over the result (rms) are compared, because the direction of a single error
+is a matter of chance.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from torch.nn import functional as F
 from nkiconv.pytorch._activations import activate
 from nkiconv.pytorch.modules import Conv2d
 from nkiconv.pytorch.profiling import ModelProfile, profile_model
-from nkiconv.pytorch.rewrite import Report, replace_convs
+from nkiconv.pytorch.rewrite import Layer, Report, replace_convs
 from nkiconv.reference import bounds
 from nkiconv.simulate import ConstraintError
 from nkiconv.simulate.arrays import as_numpy
@@ -226,7 +227,8 @@ def check_model(
     if model.training:
         raise ConstraintError("check_model: the model is in training mode; model.eval() first")
     with torch.no_grad():
-        reference = copy.deepcopy(model).double()(images.double())
+        wide = copy.deepcopy(model).double()
+        reference = wide(images.double())
         theirs = model(images)
         report = replace_convs(model, **replace)
         calls: list[_Call] = []
@@ -240,7 +242,7 @@ def check_model(
             ),
         )
         ratios = [_error_ratio(call) for call in calls]
-        moved = _moved(model, images)
+        moved = _moved(wide, model, report, images)
     worst = ratios.index(max(ratios))
     torch_error = _rms(theirs - reference)
     return Check(
@@ -300,29 +302,47 @@ def _wide(
     )
 
 
-def _moved(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the result in float64 where each layer's outputs are moved by their allowance."""
-    wide = copy.deepcopy(model).double()
-    layers = dict(model.named_modules())
+def _moved(wide: nn.Module, model: nn.Module, report: Report, images: Tensor) -> Tensor:
+    """Return the result of the model in float64 where all is moved by what may be wrong with it.
+
+    `wide` is the model as it came from its library, so that a fault of the rewriting does not hide
+    in its own bound; `model`, rewritten, says how large the moves are.
+    """
+    plain, ours = dict(wide.named_modules()), dict(model.named_modules())
     generator = np.random.default_rng(SEED)
     dtype = as_numpy(images).dtype
+    unit = torch.finfo(images.dtype).eps / 2  # of rounding a weight
 
-    def moved(original: Conv2d) -> Callable[[Tensor], Tensor]:
-        weight, bias, activation = original.operands()  # as the kernels were given them
+    def signs(*shape: int) -> Tensor:
+        return torch.from_numpy(generator.choice((-1.0, 1.0), size=shape))
 
-        def forward(input: Tensor) -> Tensor:
-            y, magnitude = _wide(original, input, weight, bias, activation)
-            allowed = bounds.allowance(
-                y.numpy(), magnitude.numpy(), _terms(original), dtype, activation=activation
+    def move(taken: Layer) -> None:
+        conv: Any = plain[taken.name]
+        layer: Any = ours[taken.name]
+        weight, bias, activation = layer.operands()
+        allowed: list[Tensor] = []
+
+        def measure(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
+            y, magnitude = _wide(layer, inputs[0], weight, bias, activation)
+            allowance = bounds.allowance(
+                y.numpy(), magnitude.numpy(), _terms(layer), dtype, activation=activation
             )
-            signs = generator.choice((-1.0, 1.0), size=allowed.shape)
-            return y + torch.from_numpy(signs * allowed)
+            allowed.append(torch.from_numpy(allowance))
 
-        return forward
+        def shift(_: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            rounded = unit * bias.double().abs()
+            return y + (signs(*rounded.shape) * rounded)[:, None, None]
 
-    for name, module in wide.named_modules():
-        original = layers[name]
-        if isinstance(module, Conv2d) and isinstance(original, Conv2d):
-            module.__dict__["forward"] = moved(original)
+        def shake(_: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            return y + signs(*y.shape) * allowed.pop()
+
+        conv.register_forward_hook(measure)
+        if taken.batchnorm:  # the folded weight and bias were rounded
+            conv.weight.mul_(1 + unit * signs(*conv.weight.shape))
+            plain[taken.batchnorm].register_forward_hook(shift)
+        plain[taken.activation or taken.batchnorm or taken.name].register_forward_hook(shake)
+
+    for taken in report.taken:
+        move(taken)
     result: Tensor = wide(images.double())
     return result

@@ -28,7 +28,8 @@ def name_of(path: Path) -> str:
 QUIET_FILES = [
     path
     for path in FILES
-    if name_of(path).startswith(("kernels/", "pytorch/", "simulate/")) and path.name != "__main__.py"
+    if name_of(path).startswith(("kernels/", "pytorch/", "simulate/"))
+    and path.name != "__main__.py"
 ]
 
 

@@ -202,7 +202,7 @@ class Wrapped(nn.Module):
 
     def forward(self, x: Any) -> Any:
         for each in self.blocks:
-            x = each(x) if float(x.mean()) < 1e9 else x
+            x = each(x) if float(x.detach().mean()) < 1e9 else x
         return x
 
 
