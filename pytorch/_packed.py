@@ -7,7 +7,7 @@ a NumPy view).  On a device identity and version counter have to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, TypeVar
 
 import torch
@@ -62,7 +62,7 @@ class PerTensor:
     """Values by tensor and a key of the caller's; gone with the tensor."""
 
     def __init__(self) -> None:
-        self._kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._kept: MutableMapping[Tensor, Any] = WeakTensorKeyDictionary()
 
     def get(self, tensor: Tensor, key: object, make: Callable[[], T]) -> T:
         """Return the value of this tensor and key; made anew where the tensor has changed."""

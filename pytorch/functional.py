@@ -86,7 +86,7 @@ def conv2d(
     check_backend(backend)
     if x.dim() == 3:
         batched = None if residual is None else residual[None]
-        y = conv2d(
+        return conv2d(
             x[None],
             weight,
             bias,
@@ -97,8 +97,7 @@ def conv2d(
             activation=activation,
             residual=batched,
             backend=backend,
-        )
-        return y[0]
+        )[0]
     _check_dimensions(x, weight)
     s_h, s_w = _arguments.pair(_OP, "stride", stride, least=1)
     d_h, d_w = _arguments.pair(_OP, "dilation", dilation, least=1)

@@ -330,8 +330,9 @@ def _moved(wide: nn.Module, model: nn.Module, report: Report, images: Tensor) ->
             allowed.append(torch.from_numpy(allowance))
 
         def shift(_: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            rounded = unit * bias.double().abs()
-            return y + (signs(*rounded.shape) * rounded)[:, None, None]
+            rounded: Tensor = unit * bias.double().abs()
+            moved: Tensor = y + (signs(*rounded.shape) * rounded)[:, None, None]
+            return moved
 
         def shake(_: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> Tensor:
             return y + signs(*y.shape) * allowed.pop()

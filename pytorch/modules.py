@@ -32,7 +32,7 @@ class Fusion:
 
     batchnorm: nn.BatchNorm2d | None
     activation: str | None
-    between: tuple[nn.Module, ...] = ()
+    between: tuple[nn.Dropout | nn.Dropout2d, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -111,7 +111,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return act(conv(input) + bias + residual)."""
         weight, bias, activation = self.operands()
-        padding = self.padding
+        padding: str | int | tuple[int, ...] = self.padding
         if self.padding_mode != "zeros":
             input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             padding = 0
@@ -139,7 +139,7 @@ class Conv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Return nn.Conv2d's, and what the layer does besides."""
-        parts = [super().extra_repr()]
+        parts = [super().extra_repr()]  # type: ignore[no-untyped-call]  # torch's
         if self.fusion is not None and self.fusion.batchnorm is not None:
             parts.append("batchnorm folded in eval mode")
         name = self.activation if self.fusion is None else self.fusion.activation

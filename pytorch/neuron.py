@@ -67,15 +67,15 @@ def conv2d(
     )
     dtype = str(x.dtype).removeprefix("torch.")
     best = choose(Problem(geometry, epilogue, dtype)).candidates[0]
-    operands: Any = Operands(  # whose fields are declared as arrays of the host
-        x=x.detach().contiguous(),
-        w=_weights_on_device(weight, groups, best),
-        bias=None if bias is None else bias.detach().float().reshape(-1, 1),
-        residual=None if residual is None else residual.detach().contiguous(),
-    )
+    arrays: dict[str, Any] = {  # Operands declares arrays of the host
+        "x": x.detach().contiguous(),
+        "w": _weights_on_device(weight, groups, best),
+        "bias": None if bias is None else bias.detach().float().reshape(-1, 1),
+        "residual": None if residual is None else residual.detach().contiguous(),
+    }
     native = x.device.type == "neuron"
     y: Tensor = ALGORITHMS[best.algorithm].run(
-        _launch_native if native else _launch_xla, operands, best.plan
+        _launch_native if native else _launch_xla, Operands(**arrays), best.plan
     )
     return y
 

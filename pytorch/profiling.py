@@ -192,7 +192,7 @@ class _Operations(TorchDispatchMode):
     """Counts the operations that do work, outside the layers."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.counts: Counter[str] = Counter()
         self.inside_layer = False
 

@@ -169,7 +169,7 @@ def replace_convs(
     for conv in convs:
         name, others = names[conv][0], names[conv][1:]
         reason = _why_not(name, conv, filter)
-        if reason:
+        if reason or not isinstance(conv, nn.Conv2d):  # which has a reason
             layers.append(Layer(name, type(conv).__name__, False, reason))
             continue
         step, notes = _plan(conv, order, names, fold_batchnorm, fuse_activation)
@@ -203,11 +203,11 @@ def restore_convs(model: nn.Module) -> int:
         if isinstance(module, Conv2d) and module.__dict__.pop(_REPLACED, False):
             for name in ("fusion", "backend"):
                 module.__dict__.pop(name, None)
-            module.__class__ = nn.Conv2d
+            _become(module, nn.Conv2d)
             restored += 1
         elif type(module) in _UNFUSED:
             module.__dict__.pop("fusion", None)
-            module.__class__ = _UNFUSED[type(module)]
+            _become(module, _UNFUSED[type(module)])
     return restored
 
 
@@ -257,8 +257,12 @@ def _plan(
         else:
             batchnorm = last = user
             user = _only_user(last, order, notes)
-    between: list[nn.Module] = []
-    while type(user) in _DROPOUTS and user is not None and not _why_not_fused(last, user, order):
+    between: list[nn.Dropout | nn.Dropout2d] = []
+    while (
+        isinstance(user, _DROPOUTS)
+        and type(user) in _DROPOUTS
+        and not _why_not_fused(last, user, order)
+    ):
         between.append(user)
         last = user
         user = _only_user(last, order, notes)
@@ -336,9 +340,14 @@ def _has_hooks(module: nn.Module) -> bool:
     )
 
 
+def _become(module: Any, kind: type[nn.Module]) -> None:
+    """Change a module's class: a function, since type checkers hold on to the former one."""
+    module.__class__ = kind
+
+
 def _carry_out(step: _Step, backend: str | None) -> None:
-    conv: Any = step.conv  # whose class is about to change
-    conv.__class__ = Conv2d
+    conv = step.conv
+    _become(conv, Conv2d)
     conv.__dict__[_REPLACED] = True
     if backend is not None:
         conv.__dict__["backend"] = backend
@@ -347,5 +356,5 @@ def _carry_out(step: _Step, backend: str | None) -> None:
     conv.__dict__["fusion"] = step.fusion
     for module in (step.batchnorm, step.activation):
         if module is not None:
-            module.__class__ = FUSED[type(module)]
+            _become(module, FUSED[type(module)])
             module.__dict__["fusion"] = step.fusion
