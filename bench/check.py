@@ -24,7 +24,7 @@ from nkiconv.kernels import conv2d
 from nkiconv.reference import bounds
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.reference._dtypes import DTYPES, Array, round_once
-from nkiconv.reference.cases import CASES, Arguments, Case, Inputs, make_inputs
+from nkiconv.reference.cases import CASES, Case, Inputs, make_inputs
 from nkiconv.reference.conv2d import conv2d_float64, magnitude
 from nkiconv.simulate import profile
 
@@ -147,16 +147,8 @@ class _Wanted:
         if case is PHOTOGRAPH:
             return wanted
         integers = make_inputs(case, dtype, integers=True)
-        exact = conv2d_ref(**integers, **_exact_arguments(case))
+        exact = conv2d_ref(**integers, **case.exact_arguments())
         return replace(wanted, integer_inputs=integers, integer_result=exact)
-
-
-def _exact_arguments(case: Case) -> Arguments:
-    """Arguments without the activations that leave the integers."""
-    arguments = case.arguments()
-    if arguments["activation"] != "relu":
-        arguments["activation"] = None
-    return arguments
 
 
 def _judge(row: Row, trial: Trial, wanted: _Wanted) -> Row:
@@ -184,7 +176,7 @@ def _judge(row: Row, trial: Trial, wanted: _Wanted) -> Row:
         return replace(row, problem="FAIL", message=f"error {ratio:.6g} of its allowance, {where}")
     if wanted.integer_inputs is not None and wanted.integer_result is not None:
         exact = np.asarray(
-            conv2d(**wanted.integer_inputs, **_exact_arguments(case), algorithm=trial.algorithm)
+            conv2d(**wanted.integer_inputs, **case.exact_arguments(), algorithm=trial.algorithm)
         )
         if not np.array_equal(exact, wanted.integer_result):
             where = _worst(exact, wanted.integer_result)

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from nkiconv.bench import layer_commands, models
+from nkiconv.bench import bench_commands, layer_commands, models, plan_commands
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.output import (
     check_writable,
@@ -268,67 +268,7 @@ def _refuse_sizes(context: typer.Context) -> None:
             raise UserError(f"--{name.replace('_', '-')} and --case exclude each other")
 
 
-@app.command()
-def bench(
-    suite: Annotated[
-        str, typer.Option(help="simulator, scheduler, or micro (single instructions).")
-    ] = "simulator",
-    repeat: Annotated[int, typer.Option(min=1, help="Repeats; medians are compared.")] = 5,
-    hotspots: Annotated[
-        bool, typer.Option("--profile", help="Show which functions take the time, instead.")
-    ] = False,
-    json: Json = None,
-) -> None:
-    """Time the simulator itself, on this machine's clock, against NumPy and torch.
-
-    Suite scheduler times the timing model alone, from 1,000 to 1,000,000 instructions. Suite micro
-    times nothing: it compares modelled with published times of single instructions.
-    """
-    if suite not in ("simulator", "scheduler", "micro"):
-        raise UserError(f"no suite {suite!r}; there are: simulator, scheduler, micro")
-    if json is not None:
-        check_writable(json)
-    if hotspots and suite != "simulator":
-        raise UserError("--profile goes with the suite simulator only")
-    if suite == "simulator":
-        content = _profile_simulator(repeat) if hotspots else _time_simulator(repeat)
-    elif suite == "scheduler":
-        from nkiconv.bench.model_tables import scaling_table
-        from nkiconv.bench.scaling import measure_scaling
-
-        with spinner("scheduling up to a million instructions"):
-            scaling = measure_scaling()
-        say_table(*scaling_table(scaling))
-        content = scaling.to_dict()
-    else:
-        from nkiconv.bench.micro import measure_micro
-        from nkiconv.bench.model_tables import micro_table
-
-        rows = measure_micro()
-        say_table(*micro_table(rows))
-        content = {"rows": [row.to_dict() for row in rows]}
-    if json is not None:
-        write_json(json, content)
-
-
-def _time_simulator(repeats: int) -> dict[str, object]:
-    from nkiconv.bench.speed import measure_simulator
-    from nkiconv.bench.tables import speed_tables
-
-    with spinner("checking results, then timing them in turns"):
-        report = measure_simulator(repeats)
-    say_tables(speed_tables(report))
-    return report.to_dict()
-
-
-def _profile_simulator(repeats: int) -> dict[str, object]:
-    from nkiconv.bench.hotspots import measure_hotspots
-    from nkiconv.bench.tables import hotspots_table
-
-    with spinner("running the simulator under a profiler"):
-        report = measure_hotspots(repeats)
-    say_table(*hotspots_table(report))
-    return report.to_dict()
+app.command()(bench_commands.bench)
 
 
 @app.command()
@@ -378,6 +318,8 @@ def times(
 
 app.command()(layer_commands.layers)
 app.command()(models.model)
+app.command()(plan_commands.plan)
+app.command()(plan_commands.tune)
 
 
 @app.command()
@@ -488,6 +430,33 @@ def ladder(
             small = list(measure_small(announce))
         for path in write(markdown, steps, small):
             say(f"wrote {path}")
+
+
+@app.command()
+def attempts(
+    only: Annotated[
+        str, typer.Option(metavar="TEXT", help="With this in kernel, layer or what was tried.")
+    ] = "",
+    markdown: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE.md", help="Write docs/kernels/attempts.md."),
+    ] = None,
+) -> None:
+    """Show what was tried to make the kernels faster, with today's times."""
+    from nkiconv.bench.attempts import attempts_page, attempts_table, known_attempts, refresh
+
+    if only and markdown is not None:
+        raise UserError("--markdown excludes --only: the page has every attempt")
+    if markdown is not None:
+        check_writable(markdown)
+    chosen = known_attempts(only)
+    layers = {(a.layer, a.dtype, a.target) for a in chosen}
+    with counter(len(layers), "layers") as announce:
+        rows = list(refresh(chosen, announce))
+    say_table(*attempts_table(rows))
+    if markdown is not None:
+        write_bytes(markdown, attempts_page(rows).encode())
+        say(f"wrote {markdown}")
 
 
 @app.command()

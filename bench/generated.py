@@ -18,9 +18,17 @@ from nkiconv.simulate.sheet import SHEETS
 from nkiconv.simulate.strictness import Refused, all_codes, generations
 from nkiconv.simulate.trace import Lane
 
-__all__ = ["coverage_rows", "pages", "stale", "write"]
+__all__ = [
+    "MADE",
+    "coverage_rows",
+    "engines",
+    "markdown_table",
+    "pages",
+    "stale",
+    "write",
+]
 
-_MADE = "Made by `nkiconv tables`; edits here are lost."
+MADE = "Made by `nkiconv tables`; edits here are lost."
 _MODULES = ("nki", "nki.isa", "nki.language", "nki.collectives")
 _PREFIX = {"nki": "nki", "nki.isa": "nisa", "nki.language": "nl"}
 
@@ -33,10 +41,13 @@ def pages(root: Path) -> dict[Path, str]:
     UserError
         `root` is not a checkout of nkiconv.
     """
+    from nkiconv.bench.instruction_page import instruction_page  # which imports this module
+
     if not (root / "docs").is_dir() or not (root / "tests").is_dir():
         raise UserError(f"{str(root)!r} has no docs and tests: run this in a checkout of nkiconv")
     return {
         root / "docs" / "coverage.md": _coverage(root),
+        root / "docs" / "instructions.md": instruction_page(),
         root / "docs" / "strictness.md": _strictness(),
     }
 
@@ -59,7 +70,8 @@ def write(root: Path) -> list[Path]:
     return changed
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     for row in rows:
         cells = [_escaped(cell) for cell in row]
@@ -91,7 +103,7 @@ def coverage_rows(module: str, tests: dict[str, str]) -> Iterator[tuple[str, ...
                 name,
                 kind[:-1] if kind != "classes" else "class",
                 _embedded(module, have, value, kind),
-                ", ".join(_engines(SHEETS[name].lane)) if sheet else "",
+                ", ".join(engines(SHEETS[name].lane)) if sheet else "",
                 " ".join(generations(name) if sheet else TARGETS) if have else "",
                 _tested(tests, name, _PREFIX.get(module, "")) if have else "",
             )
@@ -117,7 +129,7 @@ def _embedded(module: str, have: bool, value: object, kind: str) -> str:
     return "for op= alone" if only_names and kind == "functions" else "yes"
 
 
-def _engines(lane: Any) -> list[str]:
+def engines(lane: Any) -> list[str]:
     """Return the engines that a sheet's lane, or the function that chooses it, mentions."""
     if isinstance(lane, Lane):
         return ["DMA" if lane.is_dma else lane.label]
@@ -160,7 +172,7 @@ def _coverage(root: Path) -> str:
     tests = _test_sources(root)
     parts = [
         "# Coverage of NKI 0.6.0",
-        f"{_MADE}",
+        f"{MADE}",
         "Every public name of the vendor's release, and whether the embedded NKI has it. Names, "
         "parameters and defaults are compared with the vendor's in tests/simulate/test_api.py, "
         "limits of instructions broken in test_sheets.py, costs worked out by hand in "
@@ -174,7 +186,7 @@ def _coverage(root: Path) -> str:
         others = "".join(f"; {n} {kind}" for kind, n in kinds.items() if kind not in ("yes", "no"))
         parts.append(f"{kinds['yes']} of {len(functions)} functions{others}.")
         parts.append(
-            _table(
+            markdown_table(
                 ("name", "kind", "embedded", "engine", "targets", "tested most in"), rows
             ).rstrip()
         )
@@ -198,7 +210,7 @@ def _strictness() -> str:
     generic = [name for name in groups if name not in SHEETS]
     parts = [
         "# What the simulator refuses",
-        f"{_MADE}",
+        f"{MADE}",
         f"{len(codes)} rules. Each has a code, which ends the message of the error; `nkiconv "
         "explain CODE` says more. Each has an example in tests/simulate that breaks it and is "
         "refused with this code.",
@@ -209,6 +221,8 @@ def _strictness() -> str:
             (f"`{e.code}`", e.sentence, e.source, e.error, _breaking_test(e)) for e in groups[group]
         ]
         parts.append(
-            _table(("code", "what must hold", "source", "error", "broken in"), rows).rstrip()
+            markdown_table(
+                ("code", "what must hold", "source", "error", "broken in"), rows
+            ).rstrip()
         )
     return "\n\n".join(parts) + "\n"

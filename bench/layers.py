@@ -31,13 +31,18 @@ from nkiconv.simulate.hardware import HARDWARE, Hardware
 
 __all__ = [
     "FIGURES",
+    "TARGETS",
     "Figure",
     "Layer",
+    "LayerData",
     "LayerRow",
     "LayerTrial",
+    "empty_row",
+    "floor_us",
     "known_layers",
     "run_layers",
     "select_layers",
+    "with_columns",
 ]
 
 FILE = Path(__file__).with_name("layers.json")
@@ -45,6 +50,9 @@ FILE = Path(__file__).with_name("layers.json")
 MAX_HBM, MAX_STATIC = 1.05, 20_000
 ALLOWED_FACTOR, ALLOWED_US = 1.10, 6.0
 QUICK_MACS = 250_000_000
+
+TARGETS = ("trn1", "trn2")
+"""Those that figures are asked of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,40 +302,41 @@ def run_layers(
     verify: bool = True,
 ) -> Iterator[LayerRow]:
     """Run one trial after the other; what one raises does not stop the next."""
-    known: _Data | None = None
+    known: LayerData | None = None
     for trial in trials:
         announce(trial.name)
-        row = _empty_row(trial)
+        row = empty_row(trial)
         try:
             # the trials of one layer follow each other and share data and PyTorch's result
             if known is None or known.layer != trial.layer:
-                known = _Data(trial.layer)
+                known = LayerData(trial.layer)
             row = _measure(row, trial, known, algorithm, verify)
         except Exception as error:  # also an error that nkiconv never meant to raise is a finding
             row = replace(row, problem=f"{type(error).__name__}: {error}")
         yield row
 
 
-class _Data:
+class LayerData:
     """Operands of a layer, and what PyTorch or the reference makes of them."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, *, bias: bool = False) -> None:
         self.layer = layer
         rng = np.random.default_rng(layer.id)
         self.x = rng.integers(-2, 3, (layer.N, layer.C_in, *layer.size)).astype(np.float32)
         shape = (layer.C_out, layer.C_in // layer.groups, *layer.kernel)
         self.w = rng.integers(-2, 3, shape).astype(np.float32)
+        self.bias = rng.integers(-2, 3, layer.C_out).astype(np.float32) if bias else None
         self._wanted: Array | None = None
 
     @property
     def wanted(self) -> Array:
         """The result in float32, which holds it exactly."""
         if self._wanted is None:
-            self._wanted = _right_result(self.layer, self.x, self.w)
+            self._wanted = _right_result(self.layer, self.x, self.w, self.bias)
         return self._wanted
 
 
-def _right_result(layer: Layer, x: Array, w: Array) -> Array:
+def _right_result(layer: Layer, x: Array, w: Array, bias: Array | None) -> Array:
     """Return the convolution by PyTorch, or by the reference where torch is not installed."""
     try:
         import torch
@@ -335,6 +344,7 @@ def _right_result(layer: Layer, x: Array, w: Array) -> Array:
         exact: Array = conv2d_float64(
             x,
             w,
+            bias,
             stride=layer.stride,
             padding=layer.padding,
             dilation=layer.dilation,
@@ -345,6 +355,7 @@ def _right_result(layer: Layer, x: Array, w: Array) -> Array:
         result: Array = torch.nn.functional.conv2d(
             torch.from_numpy(x),
             torch.from_numpy(w),
+            None if bias is None else torch.from_numpy(bias),
             stride=layer.stride,
             padding=layer.padding,
             dilation=layer.dilation,
@@ -353,7 +364,7 @@ def _right_result(layer: Layer, x: Array, w: Array) -> Array:
     return result
 
 
-def _empty_row(trial: LayerTrial) -> LayerRow:
+def empty_row(trial: LayerTrial) -> LayerRow:
     """Return what is known of a row before anything runs."""
     layer, hw = trial.layer, HARDWARE[trial.target]
     least_bytes = layer.least_elems * DTYPES[trial.dtype].itemsize
@@ -370,7 +381,7 @@ def _empty_row(trial: LayerTrial) -> LayerRow:
 
 
 def _measure(
-    row: LayerRow, trial: LayerTrial, data: _Data, algorithm: str, verify: bool
+    row: LayerRow, trial: LayerTrial, data: LayerData, algorithm: str, verify: bool
 ) -> LayerRow:
     layer, dtype = trial.layer, DTYPES[trial.dtype]
     y, seen = profile(
@@ -399,8 +410,7 @@ def _measure(
 def _counted(row: LayerRow, seen: Profile) -> LayerRow:
     """Return the row with the counts and times of a profile."""
     matmuls = sum(seen.instructions.get(name, 0) for name in ("nc_matmul", "nc_matmul_mx"))
-    fewest = min(seen.moving_columns or row.columns_table, row.columns_table)
-    return replace(
+    row = replace(
         row,
         # kernels are named after their algorithm
         algorithm="+".join(dict.fromkeys(name.removeprefix("conv2d_") for name in seen.kernels)),
@@ -413,5 +423,12 @@ def _counted(row: LayerRow, seen: Profile) -> LayerRow:
         # Sums of whole picoseconds, turned into microseconds: nothing is lost in turning back.
         body_ps=round(seen.body_us * 1e6),
         bound=seen.bound,
-        strict_floor_us=floor_us(HARDWARE[row.target], row.dtype, fewest, row.least_bytes),
     )
+    return with_columns(row)
+
+
+def with_columns(row: LayerRow) -> LayerRow:
+    """Return the row with the floor that its own columns give, where they are fewer."""
+    fewest = min(row.columns or row.columns_table, row.columns_table)
+    strict = floor_us(HARDWARE[row.target], row.dtype, fewest, row.least_bytes)
+    return replace(row, strict_floor_us=strict)

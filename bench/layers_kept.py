@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nkiconv.bench.layers import LayerRow, select_layers
+from nkiconv.bench.layers import TARGETS, LayerRow, empty_row, select_layers, with_columns
 from nkiconv.bench.output import write_bytes
 
-__all__ = ["FILE", "KeptChange", "accept", "changes", "gone"]
+__all__ = ["FILE", "KeptChange", "accept", "changes", "gone", "kept_rows"]
 
 FILE = Path(__file__).with_name("layers-kept.json")
 
@@ -53,13 +53,21 @@ def _values(row: LayerRow) -> dict[str, int | str]:
     return {what: getattr(row, what) for what in _KEPT}
 
 
+def _standard() -> set[tuple[str, str]]:
+    """Return target and name of the rows that are kept: those of a run without options."""
+    return {(t.target, f"{t.layer.name} {t.dtype}") for t in select_layers(TARGETS, ())}
+
+
+def _kept_rows(rows: Iterable[LayerRow]) -> list[LayerRow]:
+    standard = _standard()
+    return [row for row in rows if row.passed and (row.target, row.name) in standard]
+
+
 def changes(rows: Iterable[LayerRow]) -> list[KeptChange]:
     """Return the numbers of rows with results that differ from the file's."""
     kept = _read()
     found = []
-    for row in rows:
-        if not row.passed:
-            continue
+    for row in _kept_rows(rows):
         before = kept.get(row.target, {}).get(row.name, {})
         for what, value in _values(row).items():
             if before.get(what) != value:
@@ -69,11 +77,29 @@ def changes(rows: Iterable[LayerRow]) -> list[KeptChange]:
 
 def gone() -> list[tuple[str, str]]:
     """Return target and name of what the file holds of rows that there are no more."""
-    kept = _read()
-    there = {(t.target, f"{t.layer.name} {t.dtype}") for t in select_layers(tuple(kept), ())}
+    standard = _standard()
     return [
-        (target, name) for target in kept for name in kept[target] if (target, name) not in there
+        (target, name)
+        for target, of in _read().items()
+        for name in of
+        if (target, name) not in standard
     ]
+
+
+def kept_rows() -> list[LayerRow]:
+    """Return the rows that the file holds, in the order of a run without options.
+
+    What holds them back is not kept, and is empty.
+    """
+    kept = _read()
+    found = []
+    for trial in select_layers(TARGETS, ()):
+        row = empty_row(trial)
+        values = kept.get(row.target, {}).get(row.name)
+        if values is not None:
+            row = with_columns(replace(row, exact=True, **values))  # type: ignore[arg-type]  # as written
+            found.append(row)
+    return found
 
 
 def accept(rows: Iterable[LayerRow]) -> None:
@@ -81,9 +107,8 @@ def accept(rows: Iterable[LayerRow]) -> None:
     kept = _read()
     for target, name in gone():
         del kept[target][name]
-    for row in rows:
-        if row.passed:
-            kept.setdefault(row.target, {})[row.name] = _values(row)
+    for row in _kept_rows(rows):
+        kept.setdefault(row.target, {})[row.name] = _values(row)
     write_bytes(FILE, _text(kept).encode())
 
 

@@ -7,13 +7,17 @@ An algorithm is a module with
     pack(w, plan)               weights in the order in which the plan's kernel loads them
     run(launch, operands, plan) y; `launch` is `simulate_kernel` or what runs a kernel on a device
 
+and, where it pools in the same pass, ``POOLS = True``.
+
 A plan is a frozen `nl.NKIObject` of whole numbers: all that the kernel does, decided beforehand.
-`conv2d` takes the plan whose price is the lowest (_choice.py).
+`conv2d` takes the one that is estimated to be the fastest (_choice.py).  An algorithm without
+padding modes raises NotSuited; it is then offered the problem with zeros around a copy of x that
+has the border.  Layouts are handled in the same way, and no algorithm sees them (_stages.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,10 +25,8 @@ from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Geometry
 from nkiconv.kernels._price import Price
+from nkiconv.kernels._stages import Launch, Stages
 from nkiconv.kernels._weights import PackedWeights
-
-Launch = Callable[..., Any]
-"""Runs a kernel on arrays, as `nkiconv.simulate.simulate_kernel(kernel, *args)` does."""
 
 
 class NotSuited(Exception):
@@ -40,7 +42,12 @@ class Problem:
     padding_mode
         "zeros", "reflect", "replicate" or "circular": what lies outside the image.
     precision
-        Of float32: "exact", or "fast" for fewer passes of TensorE.
+        Of float32: "exact", or "fast": x and w rounded to bfloat16 on their way to SBUF (a transfer
+        casts), products summed in float32, so one pass of TensorE instead of four.  Not by
+        ``.view(nl.tfloat32)``: nki 0.6.0 with neuronx-cc 2.27 is reported not to compile matmuls
+        of tfloat32 operands, although the vendor's page lists them.
+    layout
+        "NCHW", or "NHWC" of x, residual and y.
     """
 
     geometry: Geometry
@@ -48,6 +55,7 @@ class Problem:
     dtype: str
     padding_mode: str = "zeros"
     precision: str = "exact"
+    layout: str = "NCHW"
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,12 @@ class Candidate:
     plan: Any  # each algorithm has its own class
     price: Price
     why: str
+    stages: Stages | None = None  # kernels before and after it
+
+    def estimate_us(self) -> float:
+        """Return microseconds without launch, for the target in force."""
+        before_and_after = 0.0 if self.stages is None else self.stages.estimate_us()
+        return self.price.estimate_us() + before_and_after
 
 
 class Algorithm(Protocol):

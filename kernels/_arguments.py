@@ -6,6 +6,7 @@ argument, the value and the limit.  Where a limit is PyTorch's, the message says
 
 from __future__ import annotations
 
+import math
 import operator
 import sys
 from contextlib import suppress
@@ -15,6 +16,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from nkiconv.kernels._activations import ACTIVATIONS, LEAKY_SLOPE
+from nkiconv.kernels._blocks import Pool, PoolAxis
 from nkiconv.simulate import ConstraintError, DtypeError, ShapeError
 from nkiconv.simulate.arrays import as_numpy, is_torch
 
@@ -25,6 +28,8 @@ ArrayLike: TypeAlias = Any
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Pair
 Padding: TypeAlias = IntOrPair | tuple[Pair, Pair] | str
+Activation: TypeAlias = str | tuple[str, float] | None
+PoolArgument: TypeAlias = tuple[str, IntOrPair] | tuple[str, IntOrPair, IntOrPair] | None
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -33,6 +38,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 TORCH = "torch.nn.functional.conv2d"
+TORCH_MODULE = "torch.nn.Conv2d"
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def array(op: str, name: str, value: Any) -> Array:
@@ -157,6 +165,94 @@ def padding(
         )
     vertical, horizontal = pair(op, "padding", value, least=0)
     return (vertical, vertical), (horizontal, horizontal)
+
+
+def padding_mode(op: str, mode: object, pads: tuple[Pair, Pair], sizes: Pair) -> str:
+    """Return the mode, if the image has the pixels that it takes for this padding.
+
+    Raises
+    ------
+    ConstraintError
+    """
+    choice(op, "padding_mode", mode, PADDING_MODES, TORCH_MODULE)
+    for axis, pad, size in zip(("H", "W"), pads, sizes, strict=True):
+        if mode == "reflect" and max(pad) >= size:
+            raise ConstraintError(
+                f'{op}: padding is {pad} along {axis} with padding_mode "reflect"; it must be less '
+                f"than the {size} pixels of x there ({TORCH_MODULE})"
+            )
+        if mode == "circular" and max(pad) > size:
+            raise ConstraintError(
+                f'{op}: padding is {pad} along {axis} with padding_mode "circular"; it must be at '
+                f"most the {size} pixels of x there ({TORCH_MODULE})"
+            )
+    return str(mode)
+
+
+def activation(op: str, value: object) -> tuple[str | None, float]:
+    """Return the name of an activation, and the slope of leaky_relu (0 for the others).
+
+    Raises
+    ------
+    ConstraintError
+    """
+    if not isinstance(value, (tuple, list)):
+        choice(op, "activation", value, ACTIVATIONS, "the activations of the kernels")
+        return value, LEAKY_SLOPE if value == "leaky_relu" else 0.0  # type: ignore[return-value]
+    if len(value) != 2 or value[0] != "leaky_relu":
+        raise ConstraintError(
+            f'{op}: activation is {value!r}; the one that takes a number is ("leaky_relu", slope) '
+            "(the activations of the kernels)"
+        )
+    slope = value[1]
+    if isinstance(slope, (bool, np.bool_)) or not isinstance(
+        slope, (int, float, np.integer, np.floating)
+    ):
+        raise ConstraintError(
+            f"{op}: the slope of activation {value!r} is {slope!r}; it must be a number "
+            "(torch.nn.functional.leaky_relu)"
+        )
+    if not math.isfinite(slope):
+        raise ConstraintError(
+            f"{op}: the slope of activation {value!r} must be finite (the activations of the "
+            "kernels)"
+        )
+    if slope == 0:  # Inf times 0 would be NaN
+        return "relu", 0.0
+    return "leaky_relu", float(slope)
+
+
+def pool(op: str, value: object, sizes: Pair) -> Pool | None:
+    """Return the windows over a result of these `sizes`; without a stride they touch each other.
+
+    Raises
+    ------
+    ConstraintError
+        Not (kind, size) or (kind, size, stride).
+    ShapeError
+        No window fits.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        raise ConstraintError(
+            f'{op}: pool is {value!r}; it must be None, ("max" or "avg", size) or (kind, size, '
+            "stride) (this package's arguments)"
+        )
+    choice(op, "pool's kind", value[0], ("max", "avg"), "this package's arguments")
+    size = pair(op, "pool's size", value[1], least=1)
+    stride = size if len(value) == 2 else pair(op, "pool's stride", value[2], least=1)
+    for axis, outputs, window in zip(("H", "W"), sizes, size, strict=True):
+        if window > outputs:
+            raise ShapeError(
+                f"{op}: pool is {value!r}, but the convolution's result has {outputs} along "
+                f"{axis}; the result would have no elements (torch.nn.functional.{value[0]}_pool2d)"
+            )
+    rows, cols = (
+        PoolAxis(window, step, (outputs - window) // step + 1)
+        for outputs, window, step in zip(sizes, size, stride, strict=True)
+    )
+    return Pool(value[0], rows, cols)
 
 
 def output_size(

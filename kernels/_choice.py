@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from nkiconv.kernels import conv2d_direct
-from nkiconv.kernels._algorithm import Algorithm, Candidate, NotSuited, Problem
+from nkiconv.kernels._algorithm import (
+    Algorithm,
+    Candidate,
+    NotSuited,
+    Operands,
+    Problem,
+)
+from nkiconv.kernels._stages import Launch, stages_for
 from nkiconv.simulate import ConstraintError
 
 ALGORITHMS: dict[str, Algorithm] = {module.NAME: module for module in (conv2d_direct,)}
@@ -33,10 +41,57 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
     refusals: dict[str, str] = {}
     for name in names:
         try:
-            found += ALGORITHMS[name].plans(problem)
+            found += _candidates(ALGORITHMS[name], problem)
         except NotSuited as reason:
             refusals[name] = str(reason)
     if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
         raise ConstraintError(f"conv2d: no algorithm can do this ({reasons})")
-    return Choice(tuple(sorted(found, key=lambda c: c.price.estimate_us())), refusals)
+    return Choice(tuple(sorted(found, key=Candidate.estimate_us)), refusals)
+
+
+def run(launch: Launch, best: Candidate, operands: Operands) -> Any:
+    """Run a candidate with what comes before and after it; return y.
+
+    `operands` are in the problem's layout; w is what `pack` of the algorithm returned.
+    """
+    module = ALGORITHMS[best.algorithm]
+    if best.stages is None:
+        return module.run(launch, operands, best.plan)
+    x, residual = best.stages.before(launch, operands.x, operands.residual)
+    y = module.run(launch, replace(operands, x=x, residual=residual), best.plan)
+    return best.stages.after(launch, y)
+
+
+def _candidates(module: Algorithm, problem: Problem) -> list[Candidate]:
+    """Return an algorithm's candidates, by way of stages for what it does not do itself.
+
+    Raises
+    ------
+    NotSuited
+    """
+    if problem.epilogue.pool is not None and not getattr(module, "POOLS", False):
+        raise NotSuited("it has no fused pooling")
+    if problem.layout == "NCHW":
+        try:
+            return list(module.plans(problem))
+        except NotSuited:
+            if problem.padding_mode == "zeros":
+                raise
+    return _staged(module, problem)
+
+
+def _staged(module: Algorithm, problem: Problem) -> list[Candidate]:
+    g, pool = problem.geometry, problem.epilogue.pool
+    planes = (g.rows.outputs, g.cols.outputs)
+    if pool is not None:
+        planes = (pool.rows.outputs, pool.cols.outputs)
+    geometry, stages = stages_for(
+        g,
+        planes,
+        has_residual=problem.epilogue.has_residual,
+        padding_mode=problem.padding_mode,
+        layout=problem.layout,
+    )
+    inner = replace(problem, geometry=geometry, padding_mode="zeros", layout="NCHW")
+    return [replace(c, stages=stages, why=f"{c.why}; {stages.why}") for c in module.plans(inner)]

@@ -160,3 +160,14 @@ def make_window(
     first = span_size(g.rows, first_rows, taps[0].size, step) - rows.zeros_before
     first = min(max(first, 1), load_rows, rows.x_size)
     return Window(rows, cols, (Tile(0, first), *tiles(rows.x_size - first, load_rows, first)))
+
+
+def tap_outputs(axis: Axis, outputs: Tile, tap: int) -> Tile:
+    """Return those of `outputs` that find a tap inside the image; its size is 0 for none.
+
+    A kernel calls it too: it holds to the Python of the compiler.
+    """
+    behind = axis.pad - tap * axis.dilation  # pixel of output o: o*stride - behind
+    first = max(outputs.start, -(-behind // axis.stride))
+    end = min(outputs.start + outputs.size, (axis.size - 1 + behind) // axis.stride + 1)
+    return Tile(first, max(0, end - first))

@@ -6,13 +6,16 @@ stationary operand and no kernel has to transpose anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from nkiconv.kernels import _arguments
 from nkiconv.kernels._arguments import Array, ArrayLike
 from nkiconv.simulate import ShapeError
+
+_PLANS_KEPT = 4  # orders of one layer's weights: one for each size of image that it sees
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,16 @@ class PackedWeights:
 
     array: Array
     kernel_size: tuple[int, int]
+    _arranged: dict[int, tuple[object, Array]] = field(default_factory=dict, init=False, repr=False)
+
+    def arranged(self, plan: object, arrange: Callable[[], Array]) -> Array:
+        """Return what `arrange` made for this very plan, now or at an earlier call."""
+        known = self._arranged.get(id(plan))
+        if known is None or known[0] is not plan:
+            while len(self._arranged) >= _PLANS_KEPT:
+                self._arranged.pop(next(iter(self._arranged)))
+            known = self._arranged[id(plan)] = plan, arrange()
+        return known[1]
 
     def __post_init__(self) -> None:
         KH, KW = self.kernel_size

@@ -5,6 +5,7 @@ Plain Python without NumPy.  Every function raises `ValueError` and says what it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import index
 from typing import TypeAlias
@@ -12,13 +13,32 @@ from typing import TypeAlias
 Pair: TypeAlias = tuple[int, int]
 IntOrPair: TypeAlias = int | Pair
 Padding: TypeAlias = IntOrPair | tuple[Pair, Pair] | str
+Activation: TypeAlias = str | tuple[str, float] | None
 Pool: TypeAlias = tuple[str, IntOrPair] | tuple[str, IntOrPair, IntOrPair] | None
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def choice(name: str, value: object, allowed: Sequence[str | None]) -> None:
     """Refuse a `value` that is none of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def activation(value: object, allowed: Sequence[str | None]) -> Activation:
+    """Return a name of an activation, or ("leaky_relu", slope)."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2 or value[0] != "leaky_relu" or not _is_finite(value[1]):
+            raise ValueError(
+                f"activation is {value!r}; the one that takes a number is ('leaky_relu', slope)"
+            )
+        return "leaky_relu", float(value[1])
+    choice("activation", value, allowed)
+    return value  # type: ignore[return-value]  # one of `allowed`
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def integer(name: str, value: object, least: int) -> int:
@@ -62,6 +82,20 @@ def padding(value: object, kernel: Pair, stride: Pair, dilation: Pair) -> tuple[
         return pair("padding", value[0], 0), pair("padding", value[1], 0)
     vertical, horizontal = pair("padding", value, 0)
     return (vertical, vertical), (horizontal, horizontal)
+
+
+def padding_mode(mode: object, pads: tuple[Pair, Pair], sizes: Pair) -> str:
+    """Return the word of NumPy's `pad` for one of PyTorch's modes, within PyTorch's limits."""
+    choice("padding_mode", mode, PADDING_MODES)
+    for axis, (before, after), size in zip("HW", pads, sizes, strict=True):
+        # reflect does not repeat the edge, and neither mode goes round twice
+        limit = {"reflect": size - 1, "circular": size}.get(str(mode))
+        if limit is not None and max(before, after) > limit:
+            raise ValueError(
+                f"padding is {(before, after)} along {axis} with padding_mode {mode!r}; "
+                f"for {size} pixels it must be at most {limit}"
+            )
+    return {"zeros": "constant", "replicate": "edge", "circular": "wrap"}.get(str(mode), "reflect")
 
 
 def pool(value: Pool) -> tuple[str, Pair, Pair] | None:

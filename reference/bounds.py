@@ -15,6 +15,8 @@ u_out |y32| <= u_out (|r| + |y32 - r|):
 
 with u_out = 2^-11 for float16, 2^-8 for bfloat16 and 0 for float32, where y32 is the result.
 Below the smallest normal number the last term is half the distance between subnormal numbers.
+With precision "fast" both operands of float32 are rounded to bfloat16 first, and e grows by
+(2u + u^2) m, u = 2^-8: what these roundings do to a sum if all go one way.
 Pools keep the bound if r and m are pooled alike (`conv2d.magnitude`): a maximum is off by no more
 than the worst of its window, a mean by no more than the mean; `terms` then counts its additions.
 
@@ -33,7 +35,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nkiconv.reference._arguments import choice
+from nkiconv.reference import _arguments
+from nkiconv.reference._arguments import Activation, choice
 from nkiconv.reference._dtypes import Array, Float64
 
 LAMBDA = 4.0
@@ -54,23 +57,36 @@ _FORMATS = {
     "bfloat16": _Format(2.0**-8, 2.0**-134, 2.0**128 - 2.0**119),
 }
 
+_U_BFLOAT16 = 2.0**-8  # unit roundoff: 8 significant bits
+# x (1 + u) times w (1 + u) is off by 2u + u^2; "fast" rounds float32 operands so
+_ROUNDED_OPERANDS = {"exact": 0.0, "fast": 2 * _U_BFLOAT16 + _U_BFLOAT16**2}
+
 # assumed: error of a float32 erf, exp or tanh and the one or two operations around it, in ulps
 ACTIVATION_ULPS = 4.0
 
 _LIPSCHITZ: dict[str | None, float] = {
     None: 1.0,
     "relu": 1.0,
+    "relu6": 1.0,
+    "leaky_relu": 1.0,
     "gelu": 1.12891,  # slope at z = sqrt(2), 1.128904..., where z Phi(z) is steepest
+    "gelu_tanh": 1.12900,  # slope at z = 1.41850, 1.128993..., found on a grid
     "silu": 1.09984,  # slope at z = 2.39936, 1.099839..., where z sigmoid(z) is steepest
+    "hardswish": 1.5,  # slope (2z + 3)/6 at z = 3
     "sigmoid": 0.25,  # slope at z = 0
     "tanh": 1.0,  # slope at z = 0
 }
 
 
-def lipschitz(activation: str | None) -> float:
+_EXACT = (None, "relu", "relu6")  # activations that round nothing
+
+
+def lipschitz(activation: Activation) -> float:
     """Return the steepest slope of an activation: what it multiplies an error by at most."""
-    choice("activation", activation, tuple(_LIPSCHITZ))
-    return _LIPSCHITZ[activation]
+    checked = _arguments.activation(activation, tuple(_LIPSCHITZ))
+    if isinstance(checked, tuple):
+        return max(1.0, abs(checked[1]))
+    return _LIPSCHITZ[checked]
 
 
 def allowance(
@@ -79,7 +95,8 @@ def allowance(
     terms: int,
     dtype: npt.DTypeLike,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
+    precision: str = "exact",
 ) -> Float64:
     """Return the largest |y - reference| of right code, by the formula at the top.
 
@@ -95,6 +112,8 @@ def allowance(
         Of the result: float32, float16 or bfloat16.
     activation
         The one that `reference` was computed with.
+    precision
+        "exact", or "fast" of float32: operands were rounded to bfloat16.
 
     Returns
     -------
@@ -115,8 +134,10 @@ def allowance(
     size = np.abs(r)
     # an infinite sum carries no rounding error: where f(±Inf) is finite, it has to be met
     m = np.where(np.isinf(m) & np.isfinite(r), 0.0, m)
-    computed = lipschitz(activation) * LAMBDA * math.sqrt(terms) * U32 * m
-    if activation not in (None, "relu"):
+    choice("precision", precision, tuple(_ROUNDED_OPERANDS))
+    relative = LAMBDA * math.sqrt(terms) * U32 + _ROUNDED_OPERANDS[precision]
+    computed = lipschitz(activation) * relative * m
+    if activation not in _EXACT:
         computed = computed + 2 * ACTIVATION_ULPS * U32 * size
     # exact zeros (nothing but padding) round to themselves
     rounding = np.where((size > 0) | (m > 0), np.maximum(u_out * size, half_step), 0.0)
@@ -131,7 +152,8 @@ def max_error_ratio(
     terms: int,
     dtype: npt.DTypeLike,
     *,
-    activation: str | None = None,
+    activation: Activation = None,
+    precision: str = "exact",
 ) -> float:
     """Return the maximum of |y - reference| / allowance: at most 1 for right code.
 
@@ -139,7 +161,7 @@ def max_error_ratio(
     ----------
     y
         The result under test, any float dtype; it is compared as it is.
-    reference, magnitude, terms, dtype, activation
+    reference, magnitude, terms, dtype, activation, precision
         As in `allowance`.
 
     Returns
@@ -158,7 +180,7 @@ def max_error_ratio(
     got = np.asarray(y).astype(np.float64)
     if got.shape != r.shape:
         raise ValueError(f"y has shape {got.shape}, the reference has {r.shape}")
-    allowed = allowance(r, magnitude, terms, dtype, activation=activation)
+    allowed = allowance(r, magnitude, terms, dtype, activation=activation, precision=precision)
     overflow = _format(dtype).overflow
     # fmax: a NaN reference must not turn an Inf of y into a NaN that matches it
     got = np.where(np.isinf(got), np.copysign(np.fmax(np.abs(r), overflow), got), got)

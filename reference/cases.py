@@ -1,7 +1,7 @@
 """The convolutions that every algorithm is tried on: one row per thing that can go wrong.
 
 Ids are written by hand: kernel, s stride, p padding, d dilation, g groups, c C_in, k C_out, image,
-n batch (where not 1).
+n batch (where not 1), then padding_mode and pool (where there are any).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from nkiconv.reference._arguments import IntOrPair, Padding
+from nkiconv.reference import _arguments
+from nkiconv.reference._arguments import Activation, IntOrPair, Padding, Pool
 from nkiconv.reference._dtypes import DTYPES, Array, round_once
 
 _ALL = ("float32", "float16", "bfloat16")
@@ -26,10 +27,19 @@ class Arguments(TypedDict):
     padding: Padding
     dilation: IntOrPair
     groups: int
-    activation: str | None
+    activation: Activation
+    pool: Pool
+    padding_mode: str
 
 
-class Inputs(TypedDict):
+class _Added(TypedDict, total=False):
+    """Arrays that few cases have."""
+
+    scale: Array
+    residual: Array
+
+
+class Inputs(_Added):
     """Arrays that a case hands to conv2d."""
 
     x: Array
@@ -64,7 +74,11 @@ class Case:
     dilation: IntOrPair = 1
     groups: int = 1
     bias: bool = True
-    activation: str | None = None
+    scale: bool = False
+    residual: bool = False
+    activation: Activation = None
+    pool: Pool = None
+    padding_mode: str = "zeros"
     dtypes: tuple[str, ...] = _ALL
     algorithms: tuple[str, ...] = _DIRECT
     quick: bool = True
@@ -75,6 +89,20 @@ class Case:
         """Products in one output element."""
         return self.KH * self.KW * self.C_in // self.groups
 
+    @property
+    def residual_shape(self) -> tuple[int, int, int, int]:
+        """(N, C_out, OH, OW): the convolution's result, before a pool."""
+        stride = _arguments.pair("stride", self.stride)
+        dilation = _arguments.pair("dilation", self.dilation)
+        pads = _arguments.padding(self.padding, (self.KH, self.KW), stride, dilation)
+        OH, OW = (
+            _arguments.output_size(axis, size + sum(pad), taps, step, spread)
+            for axis, size, pad, taps, step, spread in zip(
+                "HW", (self.H, self.W), pads, (self.KH, self.KW), stride, dilation, strict=True
+            )
+        )
+        return self.N, self.C_out, OH, OW
+
     def arguments(self) -> Arguments:
         """Return what conv2d takes beside the arrays."""
         return Arguments(
@@ -83,15 +111,38 @@ class Case:
             dilation=self.dilation,
             groups=self.groups,
             activation=self.activation,
+            pool=self.pool,
+            padding_mode=self.padding_mode,
         )
+
+    def exact_arguments(self) -> Arguments:
+        """Return the arguments without activations and pools that leave the small integers.
+
+        With these a right kernel equals `conv2d` bit for bit on integers.
+        """
+        arguments = self.arguments()
+        if not stays_exact(self.activation):
+            arguments["activation"] = None
+        if self.pool is not None and self.pool[0] == "avg":
+            size = _arguments.pair("pool size", self.pool[1])
+            if size[0] * size[1] not in (1, 2, 4, 8):  # the mean divides by it
+                arguments["pool"] = None
+        return arguments
+
+
+def stays_exact(activation: Activation) -> bool:
+    """Whether an activation of a small integer is exact in float32."""
+    if isinstance(activation, tuple):
+        return activation[1] in (-1, -0.5, 0.25, 0.5, 2)
+    return activation in (None, "relu", "relu6")
 
 
 def make_inputs(case: Case, dtype: str, seed: int = 0, integers: bool = False) -> Inputs:
-    """Return x, w and bias (None where the case has none), rounded to `dtype`.
+    """Return x, w, bias (None where the case has none), scale and residual, rounded to `dtype`.
 
     Standard normal numbers, w divided by sqrt(terms) so that results are of size 1.  With
     `integers` whole numbers from -3 to 3: every partial sum is then exact in float32, and a right
-    kernel equals `conv2d` bit for bit where the activation is None or "relu".
+    kernel equals `conv2d` bit for bit with `Case.exact_arguments`.
 
     Raises
     ------
@@ -106,13 +157,18 @@ def make_inputs(case: Case, dtype: str, seed: int = 0, integers: bool = False) -
         values = rng.integers(-3, 4, shape) if integers else scale * rng.standard_normal(shape)
         return round_once(values, DTYPES[dtype])
 
-    return Inputs(
+    inputs = Inputs(
         x=draw(case.N, case.C_in, case.H, case.W),
         w=draw(
             case.C_out, case.C_in // case.groups, case.KH, case.KW, scale=1 / np.sqrt(case.terms)
         ),
         bias=draw(case.C_out) if case.bias else None,
     )
+    if case.scale:
+        inputs["scale"] = draw(case.C_out)
+    if case.residual:
+        inputs["residual"] = draw(*case.residual_shape)
+    return inputs
 
 
 # fmt: off
@@ -165,6 +221,21 @@ CASES: tuple[Case, ...] = (
          why="a row of results longer than the 512 columns of one matmul"),
     Case(id="3x3-s2-p1-c8-k8-6x1101", C_in=8, H=6, W=1101, C_out=8, KH=3, KW=3, stride=2,
          padding=1, quick=False, why="the same with stride 2: 551 results in a row"),
+    # --- what follows the convolution -----------------------------------------------------------
+    Case(id="3x3-s1-p1-c32-k64-14x14", C_in=32, H=14, W=14, C_out=64, KH=3, KW=3, padding=1,
+         scale=True, activation="relu6", why="a folded batch-norm and MobileNet's activation"),
+    Case(id="1x1-s1-p0-c48-k130-9x10-n2", N=2, C_in=48, H=9, W=10, C_out=130, KH=1, KW=1,
+         scale=True, residual=True, activation="relu", why="end of a residual block, all at once"),
+    Case(id="1x1-s1-p0-c40-k72-13x11", C_in=40, H=13, W=11, C_out=72, KH=1, KW=1, bias=False,
+         residual=True, activation="hardswish", why="residual and MobileNetV3's activation"),
+    Case(id="3x3-s2-p1-c24-k40-15x14", C_in=24, H=15, W=14, C_out=40, KH=3, KW=3, stride=2,
+         padding=1, scale=True, bias=False, activation="hardswish", why="scale alone, hardswish"),
+    Case(id="3x3-s1-p1-c20-k33-10x12", C_in=20, H=10, W=12, C_out=33, KH=3, KW=3, padding=1,
+         activation="leaky_relu", why="the usual slope"),
+    Case(id="3x3-s1-p1-c20-k34-10x12", C_in=20, H=10, W=12, C_out=34, KH=3, KW=3, padding=1,
+         scale=True, residual=True, activation=("leaky_relu", 0.25), why="a slope of one's own"),
+    Case(id="3x3-s1-p1-c20-k35-10x12", C_in=20, H=10, W=12, C_out=35, KH=3, KW=3, padding=1,
+         scale=True, activation="gelu_tanh", why="the approximation of gelu"),
     # --- groups --------------------------------------------------------------------------------
     Case(id="3x3-s1-p1-g2-c64-k96-15x15", C_in=64, H=15, W=15, C_out=96, KH=3, KW=3, padding=1,
          groups=2, activation="relu", why="two groups"),

@@ -29,6 +29,16 @@ def is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or is_torch(value)
 
 
+def is_channels_last(value: Any) -> bool:
+    """Whether a torch tensor lies in memory as (N, H, W, C), and not as (N, C, H, W) as well."""
+    if not is_torch(value) or value.dim() != 4:
+        return False
+    import torch
+
+    last: bool = value.is_contiguous(memory_format=torch.channels_last)
+    return last and not value.is_contiguous()
+
+
 def as_numpy(value: Any, *, op: str = "simulate_kernel") -> Array:
     """Return a NumPy view of a host array.
 

@@ -137,7 +137,6 @@ class _Walk:
         self._trace = trace
         self._line = line
         self._complete = round(hw.dma_complete_ns * 1000)
-        self._table = round(hw.scalar_table_load_ns * 1000)
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the pieces, last one first."""
@@ -193,7 +192,7 @@ class _Walk:
         if worked < until:
             yield Piece(index, RESULT, worked, until)
         loads = line.cause[index] == Cause.TABLE
-        loaded = min(worked, start + self._table) if loads else start
+        loaded = min(worked, start + line.work_ps[index] - words[4]) if loads else start
         if loaded < worked:
             yield Piece(index, WORK, loaded, worked)
         if start < loaded:

@@ -37,7 +37,7 @@ class Cause(IntEnum):
     BANDWIDTH = 5
     """Other transfers kept the DMA engines busy after it had started."""
     TABLE = 6
-    """It loaded an activation table; the blocker is what it waited for before."""
+    """It waited for its activation table to load; the blocker is what it waited for before."""
     BARRIER = 7
     """A barrier, or everything before it where it is one itself."""
     EDGE = 8
@@ -53,6 +53,18 @@ class SharedServer:
         self.first: list[int] = []
         self.end: list[int] = []
         self._last: list[int] = []  # the job that was at work when an interval ended
+
+    def when(self, start: int, work: int) -> int:
+        """Return when `work` picoseconds from `start` on would be done."""
+        first, end = self.first, self.end
+        at = bisect_right(first, start)
+        if at and end[at - 1] > start:
+            start = end[at - 1]
+        while at < len(first) and first[at] - start < work:
+            work -= first[at] - start
+            start = end[at]
+            at += 1
+        return start + work
 
     def occupy(self, start: int, work: int, index: int) -> tuple[int, int]:
         """Do `work` picoseconds in the free time from `start`.
@@ -208,6 +220,18 @@ _TENSOR, _VECTOR, _SCALAR, _GPSIMD = (
 _SYNC = int(Lane.SYNC)
 _SHARING = {_VECTOR, _SCALAR, _GPSIMD}
 _BESIDE = {Descriptors.HARDWARE: _SYNC, Descriptors.HARDWARE_SCALAR: _SCALAR}
+_FIRST_DMA = int(Lane.DMA_LOAD)
+
+
+def queue_of(lane: int, wanted: int) -> int:
+    """Return the number of the in-order queue that an instruction goes through.
+
+    An engine has one.  A DMA ring has one for each engine that triggers its transfers.
+    """
+    return lane + LANES * max(wanted, 0) if lane >= _FIRST_DMA else lane
+
+
+QUEUES = LANES * len(Descriptors)
 
 Wait = tuple[int, Cause, int]
 """When an instruction may start, why not earlier, and which instruction it waited for."""
@@ -219,7 +243,7 @@ class Engines:
     Attributes
     ----------
     free, held
-        By `Lane`: when the next instruction may be taken, and who keeps the lane until then.
+        By `queue_of`: when the next instruction may be taken, and who keeps the queue until then.
     busy
         By `Lane`: time at work.
     issue
@@ -228,8 +252,8 @@ class Engines:
     """
 
     def __init__(self, hw: Hardware, lanes: set[int]) -> None:
-        self.free = [0] * LANES
-        self.held = [(Cause.START, -1)] * LANES
+        self.free = [0] * QUEUES
+        self.held = [(Cause.START, -1)] * QUEUES
         self.busy = [0] * LANES
         self.issue = [0] * LANES
         self._last_start = 0  # of ScalarE, whose sequencer triggers transfers too
@@ -262,6 +286,7 @@ class Engines:
             Descriptors.HARDWARE: _picoseconds(hw.dma_hardware_start_ns),
             Descriptors.HARDWARE_SCALAR: _picoseconds(hw.dma_hardware_start_ns),
             Descriptors.SOFTWARE: _picoseconds(hw.dma_software_start_ns),
+            Descriptors.HARDWARE_EITHER: _picoseconds(hw.dma_hardware_start_ns),
         }
         self._complete = _picoseconds(hw.dma_complete_ns)
 
@@ -302,10 +327,14 @@ class Engines:
         """Take an instruction of another engine; as `matmul`."""
         start, why, blocker = wait
         if lane == _SCALAR and wanted >= 0 and wanted != self._table:
+            # The load is an instruction of its own and needs no operand: it goes on while the
+            # activation waits for one.
             self._table = wanted
-            work += self._table_load
-            latency += self._table_load
-            why = Cause.TABLE
+            rest = self._table_load - (start - self.free[_SCALAR])
+            if rest > 0:
+                work += rest
+                latency += rest
+                why = Cause.TABLE
         if lane in _SHARING:
             ports = self._ports(lane, wanted, spaces)
             asked = -1
@@ -337,6 +366,10 @@ class Engines:
             ports.append(self._psum)
         return ports
 
+    def _idle_generator(self, start: int, issue: int) -> int:
+        """Return the engine whose block could have generated first; SyncE's of two."""
+        return min(_BESIDE.values(), key=lambda e: (self._generators[e].when(start, issue), e != _SYNC))
+
     def transfer(
         self, lane: int, wait: Wait, work: int, alone: int, wanted: int, index: int
     ) -> Wait:
@@ -357,7 +390,7 @@ class Engines:
             issue = self._issue_hardware
             if by is Descriptors.HARDWARE_SCALAR and self._last_start > start:
                 start, why, blocker = self._last_start, *self.held[_SCALAR]
-            beside = _BESIDE[by]
+            beside = _BESIDE[by] if by in _BESIDE else self._idle_generator(start, issue)
             done, other = self._generators[beside].occupy(start, issue, index)
             if other >= 0:
                 start, why, blocker = done - issue, Cause.ISSUE, other
@@ -366,8 +399,10 @@ class Engines:
                 self._last_start = start
                 if start > self.free[_SCALAR]:
                     self.free[_SCALAR], self.held[_SCALAR] = start, (Cause.ENGINE, index)
-        self.free[lane] = start + issue
-        self.held[lane] = Cause.ISSUE, index
+        queue = queue_of(lane, by)
+        # Two blocks may generate side by side, in the order of the program.
+        self.free[queue] = start if by is Descriptors.HARDWARE_EITHER else start + issue
+        self.held[queue] = Cause.ISSUE, index
         self.issue[lane] += issue
         first_byte = start + self._begin[by]
         done, other = self._transfers.occupy(first_byte, work, index)

@@ -14,18 +14,27 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from itertools import islice
+from math import gcd
 
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.resources import Cause, Engines
-from nkiconv.simulate.trace import HEADER, LANES, OPERAND, Lane, Trace
+from nkiconv.simulate.resources import QUEUES, Cause, Engines, queue_of
+from nkiconv.simulate.trace import (
+    HEADER,
+    LANES,
+    OPERAND,
+    Lane,
+    Trace,
+    is_regular,
+    read_pattern,
+)
 
 _FIRST_DMA = int(Lane.DMA_LOAD)
 _TENSOR = int(Lane.TENSOR)
 
 _BARRIER = -1
-"""Stands for the lane of an access that both cores wait for."""
+"""Stands for the queue of an access that both cores wait for."""
 
 
 _LOOK_BACK = 2
@@ -33,6 +42,9 @@ _LOOK_BACK = 2
 
 Box = tuple[int, int, int, int]
 """First byte, end byte, first partition, end partition."""
+
+_Area = tuple[int, int, int, int, int]
+"""The same, and which of these bytes, as `pattern_of` tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +82,8 @@ class Timeline:
     begin_ps: array[int]
 
 
-_Accesses = dict[tuple[Box, int], tuple[int, int]]
-"""By bytes and lane: when the last of these accesses ends, and the instruction that ends then."""
+_Accesses = dict[tuple[_Area, int], tuple[int, int]]
+"""By bytes and queue: when the last of these accesses ends, and the instruction that ends then."""
 
 
 @dataclass(slots=True)
@@ -94,26 +106,55 @@ def overlap(a: Box, b: Box) -> bool:
     return a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]
 
 
-def _covers(a: Box, b: Box) -> bool:
-    return a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]
+def _share(a: _Area, b: _Area) -> bool:
+    """Whether two areas of one tensor share a byte: their boxes do, and do not interleave."""
+    if not (a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]):
+        return False
+    return not (a[4] and b[4]) or _meet(a, b)
 
 
-def _note(accesses: _Accesses, box: Box, lane: int, ends: tuple[int, int], merge: bool) -> None:
-    """Remember an access; neighbouring ones of the same in-order lane become one."""
-    known = accesses.get((box, lane))
+def _meet(a: _Area, b: _Area) -> bool:
+    """Whether two patterns share a byte of every period that both repeat with."""
+    first, run = read_pattern(a[4])
+    second, other = read_pattern(b[4])
+    period = gcd(first, second)
+    ahead = (b[0] - a[0]) % period
+    return ahead < run or (period - ahead) % period < other
+
+
+def _covers(a: _Area, b: _Area) -> bool:
+    """Whether `a` has every byte of `b`."""
+    if not (a[0] <= b[0] and b[1] <= a[1] and a[2] <= b[2] and b[3] <= a[3]):
+        return False
+    if a[4] == 0:
+        return True
+    same = read_pattern(a[4]) == read_pattern(b[4]) and b[4] != 0
+    return same and is_regular(a[4]) and (a[0] - b[0]) % read_pattern(a[4])[0] == 0
+
+
+def _joined(a: _Area, b: _Area) -> _Area | None:
+    """Return one area for two that touch, with no byte that neither has between them, or None."""
+    if a[0] > b[1] or b[0] > a[1] or a[4] != b[4]:
+        return None
+    if a[4] and (a[0] - b[0]) % read_pattern(a[4])[0]:
+        return None
+    return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3]), a[4]
+
+
+def _note(
+    accesses: _Accesses, area: _Area, queue: int, ends: tuple[int, int], merge: bool
+) -> None:
+    """Remember an access; neighbouring ones of the same in-order queue become one."""
+    known = accesses.get((area, queue))
     if known is None and merge:
         for old, by in islice(reversed(accesses), _LOOK_BACK):
-            if by == lane and old[0] <= box[1] and box[0] <= old[1]:
+            whole = _joined(old, area) if by == queue else None
+            if whole is not None:
                 joined = accesses.pop((old, by))
-                box = (
-                    min(old[0], box[0]),
-                    max(old[1], box[1]),
-                    min(old[2], box[2]),
-                    max(old[3], box[3]),
-                )
-                known = max(joined, accesses.get((box, lane), joined))
+                area = whole
+                known = max(joined, accesses.get((area, queue), joined))
                 break
-    accesses[box, lane] = ends if known is None or known <= ends else known
+    accesses[area, queue] = ends if known is None or known <= ends else known
 
 
 def schedule(
@@ -135,7 +176,7 @@ def schedule(
     lists = [_Lists() for _ in allocations]
     spaces = [s.space for s in allocations]
     latest = [(0, -1)] * cores
-    own = [range(core * LANES, (core + 1) * LANES) for core in range(cores)]
+    own = [range(core * QUEUES, (core + 1) * QUEUES) for core in range(cores)]
     barriers = frozenset(trace.barriers)
     synchronising = trace.find("core_barrier")
     hop = round(hw.dependency_ns * 1000)
@@ -147,14 +188,17 @@ def schedule(
         core, lane = divmod(words[1], LANES)
         work, latency, wanted = words[4], words[5], words[6]
         engine = engines[core]
-        start, (why, blocker) = engine.free[lane], engine.held[lane]
+        queue = queue_of(lane, wanted)
+        start, (why, blocker) = engine.free[queue], engine.held[queue]
+        queue += core * QUEUES
         if index in barriers and latest[core][0] > start:
             (start, blocker), why = latest[core], Cause.BARRIER
         meets = words[0] == synchronising
         touched: set[str] = set()
         for at in range(HEADER, len(words), OPERAND):
-            number, writes = words[at], words[at + 1]
-            box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+            number, access = words[at], words[at + 1]
+            writes = access & 1
+            area = (words[at + 2], words[at + 3], words[at + 4], words[at + 5], access >> 1)
             touched.add(spaces[number])
             known = lists[number]
             if known.vacant < 0:
@@ -172,9 +216,9 @@ def schedule(
             for (other, by), (until, who) in known.writes.items():
                 if apart and (by == _BARRIER if meets else by != _BARRIER and by not in own[core]):
                     continue
-                # In-order lanes finish their writes in order; only a reader has to wait.
-                waits = not writes or by != words[1]
-                if waits and until + hop >= start and overlap(box, other):
+                # In-order queues finish their writes in order; only a reader has to wait.
+                waits = not writes or by != queue
+                if waits and until + hop >= start and _share(area, other):
                     # Who both reads and overwrites a result waits for it as data.
                     if until + hop > start or (why is Cause.REUSE and blocker == who):
                         why, blocker = Cause.BARRIER if by == _BARRIER else wait, who
@@ -183,7 +227,7 @@ def schedule(
                 for (other, by), (until, who) in known.reads.items():
                     if apart and not meets and by not in own[core]:
                         continue
-                    if by != words[1] and until + hop > start and overlap(box, other):
+                    if by != queue and until + hop > start and _share(area, other):
                         start, why, blocker = until + hop, wait, who
         for producer in producers.get(index, ()):
             if ends[producer] + hop > start:
@@ -205,10 +249,10 @@ def schedule(
         blockers.append(blocker)
         latest[core] = max(latest[core], (end, index))
         if index in barriers:
-            for each in range(LANES):
+            for each in range(QUEUES):
                 if end > engine.free[each]:
                     engine.free[each], engine.held[each] = end, (Cause.BARRIER, index)
-        _remember(words, lists, spaces, end, index, meets)
+        _remember(words, lists, spaces, end, index, _BARRIER if meets else queue)
 
     return Timeline(
         starts,
@@ -224,30 +268,31 @@ def schedule(
 
 
 def _remember(
-    words: list[int], lists: list[_Lists], spaces: list[str], end: int, index: int, meets: bool
+    words: list[int], lists: list[_Lists], spaces: list[str], end: int, index: int, queue: int
 ) -> None:
     """Note what an instruction has touched, and until when."""
     in_order = words[1] % LANES < _FIRST_DMA
     for at in range(HEADER, len(words), OPERAND):
         number = words[at]
-        box = (words[at + 2], words[at + 3], words[at + 4], words[at + 5])
+        access = words[at + 1]
+        area = (words[at + 2], words[at + 3], words[at + 4], words[at + 5], access >> 1)
         known = lists[number]
         ends = end, index
         # Readers are done with their operands when the engine is free again.
         merge = in_order or spaces[number] == "hbm"
-        if words[at + 1]:
-            if not meets:
+        if access & 1:
+            if queue != _BARRIER:
                 # Who waits for this write waits for all that it waited for itself.  It did not wait
-                # for its own lane: a short transfer may end before an earlier one of its ring.
+                # for its own queue: a short transfer may end before an earlier one of its ring.
                 for accesses in (known.writes, known.reads):
                     for key in [
                         key
                         for key, (until, _) in accesses.items()
-                        if _covers(box, key[0]) and (until <= end or key[1] != words[1])
+                        if _covers(area, key[0]) and (until <= end or key[1] != queue)
                     ]:
                         del accesses[key]
-            _note(known.writes, box, _BARRIER if meets else words[1], ends, merge)
+            _note(known.writes, area, queue, ends, merge)
         else:
-            _note(known.reads, box, words[1], ends, True)
+            _note(known.reads, area, queue, ends, True)
         if end > known.latest:
             known.latest, known.last = end, index

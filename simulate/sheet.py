@@ -209,8 +209,8 @@ class _Plan:
     """Those that look at addresses or values, and so at every call."""
     raw: tuple[bool, ...]
     """Of each tensor, whether the body gets its elements as they are, not widened to float32."""
-    spans: tuple[tuple[bool, int, int], ...]
-    """Of each tensor, whether it is written, its bytes from first to last, and its partitions."""
+    spans: tuple[tuple[int, int, int], ...]
+    """Of each tensor, how it is accessed, its bytes from first to last, and its partitions."""
     work: tuple[str, int, int] | None
     """Of a matmul, dtype of moving, multiply-accumulates and columns streamed."""
 
@@ -473,12 +473,13 @@ class Sheet:
     def _plan(self, call: Call, tensors: list[Used], cost: Cost) -> _Plan:
         """Return what follows from shapes, types and options, for a call that is checked."""
         raw: list[bool] = []
-        spans: list[tuple[bool, int, int]] = []
+        spans: list[tuple[int, int, int]] = []
         for _, operand, tensor in tensors:
             fetch = operand.fetch if isinstance(operand.fetch, Fetch) else operand.fetch(call)
             raw.append(fetch is Fetch.RAW or tensor._kind.numpy == np.float32)
             first, end, first_partition, end_partition = tensor._region()
-            spans.append((operand.role is Role.WRITE, end - first, end_partition - first_partition))
+            access = int(operand.role is Role.WRITE) + 2 * tensor._pattern()
+            spans.append((access, end - first, end_partition - first_partition))
         rules = [r for r in self._dynamic_rules if r[0].applies is None or r[0].applies(call)]
         work = None if self.work is None else self.work(call)
         return _Plan(call.lane, cost, tuple(rules), tuple(raw), tuple(spans), work)
@@ -726,7 +727,7 @@ class Sheet:
         words: list[int] = []
         if index - program.repeated >= program.hardware.program_max_instructions:
             raise program.too_large()
-        for (_, _, tensor), (writes, span, count) in zip(tensors, plan.spans, strict=True):
+        for (_, _, tensor), (access, span, count) in zip(tensors, plan.spans, strict=True):
             storage = tensor._storage
             used = storage.allocation
             used.last_use = index
@@ -735,7 +736,7 @@ class Sheet:
             partition, first = 0, tensor.offset * tensor._kind.itemsize
             if first and tensor._on_chip:
                 partition, first = divmod(first, storage.free_bytes)
-            words += (used.number, writes, first, first + span, partition, partition + count)
+            words += (used.number, access, first, first + span, partition, partition + count)
         for _, operand, tensor in call.also_touch:
             used = tensor._storage.allocation
             used.last_use = index

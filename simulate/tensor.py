@@ -22,6 +22,7 @@ from nkiconv.simulate.dtypes import Array, ElementType, Float32Array, element_ty
 from nkiconv.simulate.errors import ConstraintError, OutOfBoundsError, ShapeError
 from nkiconv.simulate.memory import Storage
 from nkiconv.simulate.objects import NKIObject as NKIObject
+from nkiconv.simulate.trace import pattern_of
 
 
 class MemoryRegion(Enum):
@@ -718,6 +719,14 @@ class NkiTensor(NKIObject):
         for n, s in zip(self.shape, self.strides, strict=True):
             reach += (n - 1) * s
         return self.offset * item, (self.offset + reach + 1) * item, 0, 1
+
+    def _pattern(self) -> int:
+        """Return which bytes of its region it touches, as `pattern_of` tells."""
+        item = self._kind.itemsize
+        dims = zip(self.strides, self.shape, strict=True)
+        if self._on_chip:
+            next(dims)
+        return pattern_of(((stride * item, size) for stride, size in dims), item)
 
 
 def inferred(shape: Sequence[int], total: int, op: str, tensor: NkiTensor) -> tuple[int, ...]:

@@ -9,15 +9,62 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from math import gcd
 
 UNNAMED = 0
 """Number of the empty string."""
 
 HEADER = 8
 OPERAND = 6
+"""Number of the storage, how it is accessed, first and end byte, first and end partition."""
+
+_FIELD = 30
+_LONGEST = 1 << _FIELD
+_HOLES = 1 << 2 * _FIELD
+SCATTERED = _HOLES | 1 << _FIELD | 1
+"""Pattern of bytes about which no more is known than where they begin and end."""
+
+
+def pattern_of(dims: Iterable[tuple[int, int]], item_bytes: int) -> int:
+    """Return which of the bytes between its first and last a view touches, as one number.
+
+    Runs of bytes that repeat with a period; 0 where there is no gap, `SCATTERED` where no period
+    is longer than a run.
+
+    Parameters
+    ----------
+    dims
+        Stride in bytes and size of each dimension.
+    """
+    run, period, reach, holes = item_bytes, 0, 0, 0
+    for stride, size in sorted(dims):
+        if size == 1 or stride == 0:
+            continue
+        if period == 0 and stride <= run:
+            run += stride * (size - 1)
+            continue
+        if period and stride != reach:
+            holes = _HOLES
+        period = gcd(period, stride)
+        reach = stride * size
+    if period == 0:
+        return 0
+    if period <= run or period >= _LONGEST:
+        return SCATTERED
+    return holes | period << _FIELD | run
+
+
+def read_pattern(number: int) -> tuple[int, int]:
+    """Return period and run of a pattern that is not 0."""
+    return number >> _FIELD & _LONGEST - 1, number & _LONGEST - 1
+
+
+def is_regular(number: int) -> bool:
+    """Whether a pattern that is not 0 has every run between its first byte and its last."""
+    return not number & _HOLES
 
 
 class Lane(IntEnum):
@@ -140,6 +187,8 @@ class Trace:
     ) -> int:
         """Append an instruction; `operands` holds `OPERAND` integers for each.  Return its index.
 
+        How an operand is accessed: 1 if it is written, plus twice its `pattern_of`.
+
         `lane` is that of core 0, `LANES` more for core 1.  `table` is the number of the activation
         table that ScalarE needs, or -1; of other lanes what `demand` says.  A transfer's occupancy
         is the time that all DMA engines together need for it, its latency what it takes alone.
@@ -187,7 +236,7 @@ class Trace:
         """Yield every instruction, unpacked."""
         for index, words in self.raw():
             accesses = tuple(
-                Access(words[i], bool(words[i + 1]), *words[i + 2 : i + 6])
+                Access(words[i], bool(words[i + 1] & 1), *words[i + 2 : i + 6])
                 for i in range(HEADER, len(words), OPERAND)
             )
             yield Step(

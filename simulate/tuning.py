@@ -253,12 +253,12 @@ def _read_again(f: Figures) -> _Found | None:
 
 
 def _tables(f: Figures) -> _Found | None:
-    """ScalarE loads a table each time that the function changes to one it does not hold."""
+    """ScalarE loads a table each time that the function changes; idle time before hides some."""
     spent = f.path.get(("ScalarE", TABLE), 0.0)
     if f.table_loads < 2:
         return None
     return (
-        f"ScalarE loads an activation table {f.table_loads:,} times",
+        f"ScalarE waits for an activation table {f.table_loads:,} times",
         "run the instructions of one function one after the other",
         spent * (1 - 1 / f.table_loads),
     )

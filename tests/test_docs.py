@@ -13,6 +13,7 @@ from nkiconv.simulate import use_target
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOGETHER = "<!-- blocks: together -->"  # such a page's blocks see what the earlier ones defined
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#]+)[^)]*\)")
 
@@ -27,22 +28,36 @@ def blocks() -> list[tuple[str, int, str]]:
     return found
 
 
+def runs() -> list[tuple[str, list[tuple[int, str]]]]:
+    """Return what to run in one namespace: single blocks, or all of a page that asks for it."""
+    found: list[tuple[str, list[tuple[int, str]]]] = []
+    for page, line, code in blocks():
+        together = (ROOT / page).read_text("utf-8").startswith(TOGETHER)
+        if together and found and found[-1][0] == page:
+            found[-1][1].append((line, code))
+        else:
+            found.append((page, [(line, code)]))
+    return found
+
+
 @pytest.mark.parametrize(
-    ("page", "line", "code"), [pytest.param(*b, id=f"{b[0]}:{b[1]}") for b in blocks()]
+    ("page", "parts"), [pytest.param(*run, id=f"{run[0]}:{run[1][0][0]}") for run in runs()]
 )
-def test_code_block_runs(
-    page: str, line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_code_blocks_run(
+    page: str, parts: list[tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for library in ("torch", "transformers", "monai"):
-        if re.search(rf"^(import|from) {library}\b", code, re.MULTILINE):
+        if any(re.search(rf"^(import|from) {library}\b", code, re.MULTILINE) for _, code in parts):
             pytest.importorskip(library)
-    if "nkiconv.pytorch.models" in code:
+    if any("nkiconv.pytorch.models" in code for _, code in parts):
         pytest.importorskip("monai")
-    name = f"{page}:{line}"
-    # The simulator reads the source of kernels: show it the block as a file.
-    linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
-    exec(compile(code, name, "exec"), {"__name__": "docs"})
+    namespace = {"__name__": "docs"}
+    for line, code in parts:
+        name = f"{page}:{line}"
+        # The simulator reads the source of kernels: show it the block as a file.
+        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        exec(compile(code, name, "exec"), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -18,6 +18,7 @@ from nkiconv.bench.calibration.cases import cases
 from nkiconv.bench.calibration.point import KINDS, Point, points
 from nkiconv.bench.errors import UserError
 from nkiconv.simulate import profile
+from nkiconv.simulate.hardware import HARDWARE
 
 __all__ = ["Comparison", "Report", "Row", "choose", "held_out", "measure"]
 
@@ -185,13 +186,19 @@ def measure(chosen: Sequence[Case], step: Callable[[str], None]) -> Report:
 def _rows(case: Case) -> Iterable[Row]:
     _, seen = profile(case.kernel, *case.inputs(case.sizes), *case.options, target=case.target)
     counted = case.counted(seen)
+    facts = HARDWARE[case.target]
+    times = {
+        "whole": seen.latency_us,
+        "benchmarked": seen.latency_us - facts.launch_unbenchmarked_us,
+        "none": seen.body_us,
+    }
     for point in points():
         if point.case == case.id:
-            with_launch, _ = KINDS[point.kind]
+            launch, _ = KINDS[point.kind]
             yield Row(
                 point,
                 case.family,
-                seen.latency_us if with_launch else seen.body_us,
+                times[launch],
                 seen.bound,
                 tuple(Comparison(n, value, counted[n]) for n, value in point.counters.items()),
                 case.id in held_out(),

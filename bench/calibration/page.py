@@ -133,7 +133,7 @@ def _kinds(report: Report) -> Iterator[str]:
     yield "|---|---|---|---|"
     for kind, (launch, words) in KINDS.items():
         count = sum(row.point.kind == kind for row in report.rows)
-        yield f"| {kind} | {count} | {'yes' if launch else 'no'} | {words} |"
+        yield f"| {kind} | {count} | {launch} | {words} |"
     yield ""
 
 

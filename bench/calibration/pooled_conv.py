@@ -4,8 +4,8 @@ y[co, oh, ow] = bias[co] + sum over (ci, kh, kw) of w[co, ci, kh, kw] x[ci, oh +
 then the largest of each pool x pool window; no padding, stride 1.
 
 rows      weights loaded whole and transposed on TensorE once; image rows loaded KH times each
-tiles     weights loaded tile by tile and transposed tap by tap; image once for each tile of output
-          channels
+tiles     weights loaded tile by tile and transposed tap by tap, a tile of output channels ahead of
+          the products; image once for each tile of output channels
 gathered  weights copied tap by tap, element by element, inside HBM, loaded by transposing DMA, and
           copied to their place on the chip, elements KH KW apart
 
@@ -118,49 +118,69 @@ def conv_rows(
 def conv_tiles(
     x_hbm: nl.NkiTensor, w_hbm: nl.NkiTensor, bias_hbm: nl.NkiTensor, mode: nisa.dge_mode
 ) -> nl.NkiTensor:
-    """y (C_out, OH, OW): each tap's weights are copied, transposed, and copied to their place."""
+    """y (C_out, OH, OW): each tap's weights are copied, transposed, and copied to their place.
+
+    In the order of the published profiles, whose compiler did the transposes of a tile of output
+    channels first, and then all products of that tile.
+    """
     C_in, H, W = x_hbm.shape
     C_out, _, KH, KW = w_hbm.shape
     OH, OW = H - KH + 1, W - KW + 1
     y_hbm = nl.ndarray((C_out, OH, OW), dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     bias_sb = _bias_columns(bias_hbm, mode)
-    for co in range(C_out // _P):
-        acc_ps = nl.ndarray((_P, OH, OW), dtype=nl.float32, buffer=nl.psum)
+    x_sb, raw_sb = [], []
+    for co in range(0, C_out, _P):
         for ci in range(0, C_in, _P):
-            x_sb = nl.ndarray((_P, H, W), dtype=x_hbm.dtype, buffer=nl.sbuf)
-            nisa.dma_copy(dst=x_sb, src=x_hbm[nl.ds(ci, _P), :, :], dge_mode=mode)
-            raw_sb = nl.ndarray((_P, _P, KH, KW), dtype=w_hbm.dtype, buffer=nl.sbuf)
-            nisa.dma_copy(
-                dst=raw_sb, src=w_hbm[nl.ds(co * _P, _P), nl.ds(ci, _P), :, :], dge_mode=mode
-            )
-            w_sb = _taps_transposed(raw_sb)
+            tile_sb = nl.ndarray((_P, H, W), dtype=x_hbm.dtype, buffer=nl.sbuf)
+            nisa.dma_copy(dst=tile_sb, src=x_hbm[nl.ds(ci, _P), :, :], dge_mode=mode)
+            x_sb.append(tile_sb)
+            tile_sb = nl.ndarray((_P, _P, KH, KW), dtype=w_hbm.dtype, buffer=nl.sbuf)
+            nisa.dma_copy(dst=tile_sb, src=w_hbm[nl.ds(co, _P), nl.ds(ci, _P), :, :], dge_mode=mode)
+            raw_sb.append(tile_sb)
+    blocks = C_in // _P
+    taps_sb, w_sb = [], []
+    for i in range(blocks):
+        taps_sb.append(_taps(raw_sb[i]))
+        w_sb.append(_turned(taps_sb[i], KH, KW))
+    for co in range(C_out // _P):
+        # The next tile's taps are copied before this one's result, and turned after its products.
+        for i in range(len(taps_sb), min((co + 2) * blocks, len(raw_sb))):
+            taps_sb.append(_taps(raw_sb[i]))
+        acc_ps = nl.ndarray((_P, OH, OW), dtype=nl.float32, buffer=nl.psum)
+        for i in range(co * blocks, (co + 1) * blocks):
             for kh in range(KH):
                 for kw in range(KW):
                     nisa.nc_matmul(
                         dst=acc_ps,
-                        stationary=w_sb[:, :, kh, kw],
-                        moving=x_sb[:, nl.ds(kh, OH), nl.ds(kw, OW)],
+                        stationary=w_sb[i][:, :, kh, kw],
+                        moving=x_sb[i][:, nl.ds(kh, OH), nl.ds(kw, OW)],
                     )
         y_sb = nl.ndarray((_P, OH, OW), dtype=x_hbm.dtype, buffer=nl.sbuf)
         wide = bias_sb[:, co : co + 1].expand_dim(2).broadcast(1, OH).broadcast(2, OW)
         nisa.tensor_tensor(dst=y_sb, data1=acc_ps, data2=wide, op=nl.add)
         nisa.dma_copy(dst=y_hbm[nl.ds(co * _P, _P), :, :], src=y_sb, dge_mode=mode)
+        for i in range(len(w_sb), len(taps_sb)):
+            w_sb.append(_turned(taps_sb[i], KH, KW))
     return y_hbm
 
 
-def _taps_transposed(raw_sb: nl.NkiTensor) -> nl.NkiTensor:
-    """Return w (ci, co, KH, KW) of raw (co, ci, KH, KW), all taps copied before the first turn."""
+def _taps(raw_sb: nl.NkiTensor) -> list[nl.NkiTensor]:
+    """Return the (co, ci) tiles of w (co, ci, KH, KW); by the profiles ScalarE copies two of nine."""
     _, _, KH, KW = raw_sb.shape
     taps_sb = []
-    for kh in range(KH):
-        for kw in range(KW):
-            tap_sb = nl.ndarray((_P, _P), dtype=raw_sb.dtype, buffer=nl.sbuf)
-            nisa.tensor_copy(dst=tap_sb, src=raw_sb[:, :, kh, kw], engine=nisa.engine.vector)
-            taps_sb.append(tap_sb)
-    w_sb = nl.ndarray((_P, _P, KH, KW), dtype=raw_sb.dtype, buffer=nl.sbuf)
     for i in range(KH * KW):
-        # by the profiles ScalarE makes three of five of these copies
-        engine = nisa.engine.vector if i % 5 % 2 else nisa.engine.scalar
+        tap_sb = nl.ndarray((_P, _P), dtype=raw_sb.dtype, buffer=nl.sbuf)
+        engine = nisa.engine.scalar if i % 4 == 3 else nisa.engine.vector
+        nisa.tensor_copy(dst=tap_sb, src=raw_sb[:, :, i // KW, i % KW], engine=engine)
+        taps_sb.append(tap_sb)
+    return taps_sb
+
+
+def _turned(taps_sb: list[nl.NkiTensor], KH: int, KW: int) -> nl.NkiTensor:
+    """Return w (ci, co, KH, KW); ScalarE and VectorE share the copies out of PSUM."""
+    w_sb = nl.ndarray((_P, _P, KH, KW), dtype=taps_sb[0].dtype, buffer=nl.sbuf)
+    for i in range(KH * KW):
+        engine = nisa.engine.scalar if i % 2 else nisa.engine.vector
         _transpose(w_sb[:, :, i // KW, i % KW], taps_sb[i], engine)
     return w_sb
 

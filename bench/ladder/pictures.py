@@ -33,7 +33,7 @@ def picture(measured: Measured) -> str:
 def _loads(axes: Any, measured: Measured) -> None:
     """Bars: how often each row of the image crosses HBM."""
     reads = measured.reads_of_x
-    axes.barh(range(len(reads)), reads, height=1.0, color=_BLUE)
+    axes.barh(range(len(reads)), reads, height=1.0, color=_BLUE, edgecolor=_BLUE, lw=0.5)
     axes.set_ylim(len(reads) - 0.5, -0.5)
     axes.set_xlim(0, max(40, *reads))
     axes.set_title("loads of each row of x")

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ def _result_shape(case: Case) -> tuple[int, ...]:
         "x": np.zeros((1, case.groups, case.H, case.W), np.float32),
         "w": np.zeros((case.groups, 1, case.KH, case.KW), np.float32),
     }
-    _, _, OH, OW = conv2d(**inputs, **case.arguments()).shape
-    return case.N, case.C_out, OH, OW
+    y = conv2d(**inputs, **case.arguments() | {"pool": None})
+    assert case.residual_shape[2:] == y.shape[2:]
+    return case.residual_shape
 
 
 def _seconds(case: Case, algorithm: str) -> float:
@@ -75,6 +77,10 @@ def test_id_says_what_the_case_is(case: Case) -> None:
     parts += [f"g{case.groups}"] if case.groups != 1 else []
     parts += [f"c{case.C_in}", f"k{case.C_out}", f"{case.H}x{case.W}"]
     parts += [f"n{case.N}"] if case.N != 1 else []
+    parts += [case.padding_mode] if case.padding_mode != "zeros" else []
+    if case.pool is not None:
+        kind, size, *stride = case.pool
+        parts += [f"{kind}{spelt(size)}" + "".join(f"s{spelt(s)}" for s in stride)]
     assert case.id == "-".join(parts)
     assert re.fullmatch(r"[0-9a-z-]+", case.id)
     assert case.why
@@ -95,13 +101,17 @@ def test_everything_is_reached() -> None:
         rows = [c for c in CASES if algorithm in c.algorithms]
         assert {c.activation for c in rows} >= activations
         assert {c.bias for c in rows} == {True, False}
+        if algorithm == "direct":
+            assert {(c.scale, c.residual) for c in rows} == {*product((True, False), repeat=2)}
+            assert {c.activation for c in rows if c.residual} >= {"relu", "hardswish"}
+            assert any(isinstance(c.activation, tuple) for c in rows)
         assert {d for c in rows for d in c.dtypes} == set(DTYPES)
         assert any(c.N > 1 for c in rows)
         assert any(c.C_in > 128 and c.C_in % 128 for c in rows)
         assert any(c.C_out > 128 and c.C_out % 128 for c in rows)
         assert any(c.stride != 1 for c in rows)
     quick = [c for c in CASES if c.quick]
-    assert {c.activation for c in quick} == set(ACTIVATIONS)
+    assert {c.activation for c in quick} > set(ACTIVATIONS)
     assert any(c.groups > 1 for c in quick)
     assert any(c.groups == c.C_in > 1 for c in quick)
     assert any(c.dilation != 1 for c in quick)

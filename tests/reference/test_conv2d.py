@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from typing import Any
@@ -42,6 +43,46 @@ def test_worked_by_hand_with_all_arguments() -> None:
     np.testing.assert_array_equal(y, [[[[0, 1.25], [0, 1.25]]]])
 
 
+def test_scale_worked_by_hand() -> None:
+    # 4 6 10 12 times -1, plus 8: 4 2 -2 -4; a tenth of the negative ones; half of what hardswish's
+    # ramp leaves of 2: 2 * 5/6
+    arguments: dict[str, Any] = {
+        "scale": np.array([-1], np.float32),
+        "bias": np.array([8], np.float32),
+    }
+    y = conv2d_float64(X, W, **arguments, activation=("leaky_relu", 0.1))
+    np.testing.assert_allclose(y, [[[[4, 2], [-0.2, -0.4]]]], rtol=1e-15)
+    y = conv2d_float64(X, W, **arguments, activation="hardswish")
+    np.testing.assert_allclose(y, [[[[4, 10 / 6], [-2 / 6, 0]]]], rtol=1e-15)
+    arguments["bias"] += 3
+    np.testing.assert_array_equal(
+        conv2d(X, W, **arguments, activation="relu6"), [[[[6, 5], [1, 0]]]]
+    )
+
+
+def test_padding_modes_worked_by_hand() -> None:
+    # one row 1 2 3, taps 1 and 10, two pixels on the left
+    x, w = X[:, :, :1], np.array([1, 10], np.float32).reshape(1, 1, 1, 2)
+    padded = {
+        "zeros": [0, 0, 1, 2, 3],
+        "reflect": [3, 2, 1, 2, 3],
+        "replicate": [1, 1, 1, 2, 3],
+        "circular": [2, 3, 1, 2, 3],
+    }
+    for mode, pixels in padded.items():
+        expected = [a + 10 * b for a, b in itertools.pairwise(pixels)]
+        y = conv2d(x, w, padding=((0, 0), (2, 0)), padding_mode=mode)
+        np.testing.assert_array_equal(y, [[[expected]]], err_msg=mode)
+
+
+def test_channels_last_worked_by_hand() -> None:
+    x = np.arange(1, 7, dtype=np.float32).reshape(1, 1, 3, 2)  # pixels (1, 2), (3, 4), (5, 6)
+    w = np.array([1, 10, 0, 1], dtype=np.float32).reshape(2, 2, 1, 1)
+    residual = np.array([[[[0, 0], [0, 0], [0, 100]]]], np.float32)
+    y = conv2d(x, w, residual=residual, layout="NHWC")
+    np.testing.assert_array_equal(y, [[[[21, 2], [43, 4], [65, 106]]]])
+
+
 def test_worked_by_hand_groups_stride_dilation() -> None:
     # two groups: channel 0 times 1, channel 1 times 10; taps two apart, steps of one and two
     x = np.arange(1, 13, dtype=np.float32).reshape(1, 2, 1, 6)  # 1..6 and 7..12
@@ -78,6 +119,10 @@ def test_equals_scipy() -> None:
 def test_activations_equal_scalar_formulas(z: float) -> None:
     formulas = {
         "relu": max(z, 0.0),
+        "relu6": min(max(z, 0.0), 6.0),
+        "leaky_relu": max(z, 0.01 * z),
+        "hardswish": z * min(max(z + 3, 0.0), 6.0) / 6,
+        "gelu_tanh": z * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2,
         "gelu": z * math.erfc(-z / math.sqrt(2)) / 2,
         "silu": z / (1 + math.exp(-z)) if z > -700 else 0.0,
         "sigmoid": 1 / (1 + math.exp(-z)) if z > -700 else 0.0,
@@ -154,6 +199,10 @@ def test_activations_of_inf() -> None:
     x, w = np.array([np.inf, -np.inf]).reshape(1, 1, 1, 2), np.ones((1, 1, 1, 1))
     limits = {
         "relu": [np.inf, 0],
+        "relu6": [6, 0],
+        "leaky_relu": [np.inf, -np.inf],
+        "hardswish": [np.inf, np.nan],
+        "gelu_tanh": [np.inf, np.nan],
         "gelu": [np.inf, np.nan],  # -Inf times 0
         "silu": [np.inf, np.nan],
         "sigmoid": [1, 0],

@@ -51,7 +51,30 @@ GOOD: dict[str, Any] = {"x": _zeros(2, 4, 5, 6), "w": _zeros(8, 4, 3, 3)}
         ({"padding": "same", "stride": 2}, r"stride is \(2, 2\); 'same' needs stride 1"),
         ({"dilation": (3, 1)}, "a window of 7 pixels along H does not fit on 5"),
         ({"w": _zeros(8, 4, 3, 9), "padding": 1}, "a window of 9 pixels along W does not fit on 8"),
-        ({"activation": "mish"}, "activation is 'mish'; it must be one of None, 'relu', 'gelu'"),
+        ({"activation": "mish"}, "activation is 'mish'; it must be one of None, 'relu', 'relu6'"),
+        (
+            {"activation": ("relu", 1)},
+            r"activation is \('relu', 1\); the one that takes a number is",
+        ),
+        (
+            {"activation": ("leaky_relu", "a")},
+            r"the one that takes a number is \('leaky_relu', slo",
+        ),
+        ({"scale": _zeros(4)}, r"scale has shape \(4,\); w asks for \(8,\)"),
+        ({"padding_mode": "edge"}, "padding_mode is 'edge'; it must be one of 'zeros', 'reflect'"),
+        (
+            {"padding_mode": "reflect", "padding": (5, 0)},
+            r"padding is \(5, 5\) along H with padding_mode 'reflect'; for 5 pixels .* at most 4",
+        ),
+        (
+            {"padding_mode": "circular", "padding": ((0, 0), (0, 7))},
+            r"padding is \(0, 7\) along W with padding_mode 'circular'; for 6 pixels .* at most 6",
+        ),
+        ({"layout": "CHWN"}, "layout is 'CHWN'; it must be one of 'NCHW', 'NHWC'"),
+        (
+            {"layout": "NHWC", "w": _zeros(8, 6, 3, 3), "residual": _zeros(8, 2, 3)},
+            r"residual has shape \(8, 2, 3\); it must be \(N, OH, OW, C_out\)",
+        ),
         ({"pool": 2}, r"pool is 2; it must be None or \(kind, size\[, stride\]\)"),
         ({"pool": ("max",)}, r"it must be None or \(kind, size\[, stride\]\)"),
         ({"pool": ("min", 2)}, "pool kind is 'min'; it must be one of 'max', 'avg'"),
@@ -76,6 +99,7 @@ def test_refusals(changes: dict[str, Any], message: str) -> None:
         ({"bias": np.zeros(8)}, "bias has dtype float64"),
         ({"residual": np.zeros((2, 8, 3, 4))}, "residual has dtype float64"),
         ({"algorithm": "winograd"}, "algorithm is 'winograd'; it must be one of 'auto', 'direct'"),
+        ({"precision": "tf32"}, "precision is 'tf32'; it must be one of 'exact', 'fast'"),
         ({"target": "gpu"}, "target is 'gpu'; it must be one of None, 'trn1', 'inf2', 'trn2'"),
     ],
 )
@@ -102,14 +126,18 @@ def test_signatures() -> None:
         "activation=None",
         "residual=None",
         "pool=None",
+        "scale=None",
+        "padding_mode=zeros",
+        "layout=NCHW",
+        "precision=exact",
         "algorithm=auto",
         "target=None",
     ]
     assert (
         kinds
-        == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 3 + [inspect.Parameter.KEYWORD_ONLY] * 9
+        == [inspect.Parameter.POSITIONAL_OR_KEYWORD] * 3 + [inspect.Parameter.KEYWORD_ONLY] * 13
     )
     for other in (conv2d_float64, magnitude):
         assert [str(p) for p in inspect.signature(other).parameters.values()] == [
-            str(p) for p in parameters[:-2]
+            str(p) for p in parameters[:-3]
         ]

@@ -73,14 +73,60 @@ def test_asymmetric_padding_equals_torch() -> None:
     _same(conv2d_float64(x, w, bias, padding=((1, 2), (3, 0)), stride=(1, 2)), expected)
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "gelu", "silu", "sigmoid", "tanh"])
-def test_residual_then_activation_equals_torch(activation: str | None) -> None:
+FUNCTIONS: dict[Any, Any] = {
+    None: torch.clone,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    ("leaky_relu", -1.5): lambda z: F.leaky_relu(z, -1.5),
+    "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    "sigmoid": F.sigmoid,
+    "tanh": F.tanh,
+}
+
+
+@pytest.mark.parametrize("activation", FUNCTIONS, ids=str)
+def test_scale_residual_then_activation_equals_torch(activation: Any) -> None:
     x, w, bias = _inputs(2, 4, 7, 8, 5, 3, 3)
     residual = np.random.default_rng(8).standard_normal((2, 5, 7, 8))
-    function = getattr(F, activation) if activation else torch.clone
-    expected = function(_torch_conv2d(x, w, bias, padding=1) + torch.from_numpy(residual))
-    y = conv2d_float64(x, w, bias, padding=1, residual=residual, activation=activation)
-    _same(y, expected)
+    scale = residual[0, :, 0, 0]
+    scaled = _torch_conv2d(x, w, padding=1) * torch.from_numpy(scale[:, None, None])
+    z = scaled + torch.from_numpy(bias[:, None, None]) + torch.from_numpy(residual)
+    # all doubled, so that both ends of relu6 and hardswish are reached
+    arguments: dict[str, Any] = {"scale": scale, "residual": 2 * residual}
+    y = conv2d_float64(4 * x, w / 2, 2 * bias, padding=1, activation=activation, **arguments)
+    _same(y, FUNCTIONS[activation](2 * z))
+
+
+@pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("padding", [0, 1, (3, 2), (0, 4), "same"], ids=str)
+def test_padding_modes_equal_torch(padding_mode: str, padding: Any) -> None:
+    x, w, bias = _inputs(2, 4, 5, 6, 5, 3, 4)
+    layer = torch.nn.Conv2d(
+        4, 5, (3, 4), padding=padding, padding_mode=padding_mode, dtype=torch.float64
+    )
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(w))
+        layer.bias.copy_(torch.from_numpy(bias))
+        expected = layer(torch.from_numpy(x))
+    _same(conv2d_float64(x, w, bias, padding=padding, padding_mode=padding_mode), expected)
+
+
+def test_channels_last_equals_torch() -> None:
+    x, w, bias = _inputs(2, 4, 7, 8, 5, 3, 3)
+    residual = np.random.default_rng(8).standard_normal((2, 5, 7, 8))
+    expected = F.max_pool2d(
+        F.relu(_torch_conv2d(x, w, bias, padding=1) + torch.from_numpy(residual)), 2
+    )
+    arguments: dict[str, Any] = {"activation": "relu", "pool": ("max", 2), "padding": 1}
+    nhwc = (0, 2, 3, 1)
+    y = conv2d_float64(
+        x.transpose(nhwc), w, bias, residual=residual.transpose(nhwc), layout="NHWC", **arguments
+    )
+    _same(y.transpose(0, 3, 1, 2), expected)
 
 
 @pytest.mark.parametrize(

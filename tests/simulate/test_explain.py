@@ -53,11 +53,12 @@ class Tape:
         blocker: int = -1,
         *,
         begin: int | None = None,
+        load: int = 0,
         opcode: str = "x",
         descriptors: int = -1,
     ) -> None:
         name = self.trace.number(opcode)
-        self.trace.add(name, lane, name, name, work * 1000, 0, descriptors, [])
+        self.trace.add(name, lane, name, name, (work - load) * 1000, 0, descriptors, [])
         begin = start if begin is None else begin
         self.columns.append((start * 1000, end * 1000, why, blocker, work * 1000, begin * 1000))
         self.busy[lane] += work * 1000
@@ -88,7 +89,7 @@ def chain() -> Tape:
     tape = Tape()
     tape.add(LOAD, 0, 550, 300, begin=200)
     tape.add(T, 560, 700, 100, Cause.DATA, 0)
-    tape.add(S, 710, 1900, 1100, Cause.TABLE, 1)
+    tape.add(S, 710, 1900, 1100, Cause.TABLE, 1, load=1000)
     tape.add(S, 1810, 1960, 100, Cause.ENGINE, 2)
     tape.add(STORE, 1970, 2450, 230, Cause.DATA, 3, begin=2170)
     return tape

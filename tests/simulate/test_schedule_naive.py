@@ -114,7 +114,9 @@ def fill(taken: dict[int, int], start: int, work: int, index: int) -> tuple[int,
 def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
     """Return start, end and reasons, by looking at every earlier instruction for every of them."""
     times: list[tuple[int, int, Reasons]] = []
-    free = dict.fromkeys(Lane, (0, Cause.START, -1))
+    queues = [(lane, None) for lane in Lane] + [(lane, by) for lane in Lane for by in MODES]
+    free = dict.fromkeys(queues, (0, Cause.START, -1))
+    gpsimd, scalar = (Lane.GPSIMD, None), (Lane.SCALAR, None)
     taken: dict[int, int] = {}
     ports: dict[str, dict[int, int]] = {"sbuf": {}, "psum": {}}
     generating: dict[Lane, dict[int, int]] = {Lane.SYNC: {}, Lane.SCALAR: {}}
@@ -122,15 +124,16 @@ def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
     table = -1
     blocks = dict.fromkeys(range(16), (0, Cause.START, -1))
     for n, (lane, busy, wanted, read, write) in enumerate(entries):
-        waits = [free[lane]]
-        for before, ((other, _, _, read_before, write_before), (_, end, _)) in enumerate(
+        queue = (lane, wanted if lane.is_dma else None)
+        waits = [free[queue]]
+        for before, ((other, _, by, read_before, write_before), (_, end, _)) in enumerate(
             zip(entries[:n], times, strict=True)
         ):
             after_write = write_before is not None and write_before == write
             after_read = read_before is not None and read_before == write
             if write_before is not None and write_before == read:
                 waits.append((end + 2, Cause.DATA, before))
-            elif (after_write or after_read) and other is not lane:
+            elif (after_write or after_read) and queue != (other, by if other.is_dma else None):
                 waits.append((end + 2, Cause.REUSE, before))
         if lane is Lane.TENSOR:
             waits += [blocks[block] for block in TILES[wanted]]
@@ -138,10 +141,10 @@ def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
         reasons = {(cause, before) for time, cause, before in waits if time == start}
         if lane.is_dma:
             issue, begin, beside = DESCRIPTORS[wanted]
-            if wanted == 2 and free[Lane.GPSIMD][0] >= start:
-                reasons = reasons if free[Lane.GPSIMD][0] == start else set()
-                start = free[Lane.GPSIMD][0]
-                reasons |= {free[Lane.GPSIMD][1:]}
+            if wanted == 2 and free[gpsimd][0] >= start:
+                reasons = reasons if free[gpsimd][0] == start else set()
+                start = free[gpsimd][0]
+                reasons |= {free[gpsimd][1:]}
             if beside is Lane.SCALAR and triggered[0] >= start:
                 reasons = reasons if triggered[0] == start else set()
                 start = triggered[0]
@@ -151,11 +154,11 @@ def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
                 if other >= 0:
                     start, reasons = now - issue, {(Cause.ISSUE, other)}
             if wanted == 2:
-                free[Lane.GPSIMD] = start + issue, Cause.ENGINE, n
+                free[gpsimd] = start + issue, Cause.ENGINE, n
             if beside is Lane.SCALAR:
                 triggered = start, Cause.ENGINE, n
-                free[Lane.SCALAR] = max(free[Lane.SCALAR], triggered, key=lambda f: f[0])
-            free[lane] = start + issue, Cause.ISSUE, n
+                free[scalar] = max(free[scalar], triggered, key=lambda f: f[0])
+            free[queue] = start + issue, Cause.ISSUE, n
             now, stretched = fill(taken, start + begin, busy, n)
             if now > start + begin + busy + 6:
                 reasons = {(Cause.BANDWIDTH, stretched)}
@@ -163,12 +166,14 @@ def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
             continue
         if lane is Lane.TENSOR:
             blocks.update(dict.fromkeys(TILES[wanted], (start + busy, Cause.ENGINE, n)))
-            free[lane] = start + (busy if wanted < 0 else min(busy, 2)), Cause.ENGINE, n
+            free[queue] = start + (busy if wanted < 0 else min(busy, 2)), Cause.ENGINE, n
             times.append((start, start + busy + 6, reasons))
             continue
-        load = 5 if lane is Lane.SCALAR and wanted not in (-1, table) else 0
-        if load:
+        load = 0
+        if lane is Lane.SCALAR and wanted not in (-1, table):
             table = wanted
+            load = max(0, 5 - (start - free[scalar][0]))  # the rest went on while it waited
+        if load:
             reasons = {(Cause.TABLE, before) for _, before in reasons}
         shared = {SPACES[t] for t in (read, write) if t is not None} & {*SHARING.get(lane, ())}
         begin = start
@@ -184,7 +189,7 @@ def naive(entries: list[Entry]) -> list[tuple[int, int, Reasons]]:
             ports[space].update(dict.fromkeys(span, n))
         if lane is Lane.SCALAR:
             triggered = start, Cause.ENGINE, n
-        free[lane] = start + busy + load, Cause.ENGINE, n
+        free[queue] = start + busy + load, Cause.ENGINE, n
         times.append((start, start + busy + load + 6, reasons))
     return times
 
