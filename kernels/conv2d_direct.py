@@ -457,24 +457,32 @@ def _compute(
     else:
         for c_out in c_outs:
             rounds.append((c_out,))
-    for block in section.blocks:
+    pairs = []
+    if plan.channels_first:
         for together in rounds:
-            y_view = _result_view(y_hbm, group, together, block, plan)
-            residual_sb = None
-            if residual_hbm is not None:
-                residual_sb = _results(y_hbm, together, block, plan)
-                nisa.dma_copy(
-                    dst=residual_sb,
-                    src=_result_view(residual_hbm, group, together, block, plan),
-                    dge_mode=nisa.dge_mode.none,
-                )
-            y_sb = _results(y_hbm, together, block, plan)
-            for c_out in together:
-                _compute_tile(
-                    y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block,
-                    c_out, plan,
-                )  # fmt: skip
-            nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=nisa.dge_mode.none)
+            for block in section.blocks:
+                pairs.append((block, together))
+    else:
+        for block in section.blocks:
+            for together in rounds:
+                pairs.append((block, together))
+    for block, together in pairs:
+        y_view = _result_view(y_hbm, group, together, block, plan)
+        residual_sb = None
+        if residual_hbm is not None:
+            residual_sb = _results(y_hbm, together, block, plan)
+            nisa.dma_copy(
+                dst=residual_sb,
+                src=_result_view(residual_hbm, group, together, block, plan),
+                dge_mode=nisa.dge_mode.none,
+            )
+        y_sb = _results(y_hbm, together, block, plan)
+        for c_out in together:
+            _compute_tile(
+                y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block,
+                c_out, plan,
+            )  # fmt: skip
+        nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=nisa.dge_mode.none)
 
 
 @nki.jit
