@@ -296,7 +296,7 @@ class _Planner:
         )
 
     def _halves(self) -> bool:
-        """Whether loading float32 weights takes longer than streaming pixels, and than loading x."""
+        """Whether float32 weights take longer to the array than pixels, and than to SBUF."""
         g, hw = self.g, hardware()
         weights = self.c_out_tiles[0].size
         elems = self.image_tiles[0].size * self.row_tiles[0].size * self.col_tiles[0].size
@@ -478,7 +478,9 @@ class _Planner:
             rows = min(size * self.block_rows * self.row_tiles[0].size, self.g.rows.outputs)
             places = span_size(self.g.rows, rows, self.g.rows.taps, self.all_rows.step)
             least = min(places, self.all_rows.size) * self.cols.size * self.g.itemsize
-            if least * len(self.c_in_tiles) > room:
+            several = self.g.N * self.g.G > 1 or size * self.block_rows < len(self.row_tiles)
+            most = room if not several else room / 2 if size == 1 else _X_SHARE * room / 2
+            if least * len(self.c_in_tiles) > most:
                 continue  # saves making sections that cannot fit
             sections = self._sections(size)
             once = self._x_elems(sections) * self.g.itemsize
@@ -548,7 +550,11 @@ class _Planner:
                 f"conv2d: rows of {self.cols.size} pixels are too far apart for an access pattern "
                 f"(at most {_STEP_MAX} elements, int16; architecture guide)"
             )
-        orders = list(self._orders())
+        orders = []
+        for order in self._orders():
+            orders.append(order)
+            if order.times_x == order.times_w == 1:
+                break  # nothing reads less
         if not orders:
             raise CapacityError(
                 f"conv2d: neither the weights of {self.c_out_tiles[0].size} of {g.C_out} output "
