@@ -157,6 +157,8 @@ class DirectPlan(nl.NKIObject):
     halves
         Output channels are computed in two column tiles of TensorE's array, side by side: float32
         weights of few columns load faster than those of many, which takes longest for small images.
+    fast
+        The weights are bfloat16, and x becomes it when it is loaded, whatever y is.
     """
 
     geometry: Geometry
@@ -178,6 +180,7 @@ class DirectPlan(nl.NKIObject):
     trimmed: bool
     halves: bool
     channels_first: bool
+    fast: bool
     evict_on_both: bool
     order: str
     num_matmuls: int
@@ -209,6 +212,7 @@ def plan_direct(
     sbuf_bytes: int | None = None,
     padding_mode: str = "zeros",
     pack_taps: bool = True,
+    fast: bool = False,
 ) -> DirectPlan:
     """Plan a convolution whose weights or image, and parts of the other, fit SBUF.
 
@@ -218,6 +222,8 @@ def plan_direct(
         SBUF to use per partition; None takes all that the current target has.
     pack_taps
         Whether the last few input channels may be copied for several taps.
+    fast
+        Operands of float32 become bfloat16 on their way to SBUF.
 
     Raises
     ------
@@ -226,16 +232,23 @@ def plan_direct(
     """
     epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps).plan()
+    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps, fast).plan()
 
 
 class _Planner:
     """The parts of a plan, in the order in which they follow from each other."""
 
     def __init__(
-        self, g: Geometry, epilogue: Epilogue, limit: int, padding_mode: str, pack_taps: bool
+        self,
+        g: Geometry,
+        epilogue: Epilogue,
+        limit: int,
+        padding_mode: str,
+        pack_taps: bool,
+        fast: bool,
     ) -> None:
         self.g = g
+        self.fast = fast
         self.epilogue = epilogue
         self.limit = limit
         self.mode = None if padding_mode == "zeros" else padding_mode
@@ -301,7 +314,7 @@ class _Planner:
         weights = self.c_out_tiles[0].size
         elems = self.image_tiles[0].size * self.row_tiles[0].size * self.col_tiles[0].size
         load = hw.float32_weight_load_cycles * weights
-        if g.itemsize < 4 or weights <= nl.tile_size.pmax // 2:
+        if g.itemsize < 4 or self.fast or weights <= nl.tile_size.pmax // 2:
             return False
         if 5 * hw.float32_matmul_row_cycles * elems > 4 * load:
             return False
@@ -536,7 +549,8 @@ class _Planner:
 
     def _read_bytes(self, order: _Order) -> int:
         g = self.g
-        w = g.G * g.C_in * g.C_out * g.rows.taps * g.cols.taps * g.itemsize
+        w_itemsize = 2 if self.fast else g.itemsize
+        w = g.G * g.C_in * g.C_out * g.rows.taps * g.cols.taps * w_itemsize
         return order.times_x * self._x_bytes(order.sections) + order.times_w * w
 
     # Together.
@@ -564,7 +578,8 @@ class _Planner:
         order = min(orders, key=self._read_bytes)
         blocks = self._channel_blocks(order.block_tiles)
         halves = self._halves()
-        counted = _count(g, order.sections, self.products, self.mode is None, halves)
+        itemsize = 2 if self.fast else g.itemsize
+        counted = _count(g, order.sections, self.products, self.mode is None, halves, itemsize)
         matmuls, columns, cycles = counted
         y_elems = g.N * g.G * g.C_out * g.rows.outputs * g.cols.outputs
         rounds = g.G * len(self.c_out_tiles)
@@ -608,6 +623,7 @@ class _Planner:
             trimmed=self.mode is None,
             halves=halves,
             channels_first=self._channels_first(order.sections[0], order.block_tiles),
+            fast=self.fast,
             evict_on_both=matmuls < 4 * sum(len(b.tiles) for s in order.sections for b in s.blocks),
             order=order.name,
             num_matmuls=rounds * matmuls,
@@ -723,6 +739,7 @@ def _count(
     products: tuple[Product, ...],
     trimmed: bool,
     halves: bool,
+    itemsize: int,
 ) -> tuple[int, int, int]:
     """Return matmuls, moving columns and TensorE's cycles for one tile of output channels."""
     hw = hardware()
@@ -759,9 +776,9 @@ def _count(
             if n:
                 matmuls += times * count * each
                 columns += times * count * n * each
-                cycles += times * count * matmul_cycles(n, g.itemsize, hw, weights)
+                cycles += times * count * matmul_cycles(n, itemsize, hw, weights)
         if not is_covered:  # a product of zeros comes first
             matmuls += times
             columns += times * whole
-            cycles += times * matmul_cycles(whole, g.itemsize, hw, weights)
+            cycles += times * matmul_cycles(whole, itemsize, hw, weights)
     return matmuls, columns, cycles

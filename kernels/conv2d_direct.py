@@ -8,7 +8,7 @@ with t = kh*KW + kw, the padding outside x, and all this once for each of G grou
 Shapes
 ------
 x_hbm         (N, G*C_in, H, W)       f32 f16 bf16  HBM
-w_hbm         (G, rows, columns)      as x          HBM, in the order of use (`pack`)
+w_hbm         (G, rows, columns)      as x or bf16  HBM, in the order of use (`pack`)
 scale_hbm     (G*C_out, 1)            f32           HBM, or None
 bias_hbm      (G*C_out, 1)            f32           HBM, or None
 residual_hbm  (N, G*C_out, OH, OW)    as x          HBM, or None
@@ -52,9 +52,9 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
-from nkiconv.kernels import conv2d_streamed
-from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels import conv2d_pooled, conv2d_streamed
+from nkiconv.kernels._algorithm import Candidate, Launch, Operands, Problem
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._direct_plan import (
     Block,
     ChannelTile,
@@ -73,6 +73,7 @@ from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate import CapacityError
 
 NAME = "direct"
+POOLS = True
 
 _QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
 
@@ -509,7 +510,7 @@ def conv2d_direct(
             group = at // num
             step = plan.steps[at % num]
             section = plan.sections[step.section]
-            x_sb = _strip(plan, x_hbm.dtype) if step.x_back == 0 else x_sbs[at - step.x_back]
+            x_sb = _strip(plan, w_hbm.dtype) if step.x_back == 0 else x_sbs[at - step.x_back]
             w_sb = (
                 w_sbs[at - 1]
                 if not step.loads_w
@@ -558,16 +559,17 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        Padding other than zeros, where neither weights nor image can be kept.
+        Padding other than zeros, or faster float32, where neither weights nor image can be kept.
     """
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
+    if problem.epilogue.pool is not None:
+        yield from conv2d_pooled.plans(problem)
+        return
     found = False
     for pack_taps in (True, False):
         try:
             plan = plan_direct(
                 problem.geometry, problem.epilogue, padding_mode=problem.padding_mode,
-                pack_taps=pack_taps,
+                pack_taps=pack_taps, fast=problem.precision == "fast",
             )  # fmt: skip
         except CapacityError:
             continue
@@ -585,6 +587,8 @@ def _why(plan: DirectPlan) -> str:
         parts.append(f"{len(plan.packs[0].taps)} taps of the last channels share a matmul")
     if plan.interleaved_x or plan.interleaved_y:
         parts.append("neighbouring channels in a partition")
+    if plan.fast:
+        parts.append("operands rounded to bfloat16")
     return ", ".join(parts)
 
 
@@ -592,6 +596,7 @@ def _price(plan: DirectPlan) -> Price:
     """Return what a plan costs."""
     g = plan.geometry
     item = g.itemsize
+    held = 2 if plan.fast else item  # bytes of an element of x and w in SBUF
     moved: Counter[tuple[int, int, bool, bool]] = Counter()  # descriptors, bytes, to HBM, on chip
     copies = copied = 0  # of packs, by VectorE and ScalarE in turn
     width = plan.cols.inside.size
@@ -603,7 +608,7 @@ def _price(plan: DirectPlan) -> Price:
             if not load.is_x:
                 size = plan.c_out_blocks[step.block][load.i].size
                 rows = plan.products[load.part.start].rows
-                moved[rows, load.part.size * size * item, False, False] += g.G
+                moved[rows, load.part.size * size * held, False, False] += g.G
                 continue
             run = section.runs[load.part.start]
             partitions = plan.c_in_tiles[load.i].size
@@ -614,12 +619,12 @@ def _price(plan: DirectPlan) -> Price:
             else:
                 moved[partitions * n * run.size, width * item, False, False] += g.G
         if step.x_back == 0 and section.carry:
-            moved[partitions, section.carry * plan.cols.size * item, False, True] += g.G * sources
+            moved[partitions, section.carry * plan.cols.size * held, False, True] += g.G * sources
         for block in section.blocks if step.x_back == 0 else ():
             for group in plan.packs if block.cols.start == 0 else ():
                 if group.channels % _QUADRANT:
                     runs = group.channels * n * block.rows.size
-                    moved[runs, g.cols.outputs * item, False, True] += g.G * len(group.taps)
+                    moved[runs, g.cols.outputs * held, False, True] += g.G * len(group.taps)
                 else:
                     copies += g.G * len(group.taps)
                     copied += g.G * len(group.taps) * n * block.rows.size * g.cols.outputs
@@ -659,12 +664,15 @@ def pack(w: PackedWeights, plan: Any) -> Array:
 
     A row is a partition of the products' contraction.
     """
+    if isinstance(plan, conv2d_pooled.PooledPlan):
+        return conv2d_pooled.pack(w, plan)
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.pack(w, plan)
     g = plan.geometry
     KW = g.cols.taps
     num_in = len(plan.c_in_tiles)
-    packed = np.zeros((g.G, plan.w_shape[0], len(plan.products) * g.C_out), w.array.dtype)
+    dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
+    packed = np.zeros((g.G, plan.w_shape[0], len(plan.products) * g.C_out), dtype)
     for block in plan.c_out_blocks:
         for c_out in block:
             if plan.interleaved_y:
@@ -693,6 +701,8 @@ def pack(w: PackedWeights, plan: Any) -> Array:
 
 def run(launch: Launch, operands: Operands, plan: Any) -> Any:
     """Launch the kernel; return y."""
+    if isinstance(plan, conv2d_pooled.PooledPlan):
+        return conv2d_pooled.run(launch, operands, plan)
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.run(launch, operands, plan)
     o = operands
