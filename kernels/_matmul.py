@@ -22,7 +22,7 @@ from __future__ import annotations
 import nki.isa as nisa
 import nki.language as nl
 
-from nkiconv.kernels._epilogue import Epilogue, evict, load_table
+from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._matmul_plan import Box, Group, MatmulPlan
 from nkiconv.kernels._plan import Tile
 
@@ -119,7 +119,7 @@ def _stacked(
     """View (piece, partition, images, tile of channels, pixels) of x or y, which is one run."""
     C, P = tensor.shape[1], tensor.shape[3]
     tiles = plan.m.tiles
-    if C != plan.m.size or channels.size != plan.m.tiles:
+    if plan.m.size != C or channels.size != plan.m.tiles:
         tiles = 1
     return tensor.ap(
         [

@@ -47,7 +47,7 @@ ALGORITHMS = ("auto", *_CHOICES, "naive")
 LAYOUTS = ("NCHW", "NHWC")
 PRECISIONS = ("exact", "fast")
 _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)  # from the one to the other
-_LATER = ("im2col",)  # names that stand for kernels still to come
+_LATER = tuple({"im2col"} - set(_CHOICES))  # names that stand for kernels still to come
 
 _OP = "conv2d"
 
