@@ -109,7 +109,7 @@ class Part(nl.NKIObject):
 
 @dataclass(frozen=True)
 class GroupedPlan(nl.NKIObject):
-    """Everything that the kernel does, decided beforehand.
+    """What the kernel does with some of the groups, decided beforehand.
 
     Parameters
     ----------
@@ -127,7 +127,6 @@ class GroupedPlan(nl.NKIObject):
 
     geometry: Geometry
     epilogue: Epilogue
-    y_shape: tuple[int, int, int, int]
     groups: tuple[Tile, ...]
     planes: int
     lanes: int
@@ -146,6 +145,30 @@ class GroupedPlan(nl.NKIObject):
     sbuf_bytes: int
 
 
+@dataclass(frozen=True)
+class Job(nl.NKIObject):
+    """A block of groups, of a section."""
+
+    section: int
+    groups: Tile
+
+
+@dataclass(frozen=True)
+class GroupedPlans(nl.NKIObject):
+    """Everything that the kernel does: blocks of groups, one after the other.
+
+    Taps are in the same order in all sections.  `mask_groups` are the most blocks on a diagonal.
+    """
+
+    geometry: Geometry
+    epilogue: Epilogue
+    y_shape: tuple[int, int, int, int]
+    sections: tuple[GroupedPlan, ...]
+    jobs: tuple[Job, ...]
+    mask_groups: int
+    sbuf_bytes: int
+
+
 def full_tap(axis: Axis) -> int:
     """Return a tap that finds a pixel of the image for every output, or -1."""
     best = -1
@@ -157,16 +180,43 @@ def full_tap(axis: Axis) -> int:
     return best
 
 
+def sections(g: Geometry, most: int) -> tuple[Tile, ...]:
+    """Split the groups so that lanes leave few partitions idle, in at most `most` parts.
+
+    96 channels with a lane each leave a quarter idle; 64 with two and 32 with four leave none.
+    Full blocks come first.  Parts take time in proportion to one over their lanes.
+    """
+    fit = side_by_side(g)
+    full = g.G // fit * fit
+    rest = g.G - full
+    parts = [full] if full else []
+    while rest:
+        size = rest
+        if len(parts) + 1 < most:
+            # Of the part sizes, the one that leaves the fewest partitions idle; then the largest.
+            size = min(range(1, rest + 1), key=lambda n: (fit - fit // n * n, -n))
+            if fit // size * size == fit // rest * rest:
+                size = rest
+        parts.append(size)
+        rest -= size
+    starts = [sum(parts[:i]) for i in range(len(parts))]
+    return tuple(Tile(start, size) for start, size in zip(starts, parts, strict=True))
+
+
 def side_by_side(g: Geometry) -> int:
     """Return how many groups fit TensorE's array side by side; 0 for none."""
-    return min(g.G, nl.tile_size.pmax // max(g.C_in, g.C_out))
+    return nl.tile_size.pmax // max(g.C_in, g.C_out)
 
 
-def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> GroupedPlan | None:
+def plan_grouped(
+    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int
+) -> GroupedPlan | None:
     """Cut a convolution of several groups into parts that SBUF and PSUM hold.
 
     Parameters
     ----------
+    some
+        The groups.
     lanes
         Lanes to use at most; more than one needs all groups side by side.
     planes
@@ -178,9 +228,9 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
         None where not even one row fits.
     """
     if planes > 1:
-        groups: tuple[Tile, ...] = (Tile(0, g.G // planes),)
+        groups: tuple[Tile, ...] = (Tile(some.start, some.size // planes),)
     else:
-        groups = even_tiles(g.G, side_by_side(g))
+        groups = even_tiles(some.size, side_by_side(g), some.start)
     bands = max(1, min(lanes // g.N, g.rows.outputs))
     band_rows = ceil_div(g.rows.outputs, bands)
     bands = ceil_div(g.rows.outputs, band_rows)
@@ -220,7 +270,6 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
     return GroupedPlan(
         geometry=g,
         epilogue=epilogue,
-        y_shape=(g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs),
         groups=groups,
         planes=planes,
         lanes=lanes,
@@ -237,6 +286,25 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
         num_matmuls=matmuls,
         moving_columns=columns,
         sbuf_bytes=sbuf,
+    )
+
+
+def join_sections(
+    g: Geometry, epilogue: Epilogue, found: tuple[GroupedPlan, ...]
+) -> GroupedPlans | None:
+    """Return the plan of all sections, or None where SBUF does not hold two at once."""
+    sizes = [section.sbuf_bytes for section in found]
+    most = max(sum(sizes[i : i + 2]) for i in range(len(sizes)))
+    if most > nl.tile_size.sbuf_fmax_bytes:
+        return None
+    return GroupedPlans(
+        geometry=g,
+        epilogue=epilogue,
+        y_shape=(g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs),
+        sections=found,
+        jobs=tuple(Job(i, groups) for i, section in enumerate(found) for groups in section.groups),
+        mask_groups=max(section.lanes * section.groups[0].size for section in found),
+        sbuf_bytes=most,
     )
 
 

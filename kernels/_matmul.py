@@ -22,7 +22,7 @@ from __future__ import annotations
 import nki.isa as nisa
 import nki.language as nl
 
-from nkiconv.kernels._epilogue import evict, load_table
+from nkiconv.kernels._epilogue import Epilogue, evict, load_table
 from nkiconv.kernels._matmul_plan import Box, Group, MatmulPlan
 from nkiconv.kernels._plan import Tile
 
@@ -90,7 +90,9 @@ def load_moving(x: nl.NkiTensor, group: Group, plan: MatmulPlan) -> nl.NkiTensor
     x_sb = nl.ndarray(shape, dtype=plan.moving_dtype, buffer=nl.sbuf)
     if plan.stack > 1:
         nisa.dma_copy(
-            dst=x_sb, src=_stacked(x, images, Tile(0, 1), cols, plan), dge_mode=nisa.dge_mode.none
+            dst=x_sb,
+            src=_stacked(x, 1, images, Tile(0, 1), cols, plan),
+            dge_mode=nisa.dge_mode.none,
         )
         return x_sb
     end = rows.start + (rows.size - 1) * plan.x_row_step + 1
@@ -114,22 +116,19 @@ def load_moving(x: nl.NkiTensor, group: Group, plan: MatmulPlan) -> nl.NkiTensor
 
 
 def _stacked(
-    tensor: nl.NkiTensor, images: Tile, channels: Tile, pixels: Tile, plan: MatmulPlan
+    tensor: nl.NkiTensor, num_tiles: int, images: Tile, chunk: Tile, pixels: Tile, plan: MatmulPlan
 ) -> nl.NkiTensor:
-    """View (piece, partition, images, tile of channels, pixels) of x or y, which is one run."""
+    """View (piece, partition, images, tile of channels, pixels) of x or y."""
     C, P = tensor.shape[1], tensor.shape[3]
-    tiles = plan.m.tiles
-    if plan.m.size != C or channels.size != plan.m.tiles:
-        tiles = 1
     return tensor.ap(
         [
             [plan.stack_step, plan.stack],
-            [tiles * P, C // tiles],
+            [num_tiles * P, C // num_tiles],
             [C * P, images.size],
-            [P, channels.size],
+            [P, chunk.size],
             [1, pixels.size],
         ],
-        offset=images.start * C * P + channels.start * P + pixels.start,
+        offset=images.start * C * P + chunk.start * P + pixels.start,
     )
 
 
@@ -228,7 +227,7 @@ def copy_results(
     m = plan.m
     images = nl.ds(box.images.start, box.images.size)
     if plan.stack > 1:
-        _copy(_stacked(y, box.images, chunk, box.cols, plan), y_sb, store)
+        _copy_pieces(y, y_sb, box, chunk, plan, store)
         return
     pixels = y[
         images, :, nl.ds(box.rows.start, box.rows.size), nl.ds(box.cols.start, box.cols.size)
@@ -241,6 +240,34 @@ def copy_results(
         first = m.full * m.tiles + chunk.start
         last_sb = y_sb[m.full : m.full + 1, :, 0:rest, :, :]
         _copy(pixels[:, nl.ds(first, rest), :, :], last_sb, store)
+
+
+def _copy_pieces(
+    y: nl.NkiTensor, y_sb: nl.NkiTensor, box: Box, chunk: Tile, plan: MatmulPlan, store: bool
+) -> None:
+    """As `copy_results`, of a box in each of the stacked pieces.
+
+    A piece ends with some of the next one's first pixels; only the last piece stores them.
+    """
+    cols, step = box.cols, plan.stack_step
+    own = max(0, min(cols.start + cols.size, step) - cols.start)
+    if not store:
+        own = cols.size
+    if own > 0:
+        mine = _stacked(y, plan.m.tiles, box.images, chunk, Tile(cols.start, own), plan)
+        _copy(mine, y_sb[:, :, :, :, 0:own], store)
+    if own < cols.size:
+        first = (plan.stack - 1) * plan.m.partitions
+        pixels = y[:, :, :, nl.ds(_last_pixel(cols.start + own, plan), cols.size - own)]
+        dealt = pixels[nl.ds(box.images.start, box.images.size), :, :, :]
+        dealt = dealt.reshape_dim(1, (plan.m.full, plan.m.tiles)).permute((1, 0, 2, 3, 4))
+        last_sb = y_sb[nl.ds(first, plan.m.partitions), :, :, :, own : cols.size]
+        _copy(dealt[:, :, nl.ds(chunk.start, chunk.size), :, :], last_sb, store)
+
+
+def _last_pixel(col: int, plan: MatmulPlan) -> int:
+    """Return which pixel of the image a column of the last stacked piece is."""
+    return (plan.stack - 1) * plan.stack_step + col
 
 
 def _copy(hbm: nl.NkiTensor, sb: nl.NkiTensor, store: bool) -> None:

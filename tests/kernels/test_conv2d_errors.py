@@ -12,7 +12,6 @@ import pytest
 import nkiconv.kernels.conv2d_direct
 import nkiconv.kernels.conv2d_naive
 from nkiconv.kernels import conv2d, pack_weights
-from nkiconv.kernels._choice import ALGORITHMS
 from nkiconv.simulate import CapacityError, ConstraintError, DtypeError, ShapeError
 
 
@@ -105,9 +104,6 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("algorithm", {"algorithm": "winograd"}, ConstraintError,
      r'algorithm is \'winograd\'; it must be one of "auto", "direct", .*"naive"'),
     ("algorithm-none", {"algorithm": None}, ConstraintError, r"algorithm is None; .* \"auto\""),
-    *([] if "im2col" in ALGORITHMS else [
-        ("im2col", {"algorithm": "im2col"}, ConstraintError, r'has no algorithm "im2col"; use "au')
-    ]),
     ("depthwise", {"algorithm": "depthwise"}, ConstraintError,
      r"no algorithm can do this \(depthwise: "),
     ("pointwise", {"algorithm": "pointwise"}, ConstraintError,
