@@ -455,18 +455,8 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
     ------
     NotSuited
     """
+    check_problem(problem)
     g = problem.geometry
-    if side_by_side(g) == 0:
-        raise NotSuited(
-            f"a group has {max(g.C_in, g.C_out)} channels; block-diagonal operands are for at most "
-            f"{nl.tile_size.pmax}"
-        )
-    if problem.padding_mode != "zeros":
-        raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
-    if problem.epilogue.pool is not None:
-        raise NotSuited("it has no fused pooling")
     shortest = 0
     for shape in _shapes(g):
         planned = [plan_grouped(g, problem.epilogue, *section) for section in shape]
@@ -485,6 +475,27 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
         raise NotSuited(
             f"its program would have {shortest} instructions; {_MAX_INSTRUCTIONS} are the limit"
         )
+
+
+def check_problem(problem: Problem) -> None:
+    """Refuse what block-diagonal operands cannot do.
+
+    Raises
+    ------
+    NotSuited
+    """
+    g = problem.geometry
+    if side_by_side(g) == 0:
+        raise NotSuited(
+            f"a group has {max(g.C_in, g.C_out)} channels; block-diagonal operands are for at most "
+            f"{nl.tile_size.pmax}"
+        )
+    if problem.padding_mode != "zeros":
+        raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
+    if problem.precision != "exact":
+        raise NotSuited("it has no faster float32")
+    if problem.epilogue.pool is not None:
+        raise NotSuited("it has no fused pooling")
 
 
 def _shapes(g: Geometry) -> list[list[tuple[Tile, int, int]]]:
