@@ -319,13 +319,44 @@ def _move_results(
             nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=_STATIC)
 
 
+def _load_tile(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    tile: ChannelTile,
+    plan: BandedPlan,
+) -> dict[str, Any]:
+    """Load all of a tile of channels."""
+    w_sb = _load_columns(w_hbm, tile, plan)
+    x_sb = _load_images(x_hbm, tile, plan)
+    scale_sb = _load_vector(scale_hbm, tile, plan)
+    bias_sb = _load_vector(bias_hbm, tile, plan)
+    return {"w": w_sb, "x": x_sb, "scale": scale_sb, "bias": bias_sb}
+
+
+def _zero_buffers(w_hbm: nl.NkiTensor, plan: BandedPlan) -> list[nl.NkiTensor]:
+    """band_sb (block row, kw/step, block row, step), some: what is off the diagonal stays zero."""
+    g = plan.geometry
+    band_sbs = []
+    for i in range(min(_BUFFERS, plan.channel_tiles[0].sets)):
+        band_sb = nl.ndarray(
+            (plan.blocks * g.rows.size, w_hbm.shape[1], plan.blocks * g.rows.outputs, plan.step),
+            dtype=w_hbm.dtype,
+            buffer=nl.sbuf,
+        )
+        engine = nisa.engine.vector
+        if i % 2 == 1:
+            engine = nisa.engine.gpsimd
+        nisa.memset(dst=band_sb, value=0, engine=engine)
+        band_sbs.append(band_sb)
+    return band_sbs
+
+
 def _run_round(
     y_hbm: nl.NkiTensor,
-    x_sb: nl.NkiTensor,
-    w_sb: nl.NkiTensor,
+    ready: dict[str, Any],
     band_sbs: list[nl.NkiTensor],
-    scale_sb: nl.NkiTensor | None,
-    bias_sb: nl.NkiTensor | None,
     residual_hbm: nl.NkiTensor | None,
     tile: ChannelTile,
     some: Round,
@@ -347,21 +378,21 @@ def _run_round(
     for i in range(some.sets.size):
         i_set = some.sets.start + i
         band_sb = band_sbs[i_set % len(band_sbs)]
-        _build(band_sb, w_sb, tile, i_set, some.blocks, plan)
+        _build(band_sb, ready["w"], tile, i_set, some.blocks, plan)
         for i_images in range(len(plan.image_tiles)):
             images = plan.image_tiles[i_images]
             acc_ps = acc_pss[i_images][:, i, :, :]
-            _accumulate(acc_ps, band_sb, x_sb, i_set, images, plan)
+            _accumulate(acc_ps, band_sb, ready["x"], i_set, images, plan)
             within = nl.ds(images.start, images.size)
             residual = None
             if residual_sb is not None:
                 residual = residual_sb[:, i, within, :]
             scale = None
-            if scale_sb is not None:
-                scale = scale_sb[0:rows, nl.ds(i_set, 1)]
+            if ready["scale"] is not None:
+                scale = ready["scale"][0:rows, nl.ds(i_set, 1)]
             bias = None
-            if bias_sb is not None:
-                bias = bias_sb[0:rows, nl.ds(i_set, 1)]
+            if ready["bias"] is not None:
+                bias = ready["bias"][0:rows, nl.ds(i_set, 1)]
             evict(y_sb[:, i, within, :], acc_ps, scale, bias, residual, plan.epilogue, i % 2 == 1)
     _move_results(y_hbm, y_sb, tile, some, True)
 
@@ -376,29 +407,21 @@ def conv2d_banded(
     plan: BandedPlan,
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
-    g = plan.geometry
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     load_table(plan.epilogue)
-    band_sbs = []
-    shape = (
-        plan.blocks * g.rows.size, w_hbm.shape[1], plan.blocks * g.rows.outputs, plan.step,
-    )  # fmt: skip
-    for i in range(min(_BUFFERS, plan.channel_tiles[0].sets)):
-        band_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
-        engine = nisa.engine.vector
-        if i % 2 == 1:
-            engine = nisa.engine.gpsimd
-        nisa.memset(dst=band_sb, value=0, engine=engine)  # what is off the diagonal stays so
-        band_sbs.append(band_sb)
-    for tile in plan.channel_tiles:
-        w_sb = _load_columns(w_hbm, tile, plan)
-        x_sb = _load_images(x_hbm, tile, plan)
-        scale_sb = _load_vector(scale_hbm, tile, plan)
-        bias_sb = _load_vector(bias_hbm, tile, plan)
-        for some in tile.rounds:
-            _run_round(
-                y_hbm, x_sb, w_sb, band_sbs, scale_sb, bias_sb, residual_hbm, tile, some, plan
+    # What comes first here comes first on its engine: VectorE has to zero the columns' ends before
+    # the buffers, and the next tile is loaded while one is computed.
+    following = _load_tile(x_hbm, w_hbm, scale_hbm, bias_hbm, plan.channel_tiles[0], plan)
+    band_sbs = _zero_buffers(w_hbm, plan)
+    for i_tile in range(len(plan.channel_tiles)):
+        ready = following
+        tile = plan.channel_tiles[i_tile]
+        if i_tile + 1 < len(plan.channel_tiles):
+            following = _load_tile(
+                x_hbm, w_hbm, scale_hbm, bias_hbm, plan.channel_tiles[i_tile + 1], plan
             )
+        for some in tile.rounds:
+            _run_round(y_hbm, ready, band_sbs, residual_hbm, tile, some, plan)
     return y_hbm
 
 
