@@ -66,7 +66,7 @@ NAME = "depthwise"
 
 _STATIC = nisa.dge_mode.none  # all addresses are known: descriptors are made beforehand
 _STEP_BYTES = 16  # neighbours of an operand: TensorE reads at half rate from further apart
-_BUFFERS = 8  # sets whose operands are in SBUF: transfers run ahead of TensorE
+_BUFFERS = (16, 8, 4, 2)  # sets whose operands are in SBUF, if they fit: transfers run ahead
 _MAX_INSTRUCTIONS = 20000
 
 
@@ -92,14 +92,16 @@ class ChannelTile(nl.NKIObject):
 class BandedPlan(nl.NKIObject):
     """Everything that the banded kernel does, decided beforehand.
 
-    `blocks` channels share the partitions; `before` zeros stand in front of a column of `height`
-    padded weights; `image_tiles` are the images of a matmul; taps are taken in the order `cols`.
+    `blocks` channels share the partitions, and `buffers` sets of them are in SBUF; `before` zeros
+    stand in front of a column of `height` padded weights; `image_tiles` are the images of a matmul;
+    taps are taken in the order `cols`.
     """
 
     geometry: Geometry
     epilogue: Epilogue
     y_shape: tuple[int, int, int, int]
     blocks: int
+    buffers: int
     step: int
     before: int
     height: int
@@ -142,12 +144,14 @@ def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
     wide = ceil_div(g.cols.taps, step) * step
     sbuf = g.itemsize * (
         2 * (sets * g.N * g.cols.size + wide * height)
-        + _BUFFERS * wide * blocks * g.rows.outputs
         + (4 if epilogue.has_residual else 2) * per_round * row
     )
     sbuf += 16 * sets + epilogue.scratch_bytes + 64
-    if sbuf > nl.tile_size.sbuf_fmax_bytes or len(image_tiles) > nl.tile_size.psum_num_banks // 2:
+    buffer = wide * blocks * g.rows.outputs * g.itemsize
+    room = [n for n in _BUFFERS if sbuf + n * buffer <= nl.tile_size.sbuf_fmax_bytes]
+    if not room or len(image_tiles) > nl.tile_size.psum_num_banks // 2:
         return None
+    buffers = min(room[0], sets)
     every = Tile(0, g.cols.outputs)
     reached = [tap_outputs(g.cols, every, tap).size for tap in range(g.cols.taps)]
     all_sets = sum(tile.sets for tile in channel_tiles)
@@ -156,6 +160,7 @@ def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
         epilogue=epilogue,
         y_shape=(g.N, g.G, g.rows.outputs, g.cols.outputs),
         blocks=blocks,
+        buffers=buffers,
         step=step,
         before=before,
         height=height,
@@ -164,7 +169,7 @@ def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
         image_tiles=image_tiles,
         num_matmuls=all_sets * len(image_tiles) * sum(n > 0 for n in reached),
         moving_columns=all_sets * g.N * sum(reached),
-        sbuf_bytes=sbuf,
+        sbuf_bytes=sbuf + buffers * buffer,
     )
 
 
@@ -339,7 +344,7 @@ def _zero_buffers(w_hbm: nl.NkiTensor, plan: BandedPlan) -> list[nl.NkiTensor]:
     """band_sb (block row, kw/step, block row, step), some: what is off the diagonal stays zero."""
     g = plan.geometry
     band_sbs = []
-    for i in range(min(_BUFFERS, plan.channel_tiles[0].sets)):
+    for i in range(plan.buffers):
         band_sb = nl.ndarray(
             (plan.blocks * g.rows.size, w_hbm.shape[1], plan.blocks * g.rows.outputs, plan.step),
             dtype=w_hbm.dtype,
@@ -450,7 +455,7 @@ def _price(plan: BandedPlan) -> Price:
         transfers.append(Transfers(some.blocks, lines, g.cols.outputs * row, to_hbm=True))
     evictions = sum(some.sets.size for _, some in rounds) * len(plan.image_tiles)
     elems = sum(some.sets.size for _, some in rounds) * g.N * g.cols.outputs
-    built = _BUFFERS * groups * plan.step * plan.blocks * g.rows.outputs
+    built = plan.buffers * groups * plan.step * plan.blocks * g.rows.outputs
     each = ceil_div(plan.moving_columns, plan.num_matmuls)
     m = plan.blocks * g.rows.outputs
     fed = each / matmul_cycles(each, 2, hw) * plan.blocks * g.rows.size / hw.partitions
@@ -463,7 +468,7 @@ def _price(plan: BandedPlan) -> Price:
         scalar_elems=elems // 2,
         scalar_instructions=ceil_div(evictions, 2),
         vector_elems=elems // 2 + built // 2,
-        vector_instructions=evictions // 2 + _BUFFERS // 2,
+        vector_instructions=evictions // 2 + plan.buffers // 2,
         first_load_bytes=g.G * g.rows.size * g.cols.size * g.itemsize,
         last_store_bytes=rounds[-1][1].sets.size * m * g.N * g.cols.outputs * g.itemsize,
         first_transfers=plan.blocks * g.rows.size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from nkiconv import reference
 from nkiconv.kernels import conv2d, conv2d_depthwise, conv2d_grouped
-from nkiconv.kernels._algorithm import Candidate, NotSuited, Problem
+from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
 from nkiconv.kernels._blocks import Pool, PoolAxis
 from nkiconv.kernels._choice import choose
 from nkiconv.kernels._epilogue import Epilogue
@@ -62,17 +63,16 @@ def candidates(g: Geometry, epilogue: Epilogue | None = None) -> list[Candidate]
     return list(module.plans(Problem(g, epilogue or Epilogue(), "float32")))
 
 
+def launch(candidate: Candidate, x: Any, w: Any, groups: int) -> Any:
+    module = conv2d_depthwise if candidate.algorithm == "depthwise" else conv2d_grouped
+    packed = module.pack(pack_weights(w, groups), candidate.plan)
+    return module.run(simulate_kernel, Operands(x, packed), candidate.plan)
+
+
 def check_candidate(g: Geometry, candidate: Candidate) -> None:
     """A plan's result is exact, and its counts are those of what runs."""
     x, w = arrays(g)
-    packed = conv2d_grouped.pack(pack_weights(w, g.G), candidate.plan)
-
-    def launch() -> Any:
-        return simulate_kernel(
-            conv2d_grouped.conv2d_grouped, x, packed, None, None, None, candidate.plan
-        )
-
-    y, seen = profile(launch)
+    y, seen = profile(launch, candidate, x, w, g.G)
     np.testing.assert_array_equal(y, reference.conv2d(x, w, **keywords(g)))
     price = candidate.price
     assert seen.instructions["nc_matmul"] == price.matmuls
@@ -103,7 +103,13 @@ CASES = {
     "no-full-column": geometry(2, 70, 1, 1, axis(8, 3, pad=1), axis(5, 3, pad=4)),
     "wide": geometry(1, 64, 1, 1, axis(3, 3, pad=1), axis(1100, 3, pad=1)),
     "strips": geometry(1, 128, 1, 1, axis(260, 3, pad=1), axis(250, 3, pad=1)),
-    "rebuilt": geometry(1, 128, 1, 1, axis(12, 15, pad=7)),
+    "rebuilt": geometry(1, 128, 1, 2, axis(12, 15, pad=7)),
+    "tall": geometry(1, 12, 1, 1, axis(40, 31, pad=15)),
+    "tall-ragged": geometry(2, 133, 1, 1, axis(9, 7, pad=3)),
+    "tall-one-block": geometry(1, 3, 1, 1, axis(100, 9, pad=2)),
+    "tall-batch": geometry(30, 5, 1, 1, axis(7, 5, pad=2), axis(40, 3, 2, pad=1)),
+    "tall-padded": geometry(1, 9, 1, 1, axis(5, 11, pad=6), axis(6, 3, dilation=2, pad=2)),
+    "tall-full-sets": geometry(1, 10, 1, 1, axis(60, 9), axis(12, 2)),
 }
 
 
@@ -113,10 +119,29 @@ def test_every_candidate_is_exact_and_as_priced(name: str) -> None:
         check_candidate(CASES[name], candidate)
 
 
+def banded_ways(plan: conv2d_depthwise.BandedPlan) -> set[str]:
+    taken = {
+        "tiles of channels": len(plan.channel_tiles) > 1,
+        "sets that lack a block": any(
+            some.blocks < plan.blocks for tile in plan.channel_tiles for some in tile.rounds
+        ),
+        "several images tiles": len(plan.image_tiles) > 1,
+        "zeros before": plan.before > 0,
+        "no zeros before": plan.before == 0,
+        "one block": plan.blocks == 1,
+        "narrow step": plan.step * plan.geometry.itemsize < 16,
+        "buffers taken again": plan.channel_tiles[0].sets > plan.buffers,
+    }
+    return {way for way in taken if taken[way]}
+
+
 def test_every_way_of_a_plan_is_reached() -> None:
     ways: set[str] = set()
     for g in CASES.values():
         for candidate in candidates(g):
+            if isinstance(candidate.plan, conv2d_depthwise.BandedPlan):
+                ways |= banded_ways(candidate.plan)
+                continue
             for section in candidate.plan.sections:
                 ways |= {
                     name
@@ -141,14 +166,16 @@ def test_every_way_of_a_plan_is_reached() -> None:
     assert ways == {
         "bands", "short last band", "images as lanes", "parts", "packed", "planes", "blocks",
         "strips", "rebuilt", "trimmed rows", "bordered rows", "trimmed columns",
-        "bordered columns", "sections",
+        "bordered columns", "sections", "tiles of channels", "sets that lack a block",
+        "several images tiles", "zeros before", "no zeros before", "one block", "narrow step",
+        "buffers taken again",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("name", ["bands-of-7", "images-packed", "planes", "sections-of-144"])
+@pytest.mark.parametrize("name", ["bands-of-7", "images-packed", "planes", "tall-ragged"])
 def test_epilogue_on_every_target(name: str, dtype: Any, late: bool, target: str) -> None:
     g = CASES[name]
     x, w = arrays(g, dtype)
@@ -160,10 +187,20 @@ def test_epilogue_on_every_target(name: str, dtype: Any, late: bool, target: str
     residual = rng.integers(-4, 5, shape).astype(dtype)
     more = {"bias": bias, "scale": scale, "residual": residual, "activation": "relu"}
     algorithm = "depthwise" if g.C_in == 1 else "grouped"
+    expected = reference.conv2d(x, w, **more, **keywords(g)).astype(dtype)
     with use_dma("late" if late else "eager"):
         y = conv2d(x, w, **more, **keywords(g), algorithm=algorithm, target=target)
-    expected = reference.conv2d(x, w, **more, **keywords(g))
-    np.testing.assert_array_equal(y, expected.astype(dtype))
+        np.testing.assert_array_equal(y, expected)
+        module = conv2d_depthwise if g.C_in == 1 else conv2d_grouped
+        epilogue = Epilogue("relu", has_scale=True, has_bias=True, has_residual=True)
+        half = replace(g, itemsize=x.itemsize)
+        columns = [bias.reshape(-1, 1), scale.reshape(-1, 1)]
+        with use_target(target):
+            for candidate in module.plans(Problem(half, epilogue, str(x.dtype))):
+                packed = module.pack(pack_weights(w, g.G), candidate.plan)
+                operands = Operands(x, packed, columns[1], columns[0], residual)
+                y = module.run(simulate_kernel, operands, candidate.plan)
+                np.testing.assert_array_equal(y, expected)
 
 
 @given(data=st.data())
@@ -254,9 +291,7 @@ def test_estimates_rank_as_the_timeline_does(target: str) -> None:
             found = candidates(g)
             times = []
             for candidate in found:
-                packed = conv2d_grouped.pack(pack_weights(w, g.G), candidate.plan)
-                kernel, plan = conv2d_grouped.conv2d_grouped, candidate.plan
-                _, seen = profile(simulate_kernel, kernel, x, packed, None, None, None, plan)
+                _, seen = profile(launch, candidate, x, w, g.G)
                 times.append(seen.body_us)
             chosen = min(range(len(found)), key=lambda i: found[i].estimate_us())
             assert times[chosen] <= 1.15 * min(times), (name, times)
