@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
 
 import typer
 
@@ -25,13 +25,16 @@ from nkiconv.bench.output import (
 
 if TYPE_CHECKING:
     from nkiconv.bench.suites.compare import Comparison
-    from nkiconv.bench.suites.measure import BenchRow
     from nkiconv.bench.suites.report import Report
 
 __all__ = ["OWN_SUITES", "bench"]
 
 OWN_SUITES = ("simulator", "speed", "scheduler", "micro")
 """About the simulator itself; speed is another name of simulator."""
+
+_OF_SUITES = ("baseline", "tolerance", "markdown", "html")
+
+R = TypeVar("R")
 
 _WIDE = 110
 _INTERRUPTED = 130
@@ -57,8 +60,17 @@ def bench(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="bf16, f32 or f16; may be repeated. Default: bf16 and f32."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where our kernels run: simulator.")] = "simulator",
-    repeat: Annotated[int, typer.Option(min=1, help="Repeats; medians are compared.")] = 5,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="Where our kernels run: simulator; or neuron, for the suite layers on a NeuronCore"
+            " (docs/run-on-trn1.md)."
+        ),
+    ] = "simulator",
+    repeat: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Repeats; medians are compared. Default: 5, on a device 100."),
+    ] = None,
     baseline: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -103,6 +115,15 @@ def bench(
     for path in (json, markdown, html):
         if path is not None:
             check_writable(path)
+    if device not in ("simulator", "neuron"):
+        raise UserError(f"no device {device!r}; there are: simulator, neuron")
+    if device == "neuron":
+        if suite not in (None, ["layers"]):
+            raise UserError("--device neuron runs the suite layers only")
+        _refuse(context, _OF_SUITES, "--device neuron")
+        _bench_device(only, target or [], dtype or [], repeat or 100, json)
+        return
+    repeat = repeat or 5
     own = [name for name in names if name in OWN_SUITES]
     if not own:
         if hotspots:
@@ -112,7 +133,6 @@ def bench(
             only=only,
             targets=target or [],
             dtypes=dtype or [],
-            device=device,
             repeats=repeat,
             baseline=baseline,
             tolerance=tolerance / 100,
@@ -121,7 +141,7 @@ def bench(
             html=html,
         )
         return
-    _refuse_others(context, own[0])
+    _refuse(context, ("only", "target", "dtype", *_OF_SUITES), f"the suite {own[0]}")
     if len(names) > 1:
         raise UserError(f"the suite {own[0]} runs alone")
     if hotspots and own[0] not in ("simulator", "speed"):
@@ -131,14 +151,12 @@ def bench(
         write_json(json, content)
 
 
-def _refuse_others(context: typer.Context, suite: str) -> None:
-    """Refuse options that this suite would ignore."""
-    for name in (
-        "only", "target", "dtype", "device", "baseline", "tolerance", "markdown", "html",
-    ):  # fmt: skip
+def _refuse(context: typer.Context, options: tuple[str, ...], what: str) -> None:
+    """Refuse options that would be ignored."""
+    for name in options:
         source = context.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
-            raise UserError(f"--{name} goes with suites of convolutions, not with {suite}")
+            raise UserError(f"--{name} goes with suites of convolutions, not with {what}")
 
 
 def _own_suite(suite: str, repeat: int, hotspots: bool) -> dict[str, object]:
@@ -187,7 +205,6 @@ def _bench_suites(
     only: str,
     targets: list[str],
     dtypes: list[str],
-    device: str,
     repeats: int,
     baseline: Path | None,
     tolerance: float,
@@ -202,8 +219,6 @@ def _bench_suites(
     from nkiconv.bench.suites.works import select_works
     from nkiconv.simulate import current_target, resolve_target
 
-    if device != "simulator":
-        raise UserError(f"no device {device!r}; this version runs kernels on: simulator")
     on = [resolve_target(name, op="--target") for name in targets] or [current_target()]
     types = [dtype_name(name) for name in dtypes or ("bf16", "f32")]
     works = select_works(names, only)
@@ -238,9 +253,38 @@ def _bench_suites(
     raise typer.Exit(0 if report.passed and not (found and found.regressions) else 1)
 
 
-def _until_stopped(rows: Iterator[BenchRow]) -> tuple[list[BenchRow], bool]:
+def _bench_device(
+    only: str, targets: list[str], dtypes: list[str], runs: int, json: Path | None
+) -> None:
+    """Time layers on a NeuronCore; a result that is wrong has no times."""
+    from nkiconv.bench.device.run import report, require_device, run_on_device
+    from nkiconv.bench.layers import select_layers
+    from nkiconv.bench.suites.tables import device_table
+    from nkiconv.simulate import current_target, resolve_target
+
+    if len(targets) > 1:
+        raise UserError("--device neuron takes one --target: that of the device")
+    on = resolve_target(targets[0], op="--target") if targets else current_target()
+    trials = select_layers([on], [dtype_name(name) for name in dtypes or ("bf16",)], only=only)
+    require_device()
+    with counter(len(trials), "layers") as announce:
+        rows, complete = _until_stopped(run_on_device(trials, runs, announce))
+    say_table(*device_table(rows), width=width_for(_WIDE))
+    wrong = [row for row in rows if row.wrong]
+    say("")
+    for row in wrong:
+        say(f"{row.layer} {row.dtype}: {row.wrong}")
+    say(f"{len(rows)} layers, {len(rows) - len(wrong)} right, {len(wrong)} wrong")
+    if json is not None:
+        write_json(json, report(rows) | {"complete": complete})
+    if not complete:
+        raise typer.Exit(_INTERRUPTED)
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _until_stopped(rows: Iterator[R]) -> tuple[list[R], bool]:
     """Return the rows, and whether all came: Ctrl-C ends them early."""
-    done: list[BenchRow] = []
+    done: list[R] = []
     try:
         for row in rows:
             done.append(row)

@@ -22,7 +22,7 @@ from nkiconv.bench.errors import UserError
 from nkiconv.kernels import conv2d
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, ceil_div
-from nkiconv.kernels.conv2d_direct import plan_conv2d
+from nkiconv.kernels.conv2d_direct import plan_direct
 from nkiconv.kernels.conv2d_naive import plan_naive
 from nkiconv.reference import bounds
 from nkiconv.reference.cases import Case, Inputs, make_inputs
@@ -97,7 +97,7 @@ def measure(size: int, channels: int, dtype: str) -> Findings:
 
     geometry = _geometry(case, inputs["x"].itemsize)
     naive_plan = plan_naive(geometry)
-    direct_plan = plan_conv2d(geometry, Epilogue(has_bias=True))
+    direct_plan = plan_direct(geometry, Epilogue(has_bias=True))
     naive = _Run(
         seen=run("naive"),
         inputs=inputs,
@@ -209,7 +209,8 @@ def _rows(naive: _Run, direct: _Run) -> Iterator[Finding]:
         "0",
         lambda transposes: transposes == 0,
     )
-    best = _most_columns(*direct.inputs["x"].shape[2:])
+    size = direct.inputs["x"].shape[2:]
+    best = _most_columns(*size) * _inside(*size)
     yield finding(
         "moving columns per matmul",
         lambda run: run.columns,
@@ -227,3 +228,8 @@ def _most_columns(OH: int, OW: int) -> float:
     if most < OW:
         return OW / ceil_div(OW, most)
     return OH * OW / ceil_div(OH, most // OW)
+
+
+def _inside(OH: int, OW: int) -> float:
+    """Share of the products of outputs and taps that lie in the image: the rest are of padding."""
+    return (K * OH - 2) * (K * OW - 2) / (K * K * OH * OW)

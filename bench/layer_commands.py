@@ -59,6 +59,10 @@ def layers(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Write the page docs/performance.md."),
     ] = None,
+    readme: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Renew the table of layers in README.md."),
+    ] = None,
 ) -> None:
     """Count and time the 2-D layers of real models, against what the hardware allows.
 
@@ -66,7 +70,14 @@ def layers(
     missed are shown, and do not fail.
     """
     from nkiconv.bench import layers_kept as kept
-    from nkiconv.bench.layer_tables import WIDE, changes_table, layer_page, layer_tables, summary
+    from nkiconv.bench.layer_tables import (
+        WIDE,
+        changes_table,
+        in_readme,
+        layer_page,
+        layer_tables,
+        summary,
+    )
     from nkiconv.bench.layers import TARGETS, run_layers, select_layers
     from nkiconv.simulate import resolve_target
 
@@ -75,8 +86,11 @@ def layers(
     _check_algorithm(algorithm)
     if algorithm != "auto" and (check or accept):
         raise UserError("--algorithm excludes --check and --accept: the kept numbers are of auto")
-    if markdown is not None and (only or target or dtype or quick or algorithm != "auto"):
-        raise UserError("--markdown excludes what selects layers: the page has every one")
+    chosen = only or target or dtype or quick or algorithm != "auto"
+    for name, path in (("markdown", markdown), ("readme", readme)):
+        if path is not None and chosen:
+            raise UserError(f"--{name} excludes what selects layers: its table has every one")
+    before = None if readme is None else _readme_text(readme)
     for path in (json, markdown):
         if path is not None:
             check_writable(path)
@@ -98,6 +112,8 @@ def layers(
         with spinner("simulating naive"):
             findings = measure(224, 128, "bfloat16")
         write_bytes(markdown, layer_page(rows, findings, _PAGE_COMMAND).encode())
+    if readme is not None and before is not None:
+        write_bytes(readme, in_readme(before, rows).encode())
     differs = False
     if check or accept:
         found, lost = kept.changes(rows), kept.gone()
@@ -110,6 +126,19 @@ def layers(
         say(f"{len(found)} numbers {'accepted' if accept else 'differ'}")
         differs = bool(found or lost) and not accept
     raise typer.Exit(1 if wrong or differs else 0)
+
+
+def _readme_text(path: Path) -> str:
+    """Return the README, refused before anything runs if it has no place for the table."""
+    from nkiconv.bench.layer_tables import in_readme
+
+    check_writable(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {error}") from error
+    in_readme(text, [])
+    return text
 
 
 def dtype_name(name: str) -> str:

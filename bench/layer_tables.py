@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from nkiconv.bench.errors import UserError
 from nkiconv.bench.layers import (
     ALLOWED_FACTOR,
     ALLOWED_US,
@@ -32,7 +34,7 @@ _TIMES = ("µs", "floor", "limit", "ratio", "strict", "bound")
 _CAPTION = (
     "Counts need no model. columns: moving columns that TensorE streams; /table: over those of"
     f" layers.json, at most 1; HBM: bytes moved / x, w and y once, at most {MAX_HBM:g}; matmul,"
-    f" DMA, copy (tensor_copy), instr: static instructions, at most {MAX_STATIC:,}. Model. µs:"
+    f" DMA, copy (within SBUF), instr: static instructions, at most {MAX_STATIC:,}. Model. µs:"
     " modelled, without launch; floor: of the table's columns and the least bytes, at sustained"
     f" rates; limit: {ALLOWED_FACTOR:.2f} floor + {ALLOWED_US:g} µs; ratio: µs / floor; strict:"
     " the same with the columns that were streamed, where fewer."
@@ -203,6 +205,10 @@ def layer_page(rows: Sequence[LayerRow], findings: Findings, command: str) -> st
         "bit for bit where nothing else is said. **Times are modelled, not measured**: nothing "
         "here has run on a device.",
         summary(rows),
+        "## At a glance",
+        glance(rows),
+        _GLANCE_CAPTION,
+        "## The columns of the tables below",
         _CAPTION,
     ]
     for (target, dtype), members in sorted(_groups(rows).items()):
@@ -261,6 +267,65 @@ def layer_page(rows: Sequence[LayerRow], findings: Findings, command: str) -> st
         )
     )
     return "\n\n".join(parts) + "\n"
+
+
+def glance(rows: Iterable[LayerRow]) -> str:
+    """Return every layer's modelled time, and its ratio to the floor, in one Markdown table."""
+    rows = [row for row in rows if (row.dtype, row.target) in _GLANCED]
+    found = {(row.layer, row.dtype, row.target): row for row in rows}
+    names = dict.fromkeys(row.layer for row in rows)
+    headings = [f"{target} {SHORT_DTYPE[dtype]}" for dtype, target in _GLANCED]
+    return _markdown(
+        ("layer, modelled µs (over floor)", *headings),
+        (
+            (name, *(_glance_cell(found.get((name, *group))) for group in _GLANCED))
+            for name in names
+        ),
+        left=frozenset(("layer, modelled µs (over floor)",)),
+    )
+
+
+_GLANCED = (
+    ("bfloat16", "trn1"),
+    ("bfloat16", "trn2"),
+    ("float32", "trn1"),
+    ("float32", "trn2"),
+)
+
+
+def _glance_cell(row: LayerRow | None) -> str:
+    if row is None:
+        return ""
+    if not row.passed:
+        return "wrong"
+    return f"{row.body_us:,.1f} ({row.ratio:.2f}){' *' if row.missed else ''}"
+
+
+_GLANCE_CAPTION = (
+    "Modelled µs without launch; in brackets, over the floor (the least time of the table's"
+    f" columns and bytes at sustained rates). *: misses a figure asked for: {ALLOWED_FACTOR:.2f}"
+    f" floor + {ALLOWED_US:g} µs, the table's columns, {MAX_HBM:g} times the bytes,"
+    f" {MAX_STATIC:,} instructions."
+)
+_README_BLOCK = re.compile(r"(<!-- rows: nkiconv layers -->\n).*?(<!-- end of rows -->)", re.DOTALL)
+
+
+def in_readme(readme: str, rows: Iterable[LayerRow]) -> str:
+    """Return the README with its table of layers renewed.
+
+    Raises
+    ------
+    UserError
+        It has no place for one.
+    """
+    made = f"{glance(rows)}\n\n{_GLANCE_CAPTION}\n"
+    text, count = _README_BLOCK.subn(lambda match: match[1] + made + match[2], readme)
+    if count != 1:
+        raise UserError(
+            "the README has no place for the table of layers: <!-- rows: nkiconv layers --> and"
+            " <!-- end of rows -->"
+        )
+    return text
 
 
 def _markdown(

@@ -28,6 +28,7 @@ from nkiconv.reference._dtypes import DTYPES, Array
 from nkiconv.reference.conv2d import conv2d_float64
 from nkiconv.simulate import Profile, profile
 from nkiconv.simulate.hardware import HARDWARE, Hardware
+from nkiconv.simulate.trace import HEADER, OPERAND
 
 __all__ = [
     "FIGURES",
@@ -37,9 +38,12 @@ __all__ = [
     "LayerData",
     "LayerRow",
     "LayerTrial",
+    "empty_row",
+    "floor_us",
     "known_layers",
     "run_layers",
     "select_layers",
+    "with_columns",
 ]
 
 FILE = Path(__file__).with_name("layers.json")
@@ -302,7 +306,7 @@ def run_layers(
     known: LayerData | None = None
     for trial in trials:
         announce(trial.name)
-        row = _empty_row(trial)
+        row = empty_row(trial)
         try:
             # the trials of one layer follow each other and share data and PyTorch's result
             if known is None or known.layer != trial.layer:
@@ -361,7 +365,7 @@ def _right_result(layer: Layer, x: Array, w: Array, bias: Array | None) -> Array
     return result
 
 
-def _empty_row(trial: LayerTrial) -> LayerRow:
+def empty_row(trial: LayerTrial) -> LayerRow:
     """Return what is known of a row before anything runs."""
     layer, hw = trial.layer, HARDWARE[trial.target]
     least_bytes = layer.least_elems * DTYPES[trial.dtype].itemsize
@@ -407,8 +411,7 @@ def _measure(
 def _counted(row: LayerRow, seen: Profile) -> LayerRow:
     """Return the row with the counts and times of a profile."""
     matmuls = sum(seen.instructions.get(name, 0) for name in ("nc_matmul", "nc_matmul_mx"))
-    fewest = min(seen.moving_columns or row.columns_table, row.columns_table)
-    return replace(
+    row = replace(
         row,
         # kernels are named after their algorithm
         algorithm="+".join(dict.fromkeys(name.removeprefix("conv2d_") for name in seen.kernels)),
@@ -416,10 +419,32 @@ def _counted(row: LayerRow, seen: Profile) -> LayerRow:
         hbm_bytes=seen.hbm_read_bytes + seen.hbm_write_bytes,
         matmuls=matmuls,
         transfers=seen.dma_transfers,
-        copies=seen.instructions.get("tensor_copy", 0),
+        copies=_copies(seen),
         static_instructions=seen.static_instructions,
         # Sums of whole picoseconds, turned into microseconds: nothing is lost in turning back.
         body_ps=round(seen.body_us * 1e6),
         bound=seen.bound,
-        strict_floor_us=floor_us(HARDWARE[row.target], row.dtype, fewest, row.least_bytes),
     )
+    return with_columns(row)
+
+
+def _copies(seen: Profile) -> int:
+    """Count copies within SBUF; what copies a result out of PSUM empties it, and is none."""
+    count = 0
+    for launch in seen.launches:
+        trace = launch.program.trace
+        opcode = trace.find("tensor_copy")
+        if opcode < 0:
+            continue
+        psum = {made.number for made in launch.program.allocations if made.space == "psum"}
+        for _, words in trace.raw():
+            if words[0] == opcode:
+                count += psum.isdisjoint(words[HEADER::OPERAND])
+    return count
+
+
+def with_columns(row: LayerRow) -> LayerRow:
+    """Return the row with the floor that its own columns give, where they are fewer."""
+    fewest = min(row.columns or row.columns_table, row.columns_table)
+    strict = floor_us(HARDWARE[row.target], row.dtype, fewest, row.least_bytes)
+    return replace(row, strict_floor_us=strict)

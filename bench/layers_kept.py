@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nkiconv.bench.layers import TARGETS, LayerRow, select_layers
+from nkiconv.bench.layers import TARGETS, LayerRow, empty_row, select_layers, with_columns
 from nkiconv.bench.output import write_bytes
 
-__all__ = ["FILE", "KeptChange", "accept", "changes", "gone"]
+__all__ = ["FILE", "KeptChange", "accept", "changes", "gone", "kept_rows"]
 
 FILE = Path(__file__).with_name("layers-kept.json")
 
@@ -84,6 +84,22 @@ def gone() -> list[tuple[str, str]]:
         for name in of
         if (target, name) not in standard
     ]
+
+
+def kept_rows() -> list[LayerRow]:
+    """Return the rows that the file holds, in the order of a run without options.
+
+    What holds them back is not kept, and is empty.
+    """
+    kept = _read()
+    found = []
+    for trial in select_layers(TARGETS, ()):
+        row = empty_row(trial)
+        values = kept.get(row.target, {}).get(row.name)
+        if values is not None:
+            row = with_columns(replace(row, exact=True, **values))  # type: ignore[arg-type]  # as written
+            found.append(row)
+    return found
 
 
 def accept(rows: Iterable[LayerRow]) -> None:

@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from nkiconv.bench.output import write_bytes
 from nkiconv.bench.plans import Chosen, chosen_plan
 from nkiconv.kernels import pack_weights
 from nkiconv.kernels._algorithm import Candidate, Operands
-from nkiconv.kernels._choice import ALGORITHMS
+from nkiconv.kernels._choice import ALGORITHMS, run
 from nkiconv.reference._dtypes import DTYPES
 from nkiconv.simulate import profile, simulate_kernel
 
@@ -103,8 +105,7 @@ def _run(candidate: Candidate, trial: TuneTrial) -> Outcome:
     module = ALGORITHMS[candidate.algorithm]
     packed = pack_weights(data.w.astype(dtype), trial.layer.groups)
     operands = Operands(x=data.x.astype(dtype), w=module.pack(packed, candidate.plan))
-    launch = partial(module.run, simulate_kernel, operands, candidate.plan)
-    y, seen = profile(launch, target=trial.target)
+    y, seen = profile(run, simulate_kernel, candidate, operands, target=trial.target)
     wrong = int(np.count_nonzero(np.asarray(y) != data.wanted.astype(dtype)))
     if wrong:
         return Outcome(problem=f"{wrong} results are wrong")
@@ -261,13 +262,13 @@ def dask_executor(address: str) -> Iterator[Executor]:
         Dask is not installed, or nobody answers at the address.
     """
     try:
-        from distributed import Client
+        make: Any = import_module("distributed").Client  # without types of its own
     except ImportError:
         raise UserError(
             "--dask needs Dask, which is not installed: pip install 'nkiconv[dask]'"
         ) from None
     try:
-        client = Client() if address == "local" else Client(address, timeout=10)
+        client = make() if address == "local" else make(address, timeout=10)
     except (OSError, ValueError) as error:
         raise UserError(f"no Dask scheduler answers at {address!r}: {error}") from error
     with client, client.get_executor() as executor:

@@ -46,8 +46,8 @@ class Stages:
         if self.x_first is not None:
             x = launch(transpose_planes, x.reshape(N, H * W, C), self.x_first)
         if self.pad is not None:
-            x = launch(pad_planes, x.reshape(N * C, H, W), self.pad)
-            H, W = self.pad.y_shape[1:]
+            x = launch(pad_planes, x.reshape(N * C, 1, H, W), self.pad)
+            H, W = self.pad.y_shape[2:]
         if residual is not None and self.residual_first is not None:
             shape = self.residual_first.shape
             rows = self.geometry.rows.outputs
@@ -77,7 +77,7 @@ class Stages:
                 total += ends + max(moved / rate, tensor / hw.tensor_ghz)
         if self.pad is not None:
             shape = self.pad.y_shape
-            moved = 2 * itemsize * shape[0] * shape[1] * shape[2]
+            moved = 2 * itemsize * shape[0] * shape[2] * shape[3]
             issue = self.pad.num_loads * hw.dma_static_issue_ns
             total += ends + max(moved / rate, issue)
         return total / 1000

@@ -1,449 +1,481 @@
 """conv2d by the direct path: one matrix product per tap, read straight from the image in SBUF.
 
-y[n, co, oh, ow] = act(bias[co] + residual[n, co, oh, ow]
-    + sum over (ci, t) of w[ci, t, co] * x[n, ci, oh*s + kh*d - pad, ow*s + kw*d - pad])
+y[n, co, oh, ow] = act(scale[co]*acc + bias[co] + residual[n, co, oh, ow])
+acc = sum over (ci, t) of w[ci, t, co] * x[n, ci, oh*s + kh*d - pad, ow*s + kw*d - pad]
 
-with t = kh*KW + kw, zeros outside x, and all this once for each of G groups of channels.
+with t = kh*KW + kw, the padding outside x, and all this once for each of G groups of channels.
 
 Shapes
 ------
-x_hbm         (N, G*C_in, H, W)          f32 f16 bf16  HBM
-w_hbm         (G, C_in, KH*KW, C_out)    as x          HBM, packed
-scale_hbm     (G*C_out, 1)               f32           HBM, or None
-bias_hbm      (G*C_out, 1)               f32           HBM, or None
-residual_hbm  (N, G*C_out, OH, OW)       as x          HBM, or None
-y_hbm         (N, G*C_out, OH, OW)       as x          HBM
+x_hbm         (N, G*C_in, H, W)       f32 f16 bf16  HBM
+w_hbm         (G, rows, columns)      as x or bf16  HBM, in the order of use (`pack`)
+scale_hbm     (G*C_out, 1)            f32           HBM, or None
+bias_hbm      (G*C_out, 1)            f32           HBM, or None
+residual_hbm  (N, G*C_out, OH, OW)    as x          HBM, or None
+y_hbm         (N, G*C_out, OH, OW)    as x          HBM
 
 Loop nest
 ---------
-for group, block of output channels:            weights are loaded once and stay in SBUF
-    for image, strip of output rows:            its pixels are loaded once, zeros where they leave x
-        for block of the strip, tile of <= 128 output channels:
-            for tile of <= 128 input channels, tile of <= 512 outputs of the block, tap:
-                acc (co, rows, cols) += w (ci, co).T @ x (ci, rows, cols)
-            y = act(acc + bias)                 PSUM to SBUF on the scalar engine: the only rounding
-            one store
+for group, step = strip of x and block of output channels:     (_direct_plan.py: in which order)
+    load what the next step needs: a strip, but for rows that the last one has; weights
+    for block of the strip, tile of <= 128 output channels:
+        for tile of <= 512 outputs:
+            for tile of <= 128 input channels, tap:
+                acc (co, n, rows, cols) += w (ci, co).T @ x (ci, n, rows, cols)
+            y = act(scale*acc + bias)               PSUM to SBUF: the only rounding
+        one store
 
 The moving operand is a view of the strip: a tap is an offset into it, stride and dilation are
-steps, and nothing is copied.  Weights or strips that do not fit SBUF are loaded inside the loops
-instead (_fit.py says when).
+steps, and small images stand side by side.  Strips have no border for zeros: a tap that leaves the
+image computes only the outputs that it reaches, after one that reaches all.  Where a few input
+channels are left over, they are copied for several taps, and one matmul contracts over the copies.
 
 The tensor engine limits large layers: N*G*OH*OW * KH*KW * ceil(C_in/128) * ceil(C_out/128) columns
 of a cycle each, four in float32.  Many channels with few pixels are limited by loading the weights.
 
-Longer than the guide value: a third is the plan, which also says what to do when something does not
-fit.
+What fits SBUF in no order is left to conv2d_streamed.py.
 
 Sources
 -------
 Vendor documentation of NKI 0.6.0, read 2026-08: isa nc_matmul (tile sizes, accumulation mode), isa
-activation, DMA bandwidth guide (bytes per partition), NKI access patterns.
+activation, isa dma_copy (dge_mode), DMA bandwidth guide (bytes per partition), NKI access patterns.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import nki
 import nki.isa as nisa
 import nki.language as nl
+import numpy as np
 
-from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
-from nkiconv.kernels._epilogue import Epilogue, evict
-from nkiconv.kernels._fit import Cut, best_cut
-from nkiconv.kernels._plan import Geometry, Span, Tile, Window, ceil_div, make_window, tiles
-from nkiconv.kernels._price import Price, Transfers, matmul_cycles
+from nkiconv.kernels import conv2d_pooled, conv2d_streamed
+from nkiconv.kernels._algorithm import Candidate, Launch, Operands, Problem
+from nkiconv.kernels._arguments import DTYPES, Array
+from nkiconv.kernels._direct_plan import (
+    Block,
+    ChannelTile,
+    DirectPlan,
+    Load,
+    OutputTile,
+    Section,
+    Step,
+    plan_direct,
+)
+from nkiconv.kernels._epilogue import evict
+from nkiconv.kernels._plan import Tile, tap_outputs
+from nkiconv.kernels._price import Price, Transfers
+from nkiconv.kernels._strip import fill_border, load_run
 from nkiconv.kernels._weights import PackedWeights
-from nkiconv.simulate.hardware import hardware
+from nkiconv.simulate import CapacityError
 
 NAME = "direct"
-
-_LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here, and the first matmul
-# waits for the first transfer (vendor's DMA bandwidth guide)
+POOLS = True
 
 
-@dataclass(frozen=True)
-class Taps(nl.NKIObject):
-    """Taps that are worked on together: `size` neighbours in w_hbm, and their pixels' window."""
-
-    rows: Tile
-    cols: Tile
-    start: int
-    size: int
-    i_window: int
+def _strip(plan: DirectPlan, dtype: str) -> nl.NkiTensor:
+    """An empty x_sb (ci, sources, images, rows, cols), or (ci, images, sources, rows, cols)."""
+    return nl.ndarray(plan.x_shape, dtype=dtype, buffer=nl.sbuf)
 
 
-@dataclass(frozen=True)
-class Block(nl.NKIObject):
-    """Outputs that one store writes; the rows of each of `tiles` have a PSUM bank."""
-
-    rows: Tile
-    cols: Tile
-    tiles: tuple[Tile, ...]
+def _source(x_sb: nl.NkiTensor, i: int, plan: DirectPlan) -> nl.NkiTensor:
+    """x_sb (ci, images, rows, cols) of one tile of input channels."""
+    if plan.interleaved_x:
+        return x_sb[:, :, i, :, :]
+    return x_sb[0 : plan.c_in_tiles[i].size, i, :, :, :]
 
 
-@dataclass(frozen=True)
-class Strip(nl.NKIObject):
-    """Outputs whose pixels are in SBUF together: one window, or one for each `Taps`."""
-
-    blocks: tuple[Block, ...]
-    windows: tuple[Window, ...]
-
-
-@dataclass(frozen=True)
-class ChannelTile(nl.NKIObject):
-    """The `index`-th tile of a `ChannelBlock`: from `start` in its group, `y_start` in y."""
-
-    index: int
-    start: int
-    size: int
-    w_start: int  # in the weights of the block
-    y_start: int
-
-
-@dataclass(frozen=True)
-class ChannelBlock(nl.NKIObject):
-    """Output channels of one group, counted within it, whose weights are in SBUF together.
-
-    `x_start` is the group's first channel in x.
-    """
-
-    group: int
-    x_start: int
-    start: int
-    size: int
-    tiles: tuple[ChannelTile, ...]
-
-
-@dataclass(frozen=True)
-class Conv2dPlan(nl.NKIObject):
-    """Everything that the kernel does, decided beforehand.
-
-    `num_output_tiles` counts the stores, `hbm_read_bytes` everything that is loaded, `sbuf_bytes`
-    what a partition has to hold.
-    """
-
-    geometry: Geometry
-    epilogue: Epilogue
-    y_shape: tuple[int, int, int, int]
-    c_in_tiles: tuple[Tile, ...]
-    c_out_blocks: tuple[ChannelBlock, ...]
-    all_taps: Tile
-    taps: tuple[Taps, ...]
-    strips: tuple[Strip, ...]
-    weights_resident: bool
-    x_resident: bool
-    num_output_tiles: int
-    num_matmuls: int
-    hbm_read_bytes: int
-    sbuf_bytes: int
-
-
-def plan_conv2d(
-    geometry: Geometry,
-    epilogue: Epilogue | None = None,
-    *,
-    sbuf_bytes: int | None = None,
-) -> Conv2dPlan:
-    """Cut a convolution into parts that SBUF and PSUM hold.
-
-    Parameters
-    ----------
-    sbuf_bytes
-        SBUF to use per partition; None takes all that the current target has.
-
-    Raises
-    ------
-    CapacityError
-        Not even the smallest parts fit; needs less SBUF than any target has.
-    """
-    g = geometry
-    epilogue = epilogue or Epilogue()
-    limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    cut = best_cut(g, limit - epilogue.scratch_bytes, has_residual=epilogue.has_residual)
-    pmax = nl.tile_size.pmax
-    taps = _taps(g, cut)
-    strips = tuple(
-        _strip(g, cut, taps, rows, cols)
-        for rows in tiles(g.rows.outputs, cut.strip[0])
-        for cols in tiles(g.cols.outputs, cut.strip[1])
-    )
-    y_shape = (g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs)
-    y_elems = y_shape[0] * y_shape[1] * y_shape[2] * y_shape[3]
-    c_in_tiles = tiles(g.C_in, pmax)
-    blocks = [block for strip in strips for block in strip.blocks]
-    rounds = g.N * g.G * ceil_div(g.C_out, pmax)
-    matmuls_per_tile = len(c_in_tiles) * g.rows.taps * g.cols.taps
-    return Conv2dPlan(
-        geometry=g,
-        epilogue=epilogue,
-        y_shape=y_shape,
-        c_in_tiles=c_in_tiles,
-        c_out_blocks=tuple(
-            _channel_block(g, group, block)
-            for group in range(g.G)
-            for block in tiles(g.C_out, cut.c_out_block)
-        ),
-        all_taps=Tile(0, g.rows.taps * g.cols.taps),
-        taps=taps,
-        strips=strips,
-        weights_resident=cut.weights_resident,
-        x_resident=cut.x_resident,
-        num_output_tiles=rounds * len(blocks),
-        num_matmuls=rounds * sum(len(block.tiles) for block in blocks) * matmuls_per_tile,
-        hbm_read_bytes=cut.read_bytes
-        + (4 * g.G * g.C_out * (epilogue.has_bias + epilogue.has_scale))
-        + (y_elems * g.itemsize if epilogue.has_residual else 0),
-        sbuf_bytes=cut.sbuf_bytes,
-    )
-
-
-def _channel_block(g: Geometry, group: int, block: Tile) -> ChannelBlock:
-    """Return the block of output channels of a group."""
-    return ChannelBlock(
-        group=group,
-        x_start=group * g.C_in,
-        start=block.start,
-        size=block.size,
-        tiles=tuple(
-            ChannelTile(
-                index=i,
-                start=tile.start,
-                size=tile.size,
-                w_start=tile.start - block.start,
-                y_start=group * g.C_out + tile.start,
-            )
-            for i, tile in enumerate(tiles(block.size, nl.tile_size.pmax, block.start))
-        ),
-    )
-
-
-def _taps(g: Geometry, cut: Cut) -> tuple[Taps, ...]:
-    """Return the groups of taps that are loaded together: whole rows of taps, or parts of one."""
-    parts = [
-        (rows, cols)
-        for rows in tiles(g.rows.taps, cut.taps[0])
-        for cols in tiles(g.cols.taps, cut.taps[1])
-    ]
-    return tuple(
-        Taps(
-            rows=rows,
-            cols=cols,
-            start=rows.start * g.cols.taps + cols.start,
-            size=rows.size * cols.size,
-            i_window=0 if cut.x_resident else i,
+def _load_pixels(
+    x_sb: nl.NkiTensor, x_hbm: nl.NkiTensor, group: int, section: Section, load: Load,
+    plan: DirectPlan,
+) -> None:  # fmt: skip
+    """x_sb = some rows of one tile of input channels; of all, where they are interleaved."""
+    g = plan.geometry
+    n = section.images
+    images = x_hbm[nl.ds(n.start, n.size), nl.ds(group * g.C_in, g.C_in), :, :]
+    if plan.interleaved_x:
+        rows, sources = plan.x_shape[0], len(plan.c_in_tiles)
+        nisa.dma_copy(
+            dst=x_sb[:, 0 : n.size, :, :, :],
+            src=images.reshape_dim(1, (rows, sources)).permute((1, 0, 2, 3, 4)),
+            dge_mode=nisa.dge_mode.none,
         )
-        for i, (rows, cols) in enumerate(parts)
-    )
-
-
-def _strip(g: Geometry, cut: Cut, taps: tuple[Taps, ...], rows: Tile, cols: Tile) -> Strip:
-    """Return the strip of these outputs."""
-    blocks = tuple(
-        Block(
-            rows=Tile(row_tiles[0].start, sum(tile.size for tile in row_tiles)),
-            cols=block_cols,
-            tiles=row_tiles,
-        )
-        for block_cols, row_tiles in cut.blocks(rows, cols)
-    )
-    every_tap = (Tile(0, g.rows.taps), Tile(0, g.cols.taps))
-    groups = (every_tap,) if cut.x_resident else tuple((tap.rows, tap.cols) for tap in taps)
-    windows = tuple(
-        make_window(
-            g, (rows, cols), group, first_rows=blocks[0].tiles[0].size, load_bytes=_LOAD_BYTES
-        )
-        for group in groups
-    )
-    return Strip(blocks, windows)
+    else:
+        c_in = plan.c_in_tiles[load.i]
+        channels = images[:, nl.ds(c_in.start, c_in.size), :, :].permute((1, 0, 2, 3))
+        x_view = _source(x_sb, load.i, plan)[:, 0 : n.size, :, :]
+        load_run(x_view, channels, section.runs[load.part.start], plan.cols.inside)
 
 
 def _load_weights(
-    w_hbm: nl.NkiTensor,
-    group: int,
-    c_in: Tile,
-    taps: Tile | Taps,
-    c_out: ChannelTile | ChannelBlock,
-) -> nl.NkiTensor:
-    """w_sb (ci, taps, co): stationary operands, as they lie in HBM."""
-    w_sb = nl.ndarray((c_in.size, taps.size, c_out.size), dtype=w_hbm.dtype, buffer=nl.sbuf)
+    w_sb: nl.NkiTensor, w_hbm: nl.NkiTensor, group: int, c_out: ChannelTile, part: Tile,
+    plan: DirectPlan,
+) -> None:  # fmt: skip
+    """w_sb (ci, place, products*co) = stationary operands of some products."""
+    rows = plan.products[part.start].rows
+    start = part.start * c_out.size
+    size = part.size * c_out.size
     nisa.dma_copy(
-        dst=w_sb,
-        src=w_hbm[
-            group,
-            nl.ds(c_in.start, c_in.size),
-            nl.ds(taps.start, taps.size),
-            nl.ds(c_out.start, c_out.size),
-        ],
+        dst=w_sb[0:rows, c_out.place, nl.ds(start, size)],
+        src=w_hbm[group, 0:rows, nl.ds(c_out.w_start + start, size)],
+        dge_mode=nisa.dge_mode.none,
     )
-    return w_sb
+
+
+def _carry_rows(
+    x_sb: nl.NkiTensor, before_sb: nl.NkiTensor, section: Section, before: Section,
+    plan: DirectPlan,
+) -> None:  # fmt: skip
+    """The first rows of x_sb = the last ones of the strip before."""
+    start = before.rows.size - section.carry
+    for i in range(len(plan.c_in_tiles)):
+        nisa.dma_copy(
+            dst=_source(x_sb, i, plan)[:, :, 0 : section.carry, :],
+            src=_source(before_sb, i, plan)[:, :, nl.ds(start, section.carry), :],
+            dge_mode=nisa.dge_mode.none,
+        )
+
+
+def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTensor:
+    """packed_sb (tap and ci, pack, images, rows, cols): the last source, shifted by taps."""
+    g = plan.geometry
+    packed_sb = nl.ndarray(plan.pack_shape, dtype=x_sb.dtype, buffer=nl.sbuf)
+    source_sb = _source(x_sb, len(plan.c_in_tiles) - 1, plan)
+    images = section.images.size
+    across = Tile(0, g.cols.outputs)
+    for block in section.blocks:
+        if block.cols.start == 0:  # blocks side by side share their rows
+            for i in range(len(plan.packs)):
+                pack = plan.packs[i]
+                _zero_edges(packed_sb, i, section, block, plan)
+                for j in range(len(pack.taps)):
+                    kh, kw = pack.taps[j]
+                    down = _reached(g.rows, block.rows, kh, plan)
+                    cols = _reached(g.cols, across, kw, plan)
+                    if down.size > 0 and cols.size > 0:
+                        row = section.rows.place(g.rows, down.start, kh)
+                        step = g.rows.stride // section.rows.step
+                        end = row + (down.size - 1) * step + 1
+                        col = plan.cols.place(g.cols, cols.start, kw)
+                        col_end = col + (cols.size - 1) * g.cols.stride + 1
+                        _copy_shifted(
+                            packed_sb[
+                                nl.ds(j * pack.channels, pack.channels),
+                                i,
+                                0:images,
+                                nl.ds(down.start - section.outputs.start, down.size),
+                                nl.ds(cols.start, cols.size),
+                            ],
+                            source_sb[:, 0:images, row:end:step, col : col_end : g.cols.stride],
+                            j,
+                        )
+    return packed_sb
+
+
+def _copy_shifted(dst_sb: nl.NkiTensor, src_sb: nl.NkiTensor, turn: int) -> None:
+    """dst_sb = src_sb on other partitions: by engines in turn if they reach them, else by DMA."""
+    if dst_sb.shape[0] % 32 != 0:
+        nisa.dma_copy(dst=dst_sb, src=src_sb, dge_mode=nisa.dge_mode.none)
+    elif turn % 2 == 0:
+        nisa.tensor_copy(dst=dst_sb, src=src_sb, engine=nisa.engine.vector)
+    else:
+        nisa.activation(dst=dst_sb, op=nl.copy, data=src_sb)
+
+
+def _zero_edges(
+    packed_sb: nl.NkiTensor, i: int, section: Section, block: Block, plan: DirectPlan
+) -> None:
+    """Zeros wherever a tap of pack `i` leaves the image, for all of its taps."""
+    g = plan.geometry
+    pack = plan.packs[i]
+    rows = nl.ds(0, pack.channels * len(pack.taps))
+    images = nl.ds(0, section.images.size)
+    across = Tile(0, g.cols.outputs)
+    top = block.rows.start
+    bottom = block.rows.start + block.rows.size
+    left = 0
+    right = g.cols.outputs
+    for kh, kw in pack.taps:
+        down = _reached(g.rows, block.rows, kh, plan)
+        cols = _reached(g.cols, across, kw, plan)
+        top = max(top, down.start if down.size > 0 else bottom)
+        bottom = min(bottom, down.start + down.size if down.size > 0 else top)
+        left = max(left, cols.start if cols.size > 0 else right)
+        right = min(right, cols.start + cols.size if cols.size > 0 else left)
+    start = block.rows.start - section.outputs.start
+    end = start + block.rows.size
+    top = min(top, block.rows.start + block.rows.size) - section.outputs.start
+    bottom = max(bottom - section.outputs.start, top)
+    right = max(left, right)
+    if top > start:
+        nisa.memset(dst=packed_sb[rows, i, images, start:top, :], value=0)
+    if bottom < end:
+        nisa.memset(dst=packed_sb[rows, i, images, bottom:end, :], value=0)
+    if bottom > top and left > 0:
+        nisa.memset(dst=packed_sb[rows, i, images, top:bottom, 0:left], value=0)
+    if bottom > top and right < g.cols.outputs:
+        nisa.memset(dst=packed_sb[rows, i, images, top:bottom, right : g.cols.outputs], value=0)
+
+
+def _reached(axis: Any, outputs: Tile, tap: int, plan: DirectPlan) -> Tile:
+    """Outputs that find a tap in the strip."""
+    return tap_outputs(axis, outputs, tap) if plan.trimmed else outputs
 
 
 def _load_vectors(
-    vector_hbm: nl.NkiTensor | None, c_outs: ChannelBlock
-) -> list[nl.NkiTensor | None]:
-    """vector_sb (co, 1) of each tile of output channels, or None."""
-    vector_sbs: list[nl.NkiTensor | None] = []
-    for c_out in c_outs.tiles:
-        vector_sb = None
-        if vector_hbm is not None:
-            vector_sb = nl.ndarray((c_out.size, 1), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.dma_copy(dst=vector_sb, src=vector_hbm[nl.ds(c_out.y_start, c_out.size), :])
-        vector_sbs.append(vector_sb)
-    return vector_sbs
-
-
-def _load_windows(
-    x_hbm: nl.NkiTensor, n: int, x_start: int, c_ins: tuple[Tile, ...], window: Window
-) -> list[nl.NkiTensor]:
-    """x_sb (ci, rows, cols) of each tile of input channels, zero where the window leaves x.
-
-    The transfers take the channel tiles in turn: the first outputs need the first rows of all.
-    """
-    rows = window.rows
-    cols = window.cols
-    x_sbs = []
-    for c_in in c_ins:
-        x_sb = nl.ndarray((c_in.size, rows.size, cols.size), dtype=x_hbm.dtype, buffer=nl.sbuf)
-        _zero_border(x_sb, rows, cols)
-        x_sbs.append(x_sb)
-    for load in window.loads:
-        row = rows.zeros_before + load.start
-        x_row = rows.x_start + load.start * rows.x_step
-        x_row_end = x_row + (load.size - 1) * rows.x_step + 1
-        for i_ci in range(len(c_ins)):
+    vector_hbm: nl.NkiTensor | None, group: int, plan: DirectPlan
+) -> nl.NkiTensor | None:
+    """vector_sb (co, tiles) of all output channels of a group, or None."""
+    if vector_hbm is None:
+        return None
+    first = plan.c_out_blocks[0][0]
+    num = 0
+    for block in plan.c_out_blocks:
+        num = num + len(block)
+    vector_sb = nl.ndarray((first.size, num), dtype=nl.float32, buffer=nl.sbuf)
+    start = group * plan.geometry.C_out
+    if plan.interleaved_y:
+        channels = vector_hbm[nl.ds(start, first.size * num), :]
+        nisa.dma_copy(
+            dst=vector_sb, src=channels.reshape((first.size, num)), dge_mode=nisa.dge_mode.none
+        )
+        return vector_sb
+    for block in plan.c_out_blocks:
+        for c_out in block:
             nisa.dma_copy(
-                dst=x_sbs[i_ci][:, nl.ds(row, load.size), nl.ds(cols.zeros_before, cols.x_size)],
-                src=x_hbm[
-                    n,
-                    nl.ds(x_start + c_ins[i_ci].start, c_ins[i_ci].size),
-                    x_row : x_row_end : rows.x_step,
-                    nl.ds(cols.x_start, cols.x_size),
-                ],
+                dst=vector_sb[0 : c_out.size, nl.ds(c_out.index, 1)],
+                src=vector_hbm[nl.ds(start + c_out.start, c_out.size), :],
+                dge_mode=nisa.dge_mode.none,
             )
-    return x_sbs
-
-
-def _zero_border(x_sb: nl.NkiTensor, rows: Span, cols: Span) -> None:
-    """Zeros above, below, to the left and to the right of the image, where the window has such."""
-    top = rows.zeros_before
-    bottom = rows.size - rows.zeros_after
-    left = cols.zeros_before
-    right = cols.size - cols.zeros_after
-    if top > 0:
-        nisa.memset(dst=x_sb[:, 0:top, :], value=0)
-    if bottom < rows.size:
-        nisa.memset(dst=x_sb[:, bottom : rows.size, :], value=0)
-    if bottom > top and left > 0:
-        nisa.memset(dst=x_sb[:, top:bottom, 0:left], value=0)
-    if bottom > top and right < cols.size:
-        nisa.memset(dst=x_sb[:, top:bottom, right : cols.size], value=0)
-
-
-def _stationary(
-    w_hbm: nl.NkiTensor,
-    w_sbs: list[nl.NkiTensor],
-    group: int,
-    c_out: ChannelTile,
-    i_ci: int,
-    taps: Taps,
-    plan: Conv2dPlan,
-) -> nl.NkiTensor:
-    """w_sb (ci, taps, co): a view of the resident weights, else loaded now."""
-    if plan.weights_resident:
-        return w_sbs[i_ci][:, nl.ds(taps.start, taps.size), nl.ds(c_out.w_start, c_out.size)]
-    return _load_weights(w_hbm, group, plan.c_in_tiles[i_ci], taps, c_out)
-
-
-def _moving(
-    x_hbm: nl.NkiTensor,
-    x_sbs: list[nl.NkiTensor],
-    n: int,
-    x_start: int,
-    i_ci: int,
-    window: Window,
-    plan: Conv2dPlan,
-) -> nl.NkiTensor:
-    """x_sb (ci, rows, cols): the resident window, else loaded now."""
-    if plan.x_resident:
-        return x_sbs[i_ci]
-    return _load_windows(x_hbm, n, x_start, (plan.c_in_tiles[i_ci],), window)[0]
-
-
-def _accumulators(block: Block, c_out: ChannelTile) -> list[nl.NkiTensor]:
-    """acc_ps (co, rows, cols) of each tile of the block: a PSUM bank each."""
-    acc_pss = []
-    for rows in block.tiles:
-        shape = (c_out.size, rows.size, block.cols.size)
-        acc_pss.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum))
-    return acc_pss
+    return vector_sb
 
 
 def _accumulate(
-    acc_pss: list[nl.NkiTensor],
     w_sb: nl.NkiTensor,
     x_sb: nl.NkiTensor,
-    window: Window,
-    block: Block,
-    taps: Taps,
-    is_first: bool,
+    packed_sb: nl.NkiTensor | None,
+    section: Section,
+    c_out: ChannelTile,
+    tile: OutputTile,
+    plan: DirectPlan,
+) -> nl.NkiTensor:
+    """acc_ps (co, n, rows, cols) = sum over products of w_sb.T @ x_sb."""
+    g = plan.geometry
+    shape = (c_out.size, tile.images.size, tile.rows.size, tile.cols.size)
+    acc_ps = nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
+    downs = []
+    for kh in range(g.rows.taps):
+        downs.append(_reached(g.rows, tile.rows, kh, plan))
+    acrosses = []
+    for kw in range(g.cols.taps):
+        acrosses.append(_reached(g.cols, tile.cols, kw, plan))
+    first = _covering(downs, acrosses, tile, plan)
+    if first < 0:
+        _start_with_zeros(acc_ps, x_sb.dtype)
+    order = []
+    if first >= 0:
+        order.append(first)
+    for i in range(len(plan.products)):
+        if i != first:
+            order.append(i)
+    images = nl.ds(tile.images.start - section.images.start, tile.images.size)
+    for i in order:
+        product = plan.products[i]
+        if product.kh < 0:
+            down = tile.rows
+            across = tile.cols
+            rows = nl.ds(down.start - section.outputs.start, down.size)
+            moving = packed_sb[
+                0 : product.rows, product.source - len(plan.c_in_tiles), images, rows,
+                nl.ds(across.start, across.size),
+            ]  # fmt: skip
+        else:
+            down = downs[product.kh]
+            across = acrosses[product.kw]
+            if down.size == 0 or across.size == 0:
+                continue
+            row = section.rows.place(g.rows, down.start, product.kh)
+            col = plan.cols.place(g.cols, across.start, product.kw)
+            row_step = g.rows.stride // section.rows.step
+            row_end = row + (down.size - 1) * row_step + 1
+            col_end = col + (across.size - 1) * g.cols.stride + 1
+            moving = _source(x_sb, product.source, plan)[
+                :, images, row:row_end:row_step, col : col_end : g.cols.stride
+            ]
+        _multiply(
+            acc_ps[
+                :,
+                :,
+                nl.ds(down.start - tile.rows.start, down.size),
+                nl.ds(across.start - tile.cols.start, across.size),
+            ],
+            w_sb[0 : product.rows, c_out.place, nl.ds(i * c_out.size, c_out.size)],
+            moving,
+            i != first,
+            plan.halves,
+        )
+    return acc_ps
+
+
+def _multiply(
+    acc_ps: nl.NkiTensor,
+    stationary: nl.NkiTensor,
+    moving: nl.NkiTensor,
+    accumulate: bool,
+    halves: bool,
 ) -> None:
-    """acc_ps (co, rows, cols) += w_sb[:, tap, :].T @ x_sb[:, rows, cols], for each tile and tap."""
-    down = window.rows
-    across = window.cols
-    for i_tile in range(len(block.tiles)):
-        tile = block.tiles[i_tile]
-        row_start = (tile.start - down.first_output) * down.output_step
-        col_start = (block.cols.start - across.first_output) * across.output_step
-        i_tap = 0
-        for kh in range(taps.rows.start, taps.rows.start + taps.rows.size):
-            row = row_start + (kh - down.first_tap) * down.tap_step
-            row_end = row + (tile.size - 1) * down.output_step + 1
-            for kw in range(taps.cols.start, taps.cols.start + taps.cols.size):
-                col = col_start + (kw - across.first_tap) * across.tap_step
-                col_end = col + (block.cols.size - 1) * across.output_step + 1
-                nisa.nc_matmul(
-                    dst=acc_pss[i_tile],
-                    stationary=w_sb[:, i_tap, :],
-                    moving=x_sb[
-                        :, row : row_end : down.output_step, col : col_end : across.output_step
-                    ],
-                    accumulate=i_tap > 0 or not is_first,
-                )
-                i_tap = i_tap + 1
+    """acc_ps (+)= stationary.T @ moving, of output channels in two halves side by side if asked."""
+    if not halves:
+        nisa.nc_matmul(dst=acc_ps, stationary=stationary, moving=moving, accumulate=accumulate)
+        return
+    half = nl.tile_size.pmax // 2
+    for start in range(0, acc_ps.shape[0], half):
+        size = min(half, acc_ps.shape[0] - start)
+        nisa.nc_matmul(
+            dst=acc_ps[nl.ds(start, size)],
+            stationary=stationary[:, nl.ds(start, size)],
+            moving=moving,
+            accumulate=accumulate,
+            tile_position=(0, start),
+            tile_size=(nl.tile_size.pmax, half),
+        )
 
 
-def _evict(
-    y_hbm: nl.NkiTensor,
-    acc_pss: list[nl.NkiTensor],
+def _covering(downs: list[Tile], acrosses: list[Tile], tile: OutputTile, plan: DirectPlan) -> int:
+    """Return the first product that reaches all outputs of a tile, or -1."""
+    for i in range(len(plan.products)):
+        product = plan.products[i]
+        if product.kh < 0:
+            return i
+        if downs[product.kh].size == tile.rows.size and acrosses[product.kw].size == tile.cols.size:
+            return i
+    return -1
+
+
+def _start_with_zeros(acc_ps: nl.NkiTensor, dtype: str) -> None:
+    """acc_ps = 0 by a product of zeros: TensorE adds to nothing that another engine has written."""
+    co, images, rows, cols = acc_ps.shape
+    zeros_sb = nl.ndarray((1, co + images * rows * cols), dtype=dtype, buffer=nl.sbuf)
+    nisa.memset(dst=zeros_sb, value=0)
+    nisa.nc_matmul(
+        dst=acc_ps,
+        stationary=zeros_sb[:, 0:co],
+        moving=zeros_sb[:, nl.ds(co, images * rows * cols)],
+        accumulate=False,
+    )
+
+
+def _result_view(
+    y_hbm: nl.NkiTensor, group: int, c_outs: tuple[ChannelTile, ...], block: Block,
+    plan: DirectPlan,
+) -> nl.NkiTensor:  # fmt: skip
+    """y_hbm (co, images, tiles of channels, rows, cols) of a block."""
+    g = plan.geometry
+    images = y_hbm[
+        nl.ds(block.images.start, block.images.size),
+        :,
+        nl.ds(block.rows.start, block.rows.size),
+        nl.ds(block.cols.start, block.cols.size),
+    ]
+    if plan.interleaved_y:
+        num = g.C_out // c_outs[0].size
+        channels = images[:, nl.ds(group * g.C_out, g.C_out), :, :].reshape_dim(
+            1, (c_outs[0].size, num)
+        )
+        return channels[:, :, nl.ds(c_outs[0].index, len(c_outs)), :, :].permute((1, 0, 2, 3, 4))
+    start = group * g.C_out + c_outs[0].start
+    channels = images[:, nl.ds(start, c_outs[0].size), :, :]
+    return channels.permute((1, 0, 2, 3)).expand_dim(2)
+
+
+def _results(
+    like_hbm: nl.NkiTensor, c_outs: tuple[ChannelTile, ...], block: Block, plan: DirectPlan
+) -> nl.NkiTensor:
+    """An empty y_sb (co, images, tiles of channels, rows, cols) for a block."""
+    y_sb = nl.ndarray((c_outs[0].size, plan.y_elems), dtype=like_hbm.dtype, buffer=nl.sbuf)
+    num = len(c_outs) if plan.interleaved_y else 1
+    elems = block.images.size * num * block.rows.size * block.cols.size
+    return y_sb[:, 0:elems].reshape(
+        (c_outs[0].size, block.images.size, num, block.rows.size, block.cols.size)
+    )
+
+
+def _compute_tile(
+    y_sb: nl.NkiTensor,
+    residual_sb: nl.NkiTensor | None,
     scale_sb: nl.NkiTensor | None,
     bias_sb: nl.NkiTensor | None,
-    residual_hbm: nl.NkiTensor | None,
-    n: int,
-    c_out: ChannelTile,
+    w_sb: nl.NkiTensor,
+    x_sb: nl.NkiTensor,
+    packed_sb: nl.NkiTensor | None,
+    section: Section,
     block: Block,
-    plan: Conv2dPlan,
+    c_out: ChannelTile,
+    plan: DirectPlan,
 ) -> None:
-    """y_hbm[n, co, rows, cols] = act(scale*acc_ps + bias + residual_hbm[n, co, rows, cols])."""
-    shape = (c_out.size, block.rows.size, block.cols.size)
-    channels = nl.ds(c_out.y_start, c_out.size)
-    rows = nl.ds(block.rows.start, block.rows.size)
-    cols = nl.ds(block.cols.start, block.cols.size)
-    residual_sb = None
-    if residual_hbm is not None:
-        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
-        nisa.dma_copy(dst=residual_sb, src=residual_hbm[n, channels, rows, cols])
-    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
-    for i_tile in range(len(block.tiles)):
-        tile = nl.ds(block.tiles[i_tile].start - block.rows.start, block.tiles[i_tile].size)
+    """y_sb (co, images, place, rows, cols) = act(scale*acc + bias + residual_sb), tile by tile."""
+    place = c_out.place if plan.interleaved_y else 0
+    vector = nl.ds(c_out.index, 1)
+    scale = None if scale_sb is None else scale_sb[0 : c_out.size, vector]
+    bias = None if bias_sb is None else bias_sb[0 : c_out.size, vector]
+    for i in range(len(block.tiles)):
+        tile = block.tiles[i]
+        acc_ps = _accumulate(w_sb, x_sb, packed_sb, section, c_out, tile, plan)
+        images = nl.ds(tile.images.start - block.images.start, tile.images.size)
+        rows = nl.ds(tile.rows.start - block.rows.start, tile.rows.size)
+        cols = nl.ds(tile.cols.start - block.cols.start, tile.cols.size)
         residual = None
         if residual_sb is not None:
-            residual = residual_sb[:, tile, :]
-        evict(y_sb[:, tile, :], acc_pss[i_tile], scale_sb, bias_sb, residual, plan.epilogue, False)
-    nisa.dma_copy(dst=y_hbm[n, channels, rows, cols], src=y_sb)
+            residual = residual_sb[:, images, place, rows, cols]
+        on_vector = not plan.evict_on_both or (i + c_out.index) % 2 == 0
+        evict(
+            y_sb[:, images, place, rows, cols], acc_ps, scale, bias, residual, plan.epilogue,
+            on_vector,
+        )  # fmt: skip
+
+
+def _compute(
+    y_hbm: nl.NkiTensor,
+    residual_hbm: nl.NkiTensor | None,
+    scale_sb: nl.NkiTensor | None,
+    bias_sb: nl.NkiTensor | None,
+    w_sb: nl.NkiTensor,
+    x_sb: nl.NkiTensor,
+    packed_sb: nl.NkiTensor | None,
+    group: int,
+    step: Step,
+    plan: DirectPlan,
+) -> None:
+    """y_hbm of a strip and a block of output channels, a store for each block and tile of these."""
+    section = plan.sections[step.section]
+    c_outs = plan.c_out_blocks[step.block]
+    rounds = []  # tiles of output channels that a store writes together
+    if plan.interleaved_y:
+        rounds.append(c_outs)
+    else:
+        for c_out in c_outs:
+            rounds.append((c_out,))
+    for block in section.blocks:
+        for together in rounds:
+            y_view = _result_view(y_hbm, group, together, block, plan)
+            residual_sb = None
+            if residual_hbm is not None:
+                residual_sb = _results(y_hbm, together, block, plan)
+                nisa.dma_copy(
+                    dst=residual_sb,
+                    src=_result_view(residual_hbm, group, together, block, plan),
+                    dge_mode=nisa.dge_mode.none,
+                )
+            y_sb = _results(y_hbm, together, block, plan)
+            for c_out in together:
+                _compute_tile(
+                    y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block,
+                    c_out, plan,
+                )  # fmt: skip
+            nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=nisa.dge_mode.none)
 
 
 @nki.jit
@@ -453,89 +485,209 @@ def conv2d_direct(
     scale_hbm: nl.NkiTensor | None,
     bias_hbm: nl.NkiTensor | None,
     residual_hbm: nl.NkiTensor | None,
-    plan: Conv2dPlan,
+    plan: DirectPlan,
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
-    for c_outs in plan.c_out_blocks:
-        w_sbs = []
-        if plan.weights_resident:
-            for c_in in plan.c_in_tiles:
-                w_sbs.append(_load_weights(w_hbm, c_outs.group, c_in, plan.all_taps, c_outs))
-        scale_sbs = _load_vectors(scale_hbm, c_outs)
-        bias_sbs = _load_vectors(bias_hbm, c_outs)
-        for n in range(plan.y_shape[0]):
-            for strip in plan.strips:
-                x_sbs = []
-                if plan.x_resident:
-                    window = strip.windows[0]
-                    x_sbs = _load_windows(x_hbm, n, c_outs.x_start, plan.c_in_tiles, window)
-                for block in strip.blocks:
-                    for c_out in c_outs.tiles:
-                        acc_pss = _accumulators(block, c_out)
-                        for i_ci in range(len(plan.c_in_tiles)):
-                            for taps in plan.taps:
-                                window = strip.windows[taps.i_window]
-                                w_sb = _stationary(
-                                    w_hbm, w_sbs, c_outs.group, c_out, i_ci, taps, plan
-                                )
-                                x_sb = _moving(x_hbm, x_sbs, n, c_outs.x_start, i_ci, window, plan)
-                                is_first = i_ci == 0 and taps.start == 0
-                                _accumulate(acc_pss, w_sb, x_sb, window, block, taps, is_first)
-                        scale_sb = scale_sbs[c_out.index]
-                        bias_sb = bias_sbs[c_out.index]
-                        _evict(
-                            y_hbm, acc_pss, scale_sb, bias_sb, residual_hbm, n, c_out, block, plan
-                        )
+    num = len(plan.steps)
+    x_sbs = []  # of each step
+    w_sbs = []
+    packed_sbs = []
+    scale_sb = None
+    bias_sb = None
+    for at in range(plan.geometry.G * num + 1):
+        if at < plan.geometry.G * num:  # one step ahead
+            group = at // num
+            step = plan.steps[at % num]
+            section = plan.sections[step.section]
+            x_sb = _strip(plan, w_hbm.dtype) if step.x_back == 0 else x_sbs[at - step.x_back]
+            w_sb = (
+                w_sbs[at - 1]
+                if not step.loads_w
+                else nl.ndarray(plan.w_shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
+            )
+            if step.x_back == 0 and section.carry > 0:
+                before = plan.sections[step.section - 1]
+                _carry_rows(x_sb, x_sbs[at - 1], section, before, plan)
+            for load in step.loads:
+                if load.is_x:
+                    _load_pixels(x_sb, x_hbm, group, section, load, plan)
+                else:
+                    c_out = plan.c_out_blocks[step.block][load.i]
+                    _load_weights(w_sb, w_hbm, group, c_out, load.part, plan)
+            packed_sb = None
+            if step.x_back == 0:
+                if not plan.trimmed:
+                    for i in range(len(plan.c_in_tiles)):
+                        fill_border(
+                            _source(x_sb, i, plan)[:, 0 : section.images.size, :, :],
+                            section.rows, plan.cols,
+                        )  # fmt: skip
+                if len(plan.packs) > 0:
+                    packed_sb = _pack(x_sb, section, plan)
+            elif len(plan.packs) > 0:
+                packed_sb = packed_sbs[at - step.x_back]
+            x_sbs.append(x_sb)
+            w_sbs.append(w_sb)
+            packed_sbs.append(packed_sb)
+        if at > 0:
+            group = (at - 1) // num
+            step = plan.steps[(at - 1) % num]
+            if (at - 1) % num == 0:
+                scale_sb = _load_vectors(scale_hbm, group, plan)
+                bias_sb = _load_vectors(bias_hbm, group, plan)
+            _compute(
+                y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at - 1], x_sbs[at - 1],
+                packed_sbs[at - 1], group, step, plan,
+            )  # fmt: skip
     return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
-    """Yield the one plan that `plan_conv2d` makes.
+    """Yield what keeps weights or image in SBUF; if nothing does, what streams both.
 
     Raises
     ------
     NotSuited
-        Padding other than zeros.
+        Padding other than zeros, or faster float32, where neither weights nor image can be kept.
     """
-    if problem.padding_mode != "zeros":
-        raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
-    plan = plan_conv2d(problem.geometry, problem.epilogue)
-    yield Candidate(NAME, plan, _price(plan), "a matmul per tap and tile, taps read in place")
+    if problem.epilogue.pool is not None:
+        yield from conv2d_pooled.plans(problem)
+        return
+    found = False
+    for pack_taps in (True, False):
+        try:
+            plan = plan_direct(
+                problem.geometry, problem.epilogue, padding_mode=problem.padding_mode,
+                pack_taps=pack_taps, fast=problem.precision == "fast",
+            )  # fmt: skip
+        except CapacityError:
+            continue
+        if pack_taps or not found:
+            found = True
+            yield Candidate(NAME, plan, _price(plan), _why(plan))
+        if not plan.packs and pack_taps:
+            break
+    if not found:
+        yield from conv2d_streamed.plans(problem)
 
 
-def _price(plan: Conv2dPlan) -> Price:
-    """Return what a plan costs; loads are taken to be as long as the guide asks for."""
+def _why(plan: DirectPlan) -> str:
+    parts = [f"a matmul per tap and tile, taps read in place; {plan.order}"]
+    if plan.packs:
+        parts.append(f"{len(plan.packs[0].taps)} taps of the last channels share a matmul")
+    if plan.interleaved_x or plan.interleaved_y:
+        parts.append("neighbouring channels in a partition")
+    if plan.fast:
+        parts.append("operands rounded to bfloat16")
+    return ", ".join(parts)
+
+
+def _price(plan: DirectPlan) -> Price:
+    """Return what a plan costs."""
     g = plan.geometry
-    y_elems = plan.y_shape[0] * plan.y_shape[1] * plan.y_shape[2] * plan.y_shape[3]
-    columns = g.N * g.G * g.rows.outputs * g.cols.outputs * ceil_div(g.C_out, nl.tile_size.pmax)
-    columns = columns * len(plan.c_in_tiles) * g.rows.taps * g.cols.taps
-    each = ceil_div(columns, plan.num_matmuls)
-    loads = ceil_div(plan.hbm_read_bytes, _LOAD_BYTES)
-    store = ceil_div(y_elems * g.itemsize, plan.num_output_tiles * min(g.C_out, nl.tile_size.pmax))
-    per_tile = min(g.C_out, nl.tile_size.pmax)
+    item = g.itemsize
+    moved: Counter[tuple[int, int, bool, bool]] = Counter()  # descriptors, bytes, to HBM, on chip
+    width = plan.cols.inside.size
+    partitions, sources = plan.x_shape[0], len(plan.c_in_tiles)
+    for step in plan.steps:
+        section = plan.sections[step.section]
+        n = section.images.size
+        for load in step.loads:
+            if not load.is_x:
+                size = plan.c_out_blocks[step.block][load.i].size
+                rows = plan.products[load.part.start].rows
+                moved[rows, load.part.size * size * item, False, False] += g.G
+                continue
+            run = section.runs[load.part.start]
+            if plan.interleaved_x:
+                moved[partitions * n, sources * run.size * width * item, False, False] += g.G
+            elif plan.trimmed and run.step == 1:
+                moved[partitions * n, run.size * width * item, False, False] += g.G
+            else:
+                moved[partitions * n * run.size, width * item, False, False] += g.G
+        if step.x_back == 0 and section.carry:
+            moved[partitions, section.carry * plan.cols.size * item, False, True] += g.G * sources
+        if step.x_back == 0:
+            for group in plan.packs:
+                runs = group.channels * n * section.outputs.size
+                moved[runs, g.cols.outputs * item, False, True] += g.G * len(group.taps)
+        c_outs = plan.c_out_blocks[step.block]
+        for block in section.blocks:
+            run_bytes = block.rows.size * block.cols.size * item
+            if plan.interleaved_y:
+                runs = c_outs[0].size * block.images.size
+                moved[runs, len(c_outs) * run_bytes, True, False] += g.G
+            else:
+                runs = c_outs[0].size * block.images.size
+                moved[runs, run_bytes, True, False] += g.G * len(c_outs)
+    y_elems = g.N * g.rows.outputs * g.cols.outputs * g.G
+    num_tiles = sum(len(c_outs) for c_outs in plan.c_out_blocks)
+    tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
+    shared = 2 if plan.evict_on_both else 1
+    transfers = tuple(Transfers(n, *how) for how, n in moved.items())
+    first = plan.sections[0]
+    last = first.blocks[-1] if len(plan.sections) == 1 else plan.sections[-1].blocks[-1]
     return Price(
-        moving_columns=columns,
+        moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=plan.num_matmuls * matmul_cycles(each, g.itemsize, hardware(), per_tile),
-        transfers=(
-            Transfers(1, loads, _LOAD_BYTES),
-            Transfers(plan.num_output_tiles, per_tile, store, to_hbm=True),
-        ),
-        scalar_elems=y_elems // min(g.C_out, nl.tile_size.pmax),
-        scalar_instructions=plan.num_output_tiles,
-        static_instructions=plan.num_matmuls + 2 * plan.num_output_tiles + loads,
+        tensor_cycles=plan.tensor_cycles,
+        transfers=transfers,
+        scalar_elems=y_elems * num_tiles * (shared - 1) // shared,
+        scalar_instructions=tiles * (shared - 1) // shared,
+        vector_elems=y_elems * num_tiles // shared,
+        vector_instructions=tiles // shared,
+        first_load_bytes=partitions * first.runs[0].size * width * item if first.runs else 0,
+        last_store_bytes=last.rows.size * last.cols.size * item * plan.c_out_blocks[0][0].size,
+        static_instructions=plan.num_matmuls + tiles + sum(t.count for t in transfers),
     )
 
 
-def pack(w: PackedWeights, plan: Conv2dPlan) -> Array:
-    """Return the weights as `pack_weights` made them."""
-    return w.array
+def pack(w: PackedWeights, plan: Any) -> Array:
+    """Return the weights (G, rows, columns): tiles of output channels, products, channels.
+
+    A row is a partition of the products' contraction.
+    """
+    if isinstance(plan, conv2d_pooled.PooledPlan):
+        return conv2d_pooled.pack(w, plan)
+    if not isinstance(plan, DirectPlan):
+        return conv2d_streamed.pack(w, plan)
+    g = plan.geometry
+    KW = g.cols.taps
+    num_in = len(plan.c_in_tiles)
+    dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
+    packed = np.zeros((g.G, plan.w_shape[0], len(plan.products) * g.C_out), dtype)
+    for block in plan.c_out_blocks:
+        for c_out in block:
+            if plan.interleaved_y:
+                out = slice(c_out.index, None, g.C_out // c_out.size)
+            else:
+                out = slice(c_out.start, c_out.start + c_out.size)
+            for i, product in enumerate(plan.products):
+                at = c_out.w_start + i * c_out.size
+                columns = slice(at, at + c_out.size)
+                if product.kh >= 0:
+                    tile = plan.c_in_tiles[product.source]
+                    chosen = slice(tile.start, tile.start + tile.size)
+                    if plan.interleaved_x:
+                        chosen = slice(product.source, None, num_in)
+                    tap = product.kh * KW + product.kw
+                    packed[:, : tile.size, columns] = w.array[:, chosen, tap, out]
+                    continue
+                group = plan.packs[product.source - num_in]
+                tile = plan.c_in_tiles[-1]
+                for j, (kh, kw) in enumerate(group.taps):
+                    rows = slice(j * tile.size, (j + 1) * tile.size)
+                    chosen = slice(tile.start, tile.start + tile.size)
+                    packed[:, rows, columns] = w.array[:, chosen, kh * KW + kw, out]
+    return packed
 
 
-def run(launch: Launch, operands: Operands, plan: Conv2dPlan) -> Any:
+def run(launch: Launch, operands: Operands, plan: Any) -> Any:
     """Launch the kernel; return y."""
+    if isinstance(plan, conv2d_pooled.PooledPlan):
+        return conv2d_pooled.run(launch, operands, plan)
+    if not isinstance(plan, DirectPlan):
+        return conv2d_streamed.run(launch, operands, plan)
     o = operands
     return launch(conv2d_direct, o.x, o.w, o.scale, o.bias, o.residual, plan)

@@ -41,7 +41,8 @@ class Activation:
         What happens outside the range, for the warning.
     table
         Which activation table ScalarE needs; sets as published profiles show them, and one of its
-        own for each function that they do not show.
+        own for each function that they do not show.  -1 is none: copies run between exponentials
+        without a load.
     parametric
         Takes the ``relu_param`` of activate2.
     """
@@ -194,7 +195,7 @@ def reciprocal(x: Array) -> Array:
 
 
 ACTIVATIONS: dict[str, Activation] = {
-    "copy": Activation(lambda x: x),
+    "copy": Activation(lambda x: x, table=-1),
     "square": Activation(np.square),
     "sigmoid": Activation(_sigmoid, table=2),
     "relu": Activation(relu),

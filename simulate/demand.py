@@ -33,6 +33,8 @@ class Descriptors(IntEnum):
     """A block beside ScalarE, in that engine's program order."""
     SOFTWARE = 3
     """GpSimdE, in its program order."""
+    HARDWARE_EITHER = 4
+    """A block beside SyncE or ScalarE, whichever is free first: where the compiler chooses."""
 
 
 SHARED_PORT = 1

@@ -29,8 +29,8 @@ __all__ = ["cases"]
 _STATIC = nisa.dge_mode.none
 """Descriptors made beforehand: trn1's compilers, and trn2 runs with ``--disable-dge``."""
 
-_UNKNOWN = nisa.dge_mode.unknown
-"""As the compiler chooses; on trn2 it generated them in the runs that say so."""
+_ONE_RING = nisa.dge_mode.hwdge
+"""As the compilers of 2025 chose on trn2: one block of hardware generates for all transfers."""
 
 _Sizes = tuple[int, ...]
 
@@ -120,6 +120,12 @@ def _streams() -> list[Case]:
             (64, 262_144), (64, 2 * width), _rotated, (width, _STATIC),
         )  # fmt: skip
 
+    def rope_trn1(name: str, kernel: object, width: int) -> Case:
+        return Case(
+            f"rope-{name}-trn1", "rotary embedding, trn1", "trn1", "fp32", kernel,  # type: ignore[arg-type]
+            _rotations, (64, 262_144), (64, 2 * width), _rotated, (width, _STATIC),
+        )  # fmt: skip
+
     return [
         add(1000, "trn2"), add(2000, "trn2"), add(2000, "trn1"), exp(4, 4096), exp(128, 128),
         *(silu(width) for width in (7168, 1792, 896)),
@@ -129,6 +135,7 @@ def _streams() -> list[Case]:
         ),
         *(adamw(width) for width in (2304, 1536, 1368, 1152, 768, 608, 512)),
         rope(2048), rope(1024),
+        rope_trn1("whole", streams.rotate_whole, 512), rope_trn1("halves", streams.rotate, 2048),
     ]  # fmt: skip
 
 
@@ -174,7 +181,7 @@ def _matrices() -> list[Case]:
             f"tutorial matmul, {target}", target, dtype, kernel, _operands, (8192, 4096, 8192),
             small, _product, (mode,),
         )
-        for target, dtype, mode in (("trn2", "fp32", _UNKNOWN), ("trn1", "bf16", _STATIC))
+        for target, dtype, mode in (("trn2", "fp32", _ONE_RING), ("trn1", "bf16", _STATIC))
         for name, (kernel, small) in steps.items()
         if target == "trn1" or name in ("tiled", "hoisted")  # the others do not fit in float32
     ]  # fmt: skip
@@ -280,7 +287,7 @@ def _attention() -> list[Case]:
     for dtype in ("fp32", "bf16"):
         kernels = (
             ("phases", attention.attention_three_phases, (512, 1024)),
-            ("fused", attention.attention_fused, (1024,)),
+            ("fused", attention.attention_fused, (512, 1024)),
         )
         made += [
             Case(

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COUNTERS", "DOUBTS", "KINDS", "Point", "left_out", "points"]
+__all__ = ["COUNTERS", "DOUBTS", "KINDS", "LAUNCHES", "Point", "left_out", "points"]
 
 _FILE = Path(__file__).with_name("points.json")
 
@@ -30,35 +30,48 @@ COUNTERS = {
 }
 """Published counters that are compared, with the words for tables."""
 
+LAUNCHES = ("whole", "benchmarked", "none")
+"""How much of a launch a measured time includes."""
+
 KINDS = {
     "total": (
-        True,
+        "whole",
         "neuron-profile's whole trace: it begins some 13 µs before the first instruction of the"
         " kernel and ends after the teardown, so the launch cost is counted",
     ),
     "nc_latency": (
-        True,
-        "nki.benchmark's nc_latency: some 15 µs on trn2 and 19 µs on trn1 for a kernel of one tile,"
-        " so the launch cost is counted",
+        "benchmarked",
+        "nki.benchmark's nc_latency: some 15 µs on trn2 and 19 µs on trn1 for a kernel of one tile."
+        " It leaves out a part of what a profile shows: launch_unbenchmarked_us in `nkiconv facts`",
     ),
     "body": (
-        False,
+        "none",
         "read off a published timeline, from the first DMA trigger to the end of the last store:"
         " the launch cost is not counted",
     ),
     "estimate": (
-        True,
+        "whole",
         "twice a published median that is about half of one core's device time (2.0 to 2.3 by the"
         " publisher's own profiles): shown, but counted in no error",
     ),
 }
-"""What a measured time includes: whether the launch cost, and in words."""
+"""What a measured time includes: one of `LAUNCHES`, and in words."""
 
 DOUBTS = {
     "contradicted": (
         "the vendor's table has 51.8 ms for the tiled matmul on trn1; another publisher measured"
         " the same source at 21.0 ms there. The table's first three rows imply loads of 100 GB/s"
         " where that measurement has 256, so they show another compiler's programs"
+    ),
+    "inserted": (
+        "the published counters have ScalarE active for 611 µs in each, where the source has a copy"
+        " a tile for it (some 220 µs) or nothing at all: the compiler inserted instructions"
+    ),
+    "reordered": (
+        "four sums of each block go through one PSUM bank, one after the other: in the order of the"
+        " source 96 of 128 sums wait for the 0.9 µs that emptying the bank takes (instructions of"
+        " trn2 profiles), 324 µs with the launch. It was measured at 276, so the compiler, whose"
+        " scheduler was on, interleaved blocks or gave them more banks"
     ),
 }
 """Why a measured time is not trusted."""

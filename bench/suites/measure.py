@@ -327,9 +327,10 @@ def _hosted(operands: _Operands, repeats: int) -> tuple[Host | None, str]:
         return None, "torch is not installed"
     layer = operands.layer
 
-    def conv(*arrays: Array | None) -> Callable[[], Array]:
+    def conv(x_array: Array, w_array: Array, bias_array: Array | None) -> Callable[[], Array]:
         anything = torch.empty(0)  # `like` makes a tensor beside a tensor
-        x, w, bias = (None if array is None else like(array, anything) for array in arrays)
+        x, w = like(x_array, anything), like(w_array, anything)
+        bias = None if bias_array is None else like(bias_array, anything)
 
         def run() -> Array:
             with torch.inference_mode():
@@ -343,11 +344,12 @@ def _hosted(operands: _Operands, repeats: int) -> tuple[Host | None, str]:
         problem = operands.judge(y)[1]
         if problem and operands.sizes is None:
             # PyTorch need not be exact, but as near as one rounding allows
-            absolute = [
-                None if array is None else np.abs(array).astype(np.float32)
-                for array in (operands.x, operands.w, operands.bias)
-            ]
-            problem = replace(operands, sizes=conv(*absolute)()).judge(y)[1]
+            sizes = conv(
+                _absolute(operands.x),
+                _absolute(operands.w),
+                None if operands.bias is None else _absolute(operands.bias),
+            )()
+            problem = replace(operands, sizes=sizes).judge(y)[1]
     except (RuntimeError, ValueError) as error:
         return None, f"torch: {error}"
     if problem:
@@ -360,3 +362,9 @@ def _hosted(operands: _Operands, repeats: int) -> tuple[Host | None, str]:
         times.append(time.perf_counter() - started)
     median = statistics.median(times)
     return Host(median, min(times), len(times), 2 * layer.macs / median / 1e9), ""
+
+
+def _absolute(values: Array) -> Array:
+    """Return whole numbers without their signs, in float32."""
+    result: Array = np.abs(values).astype(np.float32)
+    return result

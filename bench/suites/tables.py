@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from nkiconv.bench.output import cell, new_table
 from nkiconv.bench.suites.compare import Comparison, RowChange
@@ -10,7 +11,10 @@ from nkiconv.bench.suites.measure import BenchRow
 from nkiconv.bench.suites.report import Environment, Report
 from nkiconv.bench.tables import SHORT_BOUND, SHORT_DTYPE, Captioned
 
-__all__ = ["environment_line", "markdown_page", "report_tables", "verdicts"]
+if TYPE_CHECKING:
+    from nkiconv.bench.device.run import DeviceRow
+
+__all__ = ["device_table", "environment_line", "markdown_page", "report_tables", "verdicts"]
 
 _TIMES = ("GFLOP", "µs", "floor", "GFLOP/s", "GB/s", "MFU", "torch ms")
 _COUNTERS = ("HBM MB", "SBUF KiB", "banks", "matmul", "other", "DMA", "columns")
@@ -52,12 +56,16 @@ def _times(row: BenchRow) -> tuple[str, ...]:
         f"{row.flop / 1e9:.3g}",
         f"{m.body_us:,.1f}",
         f"{m.floor_us:,.1f}",
-        f"{m.gflop_per_s:,.0f}",
-        f"{m.gb_per_s:,.0f}",
+        _rate(m.gflop_per_s),
+        _rate(m.gb_per_s),
         f"{m.mfu:.1%}" if m.mfu < 0.0995 else f"{m.mfu:.0%}",
         f"{row.host.median_s * 1e3:,.2f}" if row.host else "",
         SHORT_BOUND.get(m.bound, m.bound),
     )
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"
 
 
 def _counters(row: BenchRow) -> tuple[str, ...]:
@@ -148,6 +156,12 @@ def verdicts(report: Report, found: Comparison | None) -> Iterator[str]:
         if why:
             count = sum(row.host_problem == why for row in report.rows)
             yield f"{count} rows have no time of PyTorch: {why}"
+    load, cpus = report.environment.load_average, report.environment.cpus
+    if load is not None and load > cpus and any(row.host for row in report.rows):
+        yield (
+            f"the machine was busy (load average {load:.1f}, {cpus} CPUs): PyTorch's times are too"
+            " long"
+        )
     wrong = sum(bool(row.problem) for row in report.rows)
     state = "" if report.complete else ", stopped before the end"
     yield f"{len(report.rows)} rows, {len(report.rows) - wrong} right, {wrong} wrong{state}"
@@ -158,6 +172,30 @@ def verdicts(report: Report, found: Comparison | None) -> Iterator[str]:
             f" {len(found.changes)} rows are worse by more than {found.tolerance:.1%},"
             f" {len(found.improvements)} better; {found.new} new, {found.missing} not run"
         )
+
+
+def device_table(rows: Sequence[DeviceRow]) -> Captioned:
+    """One line per layer that ran on a device."""
+    numbers = ("p50 µs", "p99 µs", "host p50", "host p99", "MFU", "model/meas.")
+    table = new_table("layer", "type", "algorithm", *numbers, "", numbers=frozenset(numbers))
+    for row in rows:
+        ratio = row.modelled_over_measured
+        cells = [""] * len(numbers)
+        if not row.wrong:
+            times = (row.device_p50_us, row.device_p99_us, row.host_p50_us, row.host_p99_us)
+            cells = [f"{us:,.1f}" for us in times]
+            cells += [f"{row.mfu:.1%}", "" if ratio is None else f"{ratio:.2f}"]
+        table.add_row(
+            cell(row.layer),
+            cell(SHORT_DTYPE[row.dtype]),
+            cell(row.algorithm),
+            *map(cell, cells),
+            cell("WRONG", "bold red") if row.wrong else cell("ok", "green"),
+        )
+    return table, (
+        "Measured on the device, by the vendor's profiler, and from the host that calls it;"
+        " model/meas.: modelled time, launch included, over p50."
+    )
 
 
 # --- Markdown -------------------------------------------------------------------------------------

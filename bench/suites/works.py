@@ -40,8 +40,9 @@ def _layers() -> list[Work]:
     return [Work("layers", layer) for layer in known_layers()]
 
 
+_SHAPE = "8x64x32x32 to 128"
 _CONV2D = Layer(
-    id=0, name="8x64x32x32 to 128, 3x3", N=8, C_in=64, size=(32, 32), C_out=128, kernel=(3, 3),
+    id=0, name=f"{_SHAPE}, 3x3", N=8, C_in=64, size=(32, 32), C_out=128, kernel=(3, 3),
     padding=(1, 1),
 )  # fmt: skip
 
@@ -50,10 +51,10 @@ def _classic() -> list[Work]:
     pair = (2, 2)
     layers = (
         _CONV2D,
-        replace(_CONV2D, name="the same, 1x1", kernel=(1, 1), padding=(0, 0)),
-        replace(_CONV2D, name="the same, 5x5", kernel=(5, 5), padding=pair),
-        replace(_CONV2D, name="the same, stride 2", stride=pair),
-        replace(_CONV2D, name="the same, dilation 2", dilation=pair, padding=pair),
+        replace(_CONV2D, name=f"{_SHAPE}, 1x1", kernel=(1, 1), padding=(0, 0)),
+        replace(_CONV2D, name=f"{_SHAPE}, 5x5", kernel=(5, 5), padding=pair),
+        replace(_CONV2D, name=f"{_SHAPE}, 3x3, stride 2", stride=pair),
+        replace(_CONV2D, name=f"{_SHAPE}, 3x3, dilation 2", dilation=pair, padding=pair),
     )
     return [Work("classic", layer, bias=True) for layer in layers]
 

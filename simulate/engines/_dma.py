@@ -76,8 +76,9 @@ def run_elements(tensor: NkiTensor) -> int:
 def generation(call: Call) -> Descriptors:
     """Return who generates the descriptors; for ``dge_mode.unknown`` what a compiler would choose.
 
-    Nothing says what it chooses.  Kernels on trn2 issue as slowly as the hardware generates, those
-    on trn1 as fast as static rings, where addresses are known.
+    Nothing says what it chooses.  Kernels of 2025 on trn2 issue one transfer after the other, as
+    slowly as one block of hardware generates; profiles of 2026 have transfers of SyncE, ScalarE and
+    GpSimdE side by side.  Those on trn1 issue as fast as static rings, where addresses are known.
     """
     wish = call.args.get("dge_mode", dge_mode.unknown)
     if wish is dge_mode.none:
@@ -93,7 +94,7 @@ def generation(call: Call) -> Descriptors:
         known = all(offset_of(tensor) is None for _, _, tensor in call.tensors())
         return Descriptors.STATIC if known else Descriptors.SOFTWARE
     casts = len({tensor.dtype for _, _, tensor in call.tensors()}) > 1
-    return Descriptors.SOFTWARE if casts else Descriptors.HARDWARE
+    return Descriptors.SOFTWARE if casts else Descriptors.HARDWARE_EITHER
 
 
 def _engines(hw: Hardware, tensor: NkiTensor) -> float:

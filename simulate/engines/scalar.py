@@ -47,7 +47,7 @@ def activation_cost(call: Call) -> Cost:
     hw = call.hw
     op: Op = call["op"]
     # Functions other than the trivial ones go through a table and take longer to issue.
-    extra = hw.scalar_table_cycles - hw.engine_issue_cycles if op.table else 0
+    extra = hw.scalar_table_cycles - hw.engine_issue_cycles if op.table > 0 else 0
     return replace(elementwise_cost(call, 1.0, extra), table=op.table)
 
 

@@ -12,9 +12,15 @@ import pytest
 
 from nkiconv.bench import layers, layers_kept
 from nkiconv.bench.cli import run
-from nkiconv.bench.layer_tables import figure_rows, layer_page, layer_tables
+from nkiconv.bench.layer_tables import figure_rows, glance, in_readme, layer_page, layer_tables
 from nkiconv.bench.layers import Layer, LayerRow, known_layers, run_layers, select_layers
+from nkiconv.simulate import profile
 from nkiconv.simulate.hardware import HARDWARE
+
+# isort: split
+import nki
+import nki.isa as nisa
+import nki.language as nl
 
 SMALL = "course conv 256 32x16"
 
@@ -104,6 +110,26 @@ def test_without_torch_the_reference_decides(monkeypatch: pytest.MonkeyPatch) ->
     (without,) = run_layers([trial], lambda name: None)
     assert with_torch.exact
     assert without == with_torch
+
+
+def test_copies_within_sbuf_count_and_emptying_psum_does_not() -> None:
+    @nki.jit
+    def copies(x_hbm: nl.NkiTensor) -> nl.NkiTensor:
+        x_sb = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.dma_copy(dst=x_sb, src=x_hbm)
+        twin_sb = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=twin_sb, src=x_sb)
+        acc_ps = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.psum)
+        nisa.nc_matmul(dst=acc_ps, stationary=twin_sb, moving=x_sb)
+        y_sb = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=y_sb, src=acc_ps)
+        y_hbm = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=y_hbm, src=y_sb)
+        return y_hbm
+
+    _, seen = profile(copies, np.ones((64, 64), np.float32))
+    assert seen.instructions["tensor_copy"] == 2
+    assert layers._copies(seen) == 1
 
 
 def test_selection() -> None:
@@ -206,6 +232,36 @@ def test_page_has_every_row_and_says_what_made_it() -> None:
     assert "| a layer | direct | 1,000 | 1.00 | 1.05 |" in page
     assert "ShapeError: no" in page
     assert "300 times less" in page
+
+
+def test_readme_and_page_show_what_is_kept() -> None:
+    root = Path(__file__).resolve().parents[2]
+    rows = layers_kept.kept_rows()
+    assert len(rows) == len(select_layers(layers.TARGETS, ()))
+    readme = (root / "README.md").read_text("utf-8")
+    assert in_readme(readme, rows) == readme
+    assert glance(rows) in (root / "docs" / "performance.md").read_text("utf-8")
+
+
+def test_a_readme_without_a_place_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# nothing", "utf-8")
+    assert run(["layers", "--readme", str(readme)]) == 2
+    assert "no place for the table" in capsys.readouterr().err
+    assert readme.read_text("utf-8") == "# nothing"
+
+
+def test_kept_rows_are_what_was_measured() -> None:
+    trials = select_layers(("trn2",), ("bfloat16",), only=SMALL)
+    (kept,) = (
+        row
+        for row in layers_kept.kept_rows()
+        if (row.name, row.target) == (f"{SMALL} valid bfloat16", "trn2")
+    )
+    (measured,) = run_layers(trials, lambda name: None)
+    assert kept == replace(measured, bound="")
 
 
 def test_quick_layers_are_as_kept() -> None:

@@ -150,7 +150,10 @@ def test_nan_and_inf_propagate(
     inputs = make_inputs(case, dtype)
     array = np.asarray(inputs[where])  # type: ignore[literal-required]  # where is one of its keys
     array.reshape(-1)[:3] = [np.nan, np.inf, -np.inf]
-    arguments: dict[str, Any] = {"padding": 1, "activation": activation}
+    # What an infinite weight makes of the padding is nobody's promise: NaN in PyTorch's float32,
+    # nothing in its bfloat16 and in the direct kernel, which computes no products with padding.
+    padding = 0 if where == "w" else 1
+    arguments: dict[str, Any] = {"padding": padding, "activation": activation}
     # trn1's tensor engine cannot transpose NaN, which the naive kernel does to weights
     y = conv2d(**inputs, **arguments, algorithm=algorithm, target="trn2")
     assert np.isnan(y.astype(np.float32)).any()

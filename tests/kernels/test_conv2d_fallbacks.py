@@ -10,7 +10,7 @@ import pytest
 from nkiconv.kernels import pack_weights
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
-from nkiconv.kernels.conv2d_direct import Conv2dPlan, conv2d_direct, plan_conv2d
+from nkiconv.kernels.conv2d_streamed import StreamedPlan, conv2d_streamed, plan_streamed
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.simulate import profile, simulate_kernel
 
@@ -51,10 +51,10 @@ WAYS = {
 }
 
 
-def _plan(way: Way) -> Conv2dPlan:
+def _plan(way: Way) -> StreamedPlan:
     rows, cols = Axis(way.H, KH, (way.H + 1) // 2, 2, 2, 3), Axis(W, KW, 29, 1, 2, 3)
     g = Geometry(N, G, C_IN, way.C_out, rows, cols, itemsize=4)
-    return plan_conv2d(
+    return plan_streamed(
         g,
         Epilogue(activation="relu", has_bias=True, has_residual=True),
         sbuf_bytes=way.sbuf_bytes,
@@ -84,7 +84,7 @@ def test_with_little_sbuf(name: str) -> None:
     bias, residual = _draw(G * way.C_out), _draw(*plan.y_shape)
     packed = pack_weights(w, G).array
     y, seen = profile(
-        simulate_kernel, conv2d_direct, x, packed, None, bias.reshape(-1, 1), residual, plan
+        simulate_kernel, conv2d_streamed, x, packed, None, bias.reshape(-1, 1), residual, plan
     )
     np.testing.assert_array_equal(y, conv2d_ref(x, w, bias, residual=residual, **ARGUMENTS))
     assert seen.hbm_read_bytes == plan.hbm_read_bytes

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from nkiconv.kernels import conv2d, pack_weights
-from nkiconv.kernels._border import Run, runs
 from nkiconv.kernels.pad_planes import pad_planes, plan_pad
 from nkiconv.kernels.transpose_planes import plan_transpose, transpose_planes
 from nkiconv.reference import conv2d as conv2d_ref
@@ -24,19 +23,6 @@ def _draw(dtype: str, *shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(DTYPES[dtype])
 
 
-def test_runs_worked_by_hand() -> None:
-    # places -2 to 5 around the pixels 0 to 3
-    assert runs(-2, 8, 4, "reflect") == (
-        Run(0, 2, 1), Run(1, 1, 1), Run(2, 0, 4), Run(6, 2, 1), Run(7, 1, 1)
-    )  # fmt: skip
-    assert runs(-2, 8, 4, "replicate") == (
-        Run(0, 0, 1), Run(1, 0, 1), Run(2, 0, 4), Run(6, 3, 1), Run(7, 3, 1)
-    )  # fmt: skip
-    assert runs(-2, 8, 4, "circular") == (Run(0, 2, 2), Run(2, 0, 4), Run(6, 0, 2))
-    assert runs(1, 2, 4, "reflect") == (Run(0, 1, 2),)
-    assert runs(0, 0, 4, "reflect") == ()
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", TARGETS)
@@ -49,7 +35,8 @@ def test_pad_planes(target: str, dtype: str, mode: str) -> None:
             ((1, 1, 1), (0, 1) if mode != "reflect" else (0, 0), (0, 0)),
         ):
             x = _draw(dtype, *shape)
-            y = simulate_kernel(pad_planes, x, plan_pad(shape, rows, cols, mode, x.itemsize))
+            plan = plan_pad(shape, rows, cols, mode, x.itemsize)
+            y = simulate_kernel(pad_planes, x[:, None], plan)[:, 0]
             expected = np.pad(x, ((0, 0), rows, cols), mode=MODES[mode])  # type: ignore[call-overload]
             np.testing.assert_array_equal(y, expected)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, Tile, even_tiles, make_span, pixel_step, tiles
-from nkiconv.kernels.conv2d_direct import Conv2dPlan, plan_conv2d
 from nkiconv.kernels.conv2d_naive import plan_naive
+from nkiconv.kernels.conv2d_streamed import StreamedPlan, plan_streamed
 from nkiconv.simulate import CapacityError, use_target
 
 # isort: split
@@ -65,7 +65,7 @@ GEOMETRIES = {
 }
 
 
-def check_plan(plan: Conv2dPlan, limit: int) -> None:
+def check_plan(plan: StreamedPlan, limit: int) -> None:
     g = plan.geometry
     assert plan.sbuf_bytes <= limit
     covered = np.zeros((g.rows.outputs, g.cols.outputs), dtype=np.int64)
@@ -113,7 +113,7 @@ def check_operand(g: Geometry, window: Any, block: Any, taps: Any) -> None:
     assert loaded == list(range(window.rows.x_size if window.cols.x_size > 0 else 0))
 
 
-def check_channels(plan: Conv2dPlan) -> None:
+def check_channels(plan: StreamedPlan) -> None:
     g = plan.geometry
     outputs = [
         tile.y_start + i
@@ -132,7 +132,7 @@ def check_channels(plan: Conv2dPlan) -> None:
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_plans_are_complete_and_fit(name: str, target: str) -> None:
     with use_target(target):
-        check_plan(plan_conv2d(GEOMETRIES[name]), nl.tile_size.sbuf_fmax_bytes)
+        check_plan(plan_streamed(GEOMETRIES[name]), nl.tile_size.sbuf_fmax_bytes)
 
 
 @settings(max_examples=150, deadline=None)
@@ -152,7 +152,7 @@ def test_random_plans(data: st.DataObject) -> None:
     )
     limit = number(8, 100) * 1000
     try:
-        plan = plan_conv2d(g, sbuf_bytes=limit)
+        plan = plan_streamed(g, sbuf_bytes=limit)
     except CapacityError:
         assert limit < 40_000  # two stores of four banks and one tap of weights, twice: 34 KB
         return
@@ -186,14 +186,14 @@ def test_a_span_holds_what_the_definition_asks_for(
 
 
 def test_rows_that_no_tap_reaches_are_not_loaded() -> None:
-    plan = plan_conv2d(GEOMETRIES["shortcut"])
+    plan = plan_streamed(GEOMETRIES["shortcut"])
     (strip,) = plan.strips
     assert strip.windows[0].rows.x_size == 28  # of 56
     assert strip.windows[0].cols.x_size == 55  # all but the last: single elements load slowly
 
 
 def test_the_first_transfer_is_short_and_the_others_are_not() -> None:
-    window = plan_conv2d(GEOMETRIES["resnet-56"]).strips[0].windows[0]
+    window = plan_streamed(GEOMETRIES["resnet-56"]).strips[0].windows[0]
     # 8 rows of outputs fill a bank; they need 10 rows of pixels, of which one is padding
     assert window.loads[0] == Tile(0, 9)
     # rows of 224 B: 19 of them are the first number beyond 4096 B per partition
@@ -215,7 +215,7 @@ def test_tiles_are_even() -> None:
 def test_large_images_are_read_once(target: str, itemsize: int, channels: int) -> None:
     g = square(channels, 224, channels, 3, pad=1, itemsize=itemsize)
     with use_target(target):
-        plan = plan_conv2d(g, Epilogue(has_bias=True))
+        plan = plan_streamed(g, Epilogue(has_bias=True))
     least = itemsize * channels * (224 * 224 + 9 * channels) + 4 * channels
     assert plan.weights_resident
     assert plan.x_resident
@@ -235,7 +235,7 @@ CHOICES = {
 @pytest.mark.parametrize("name", CHOICES)
 def test_what_does_not_fit_is_loaded_again(name: str) -> None:
     with use_target("trn1"):
-        plan = plan_conv2d(GEOMETRIES[name])
+        plan = plan_streamed(GEOMETRIES[name])
     chosen = (plan.weights_resident, plan.x_resident, len(plan.c_out_blocks))
     assert chosen == CHOICES[name]
 
@@ -245,14 +245,14 @@ def test_targets_have_different_room() -> None:
     strips = []
     for target in ("trn1", "trn2", "trn3"):
         with use_target(target):
-            strips.append(len(plan_conv2d(g).strips))
+            strips.append(len(plan_streamed(g).strips))
     assert strips == sorted(strips, reverse=True)
     assert strips[0] > strips[-1]
 
 
 def test_capacity_error_says_how_much_there_is() -> None:
     with pytest.raises(CapacityError, match=r"conv2d: .* 1 to 7 channels .* 100 B .*sbuf_fmax"):
-        plan_conv2d(square(1, 9, 7, 3), sbuf_bytes=100)
+        plan_streamed(square(1, 9, 7, 3), sbuf_bytes=100)
 
 
 def test_naive_capacity() -> None:
