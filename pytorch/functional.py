@@ -142,8 +142,9 @@ def _conv2d(
     """Run on what `backend_for` says."""
     options, name = Options(*rest[:-1]), backend_for(x, rest[-1])
     sizes = _result_shape(x, weight, bias, scale, residual, options, name)
-    x, bias, scale, residual = (
-        None if tensor is None else tensor.detach() for tensor in (x, bias, scale, residual)
+    x = x.detach()
+    bias, scale, residual = (
+        None if tensor is None else tensor.detach() for tensor in (bias, scale, residual)
     )
     if name == "torch":
         y = preactivation(x, weight, bias, scale, residual, options)

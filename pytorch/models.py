@@ -298,7 +298,8 @@ def _wide(layer: Conv2d, x: Tensor, operands: LayerOperands) -> tuple[Tensor, Te
     if layer.padding_mode != "zeros":
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
         padding = 0
-    w, b, s = (None if t is None else t.double() for t in operands[:3])
+    w = operands.weight.double()
+    b, s = (None if t is None else t.double() for t in (operands.bias, operands.scale))
     geometry = (layer.stride, padding, layer.dilation, layer.groups)
     z, magnitude = F.conv2d(x, w, None, *geometry), F.conv2d(x.abs(), w.abs(), None, *geometry)
     if s is not None:
