@@ -25,7 +25,8 @@ from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Geometry
 from nkiconv.kernels._price import Price
-from nkiconv.kernels._stages import Launch, Stages
+from nkiconv.kernels._stages import Launch as Launch
+from nkiconv.kernels._stages import Stages
 from nkiconv.kernels._weights import PackedWeights
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nkiconv.kernels import conv2d_direct
+from nkiconv.kernels import (
+    conv2d_depthwise,
+    conv2d_direct,
+    conv2d_grouped,
+    conv2d_im2col,
+    conv2d_pointwise,
+)
 from nkiconv.kernels._algorithm import (
     Algorithm,
     Candidate,
@@ -16,7 +22,10 @@ from nkiconv.kernels._algorithm import (
 from nkiconv.kernels._stages import Launch, stages_for
 from nkiconv.simulate import ConstraintError
 
-ALGORITHMS: dict[str, Algorithm] = {module.NAME: module for module in (conv2d_direct,)}
+ALGORITHMS: dict[str, Algorithm] = {
+    module.NAME: module
+    for module in (conv2d_direct, conv2d_pointwise, conv2d_depthwise, conv2d_grouped, conv2d_im2col)
+}
 """By name, those that "auto" chooses from."""
 
 

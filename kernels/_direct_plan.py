@@ -29,13 +29,15 @@ from nkiconv.kernels._plan import (
     tap_outputs,
     tiles,
 )
+from nkiconv.kernels._price import matmul_cycles
 from nkiconv.kernels._strip import Run, Side, make_side
 from nkiconv.simulate import CapacityError
+from nkiconv.simulate.hardware import hardware
 
 _STORE_BYTES = 4096  # per partition: where the DMA rate levels off (vendor's DMA bandwidth guide)
 _LOAD_BYTES = 4096  # likewise; the first loads are shorter, since the first matmul waits for them
 _FIRST_LOAD_BYTES = 1024  # per partition: of the first weights
-_INTERLEAVE_BYTES = 2048  # per partition: shorter runs are made longer by neighbouring channels
+_INTERLEAVE_BYTES = 512  # per partition: shorter runs are made longer by neighbouring channels
 _STORES = 3  # blocks of results: one is filled, one waits, one is stored
 _X_SHARE = 0.6  # of the room for strips: tensors of several sizes leave gaps
 _STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
@@ -149,6 +151,11 @@ class DirectPlan(nl.NKIObject):
         Neighbouring channels lie in one partition, so that a transfer's runs are longer.
     trimmed
         Strips have no border, and taps that leave the image compute fewer outputs.
+    halves
+        Output channels are computed in two column tiles of TensorE's array, side by side: float32
+        weights of few columns load faster than those of many, which takes longest for small images.
+    fast
+        The weights are bfloat16, and x becomes it when it is loaded, whatever y is.
     """
 
     geometry: Geometry
@@ -168,6 +175,8 @@ class DirectPlan(nl.NKIObject):
     interleaved_x: bool
     interleaved_y: bool
     trimmed: bool
+    halves: bool
+    fast: bool
     evict_on_both: bool
     order: str
     num_matmuls: int
@@ -199,6 +208,7 @@ def plan_direct(
     sbuf_bytes: int | None = None,
     padding_mode: str = "zeros",
     pack_taps: bool = True,
+    fast: bool = False,
 ) -> DirectPlan:
     """Plan a convolution whose weights or image, and parts of the other, fit SBUF.
 
@@ -208,6 +218,8 @@ def plan_direct(
         SBUF to use per partition; None takes all that the current target has.
     pack_taps
         Whether the last few input channels may be copied for several taps.
+    fast
+        Operands of float32 become bfloat16 on their way to SBUF.
 
     Raises
     ------
@@ -216,16 +228,23 @@ def plan_direct(
     """
     epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps).plan()
+    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps, fast).plan()
 
 
 class _Planner:
     """The parts of a plan, in the order in which they follow from each other."""
 
     def __init__(
-        self, g: Geometry, epilogue: Epilogue, limit: int, padding_mode: str, pack_taps: bool
+        self,
+        g: Geometry,
+        epilogue: Epilogue,
+        limit: int,
+        padding_mode: str,
+        pack_taps: bool,
+        fast: bool,
     ) -> None:
         self.g = g
+        self.fast = fast
         self.epilogue = epilogue
         self.limit = limit
         self.mode = None if padding_mode == "zeros" else padding_mode
@@ -242,7 +261,8 @@ class _Planner:
         rest = g.C_in % pmax
         together = min(num_taps, pmax // rest) if rest and g.C_in > pmax else 1
         saves = ceil_div(num_taps, max(1, together)) < num_taps
-        packing = pack_taps and saves and g.cols.stride == 1
+        # DMA copies channels to any partition but no single elements; engines from 32 to 32.
+        packing = pack_taps and saves and (g.cols.stride == 1 or rest % 32 == 0)
         taps = self._tap_order()
         self.packs: tuple[Pack, ...] = ()
         if packing:
@@ -279,6 +299,18 @@ class _Planner:
             and num > 1
             and g.C_out % num == 0
             and g.rows.outputs * g.cols.outputs * g.itemsize < _INTERLEAVE_BYTES
+        )
+
+    def _halves(self) -> bool:
+        hw = hardware()
+        tile = self.image_tiles[0].size * self.row_tiles[0].size * self.col_tiles[0].size
+        weights = self.c_out_tiles[0].size
+        load = hw.float32_weight_load_cycles * weights
+        return (
+            self.g.itemsize == 4
+            and not self.fast
+            and weights > nl.tile_size.pmax // 2
+            and 5 * hw.float32_matmul_row_cycles * tile < 4 * load
         )
 
     def _tap_order(self) -> list[tuple[int, int]]:
@@ -487,7 +519,8 @@ class _Planner:
 
     def _read_bytes(self, order: _Order) -> int:
         g = self.g
-        w = g.G * g.C_in * g.C_out * g.rows.taps * g.cols.taps * g.itemsize
+        w_itemsize = 2 if self.fast else g.itemsize
+        w = g.G * g.C_in * g.C_out * g.rows.taps * g.cols.taps * w_itemsize
         return order.times_x * self._x_bytes(order.sections) + order.times_w * w
 
     # Together.
@@ -510,7 +543,10 @@ class _Planner:
             )
         order = min(orders, key=self._read_bytes)
         blocks = self._channel_blocks(order.block_tiles)
-        matmuls, columns, cycles = _count(g, order.sections, self.products, self.mode is None)
+        halves = self._halves()
+        itemsize = 2 if self.fast else g.itemsize
+        counted = _count(g, order.sections, self.products, self.mode is None, halves, itemsize)
+        matmuls, columns, cycles = counted
         y_elems = g.N * g.G * g.C_out * g.rows.outputs * g.cols.outputs
         rounds = g.G * len(self.c_out_tiles)
         stores = sum(len(s.blocks) for s in order.sections)
@@ -551,6 +587,8 @@ class _Planner:
             interleaved_x=self.interleaved_x,
             interleaved_y=self.interleaved_y,
             trimmed=self.mode is None,
+            halves=halves,
+            fast=self.fast,
             evict_on_both=matmuls < 4 * sum(len(b.tiles) for s in order.sections for b in s.blocks),
             order=order.name,
             num_matmuls=rounds * matmuls,
@@ -626,13 +664,19 @@ class _Planner:
         for piece in pieces:
             if self.interleaved_x or self.products[piece.start].source >= len(self.c_in_tiles):
                 yield Load(False, 0, piece)
-        for i in range(1, max(len(runs), len(block) if loads_w else 0)):
-            if i < len(runs):
-                for t in sources:
-                    yield Load(True, t, Tile(runs[i], 1))
-            if loads_w and i < len(block):
+        first = section.blocks[0].rows
+        end = section.rows.place(self.g.rows, first.start + first.size - 1, self.g.rows.taps - 1)
+        soon = [i for i in runs[1:] if section.runs[i].place <= end]
+        for i in soon:
+            for t in sources:
+                yield Load(True, t, Tile(i, 1))
+        if loads_w:
+            for i in range(1, len(block)):
                 for piece in self._pieces(block[i], False):
                     yield Load(False, i, piece)
+        for i in runs[1 + len(soon) :]:
+            for t in sources:
+                yield Load(True, t, Tile(i, 1))
 
     def _pieces(self, tile: ChannelTile, is_first: bool) -> list[Tile]:
         """Return the products whose weights are loaded together, of the same rows and source."""
@@ -653,14 +697,19 @@ class _Planner:
 
 
 def _count(
-    g: Geometry, sections: tuple[Section, ...], products: tuple[Product, ...], trimmed: bool
+    g: Geometry,
+    sections: tuple[Section, ...],
+    products: tuple[Product, ...],
+    trimmed: bool,
+    halves: bool,
+    itemsize: int,
 ) -> tuple[int, int, int]:
     """Return matmuls, moving columns and TensorE's cycles for one tile of output channels."""
-    from nkiconv.kernels._price import matmul_cycles
-    from nkiconv.simulate.hardware import hardware
-
     hw = hardware()
     weights = even_tiles(g.C_out, nl.tile_size.pmax)[0].size
+    each = 1
+    if halves:
+        weights, each = nl.tile_size.pmax // 2, 2
     sources: Counter[tuple[int, int]] = Counter((p.kh, p.kw) for p in products)
     kinds: Counter[tuple[tuple[int, ...], tuple[int, ...], int, int, int]] = Counter()
     reached: dict[tuple[bool, int, int], tuple[int, ...]] = {}
@@ -688,11 +737,11 @@ def _count(
             n = whole if kh < 0 else images * down[kh] * across[kw]
             is_covered = is_covered or n == whole
             if n:
-                matmuls += times * count
-                columns += times * count * n
-                cycles += times * count * matmul_cycles(n, g.itemsize, hw, weights)
+                matmuls += times * count * each
+                columns += times * count * n * each
+                cycles += times * count * matmul_cycles(n, itemsize, hw, weights)
         if not is_covered:  # a product of zeros comes first
             matmuls += times
             columns += times * whole
-            cycles += times * matmul_cycles(whole, g.itemsize, hw, weights)
+            cycles += times * matmul_cycles(whole, itemsize, hw, weights)
     return matmuls, columns, cycles

@@ -8,7 +8,7 @@ with t = kh*KW + kw, the padding outside x, and all this once for each of G grou
 Shapes
 ------
 x_hbm         (N, G*C_in, H, W)       f32 f16 bf16  HBM
-w_hbm         (G, rows, columns)      as x          HBM, in the order of use (`pack`)
+w_hbm         (G, rows, columns)      as x or bf16  HBM, in the order of use (`pack`)
 scale_hbm     (G*C_out, 1)            f32           HBM, or None
 bias_hbm      (G*C_out, 1)            f32           HBM, or None
 residual_hbm  (N, G*C_out, OH, OW)    as x          HBM, or None
@@ -53,8 +53,8 @@ import nki.language as nl
 import numpy as np
 
 from nkiconv.kernels import conv2d_pooled, conv2d_streamed
-from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._algorithm import Candidate, Launch, Operands, Problem
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._direct_plan import (
     Block,
     ChannelTile,
@@ -160,18 +160,29 @@ def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTenso
                         step = g.rows.stride // section.rows.step
                         end = row + (down.size - 1) * step + 1
                         col = plan.cols.place(g.cols, cols.start, kw)
-                        nisa.dma_copy(
-                            dst=packed_sb[
+                        col_end = col + (cols.size - 1) * g.cols.stride + 1
+                        _copy_shifted(
+                            packed_sb[
                                 nl.ds(j * pack.channels, pack.channels),
                                 i,
                                 0:images,
                                 nl.ds(down.start - section.outputs.start, down.size),
                                 nl.ds(cols.start, cols.size),
                             ],
-                            src=source_sb[:, 0:images, row:end:step, nl.ds(col, cols.size)],
-                            dge_mode=nisa.dge_mode.none,
+                            source_sb[:, 0:images, row:end:step, col : col_end : g.cols.stride],
+                            j,
                         )
     return packed_sb
+
+
+def _copy_shifted(dst_sb: nl.NkiTensor, src_sb: nl.NkiTensor, turn: int) -> None:
+    """dst_sb = src_sb on other partitions: by engines in turn if they reach them, else by DMA."""
+    if dst_sb.shape[0] % 32 != 0:
+        nisa.dma_copy(dst=dst_sb, src=src_sb, dge_mode=nisa.dge_mode.none)
+    elif turn % 2 == 0:
+        nisa.tensor_copy(dst=dst_sb, src=src_sb, engine=nisa.engine.vector)
+    else:
+        nisa.activation(dst=dst_sb, op=nl.copy, data=src_sb)
 
 
 def _zero_edges(
@@ -294,18 +305,43 @@ def _accumulate(
             moving = _source(x_sb, product.source, plan)[
                 :, images, row:row_end:row_step, col : col_end : g.cols.stride
             ]
-        nisa.nc_matmul(
-            dst=acc_ps[
+        _multiply(
+            acc_ps[
                 :,
                 :,
                 nl.ds(down.start - tile.rows.start, down.size),
                 nl.ds(across.start - tile.cols.start, across.size),
             ],
-            stationary=w_sb[0 : product.rows, c_out.place, nl.ds(i * c_out.size, c_out.size)],
-            moving=moving,
-            accumulate=i != first,
+            w_sb[0 : product.rows, c_out.place, nl.ds(i * c_out.size, c_out.size)],
+            moving,
+            i != first,
+            plan.halves,
         )
     return acc_ps
+
+
+def _multiply(
+    acc_ps: nl.NkiTensor,
+    stationary: nl.NkiTensor,
+    moving: nl.NkiTensor,
+    accumulate: bool,
+    halves: bool,
+) -> None:
+    """acc_ps (+)= stationary.T @ moving, of output channels in two halves side by side if asked."""
+    if not halves:
+        nisa.nc_matmul(dst=acc_ps, stationary=stationary, moving=moving, accumulate=accumulate)
+        return
+    half = nl.tile_size.pmax // 2
+    for start in range(0, acc_ps.shape[0], half):
+        size = min(half, acc_ps.shape[0] - start)
+        nisa.nc_matmul(
+            dst=acc_ps[nl.ds(start, size)],
+            stationary=stationary[:, nl.ds(start, size)],
+            moving=moving,
+            accumulate=accumulate,
+            tile_position=(0, start),
+            tile_size=(nl.tile_size.pmax, half),
+        )
 
 
 def _covering(downs: list[Tile], acrosses: list[Tile], tile: OutputTile, plan: DirectPlan) -> int:
@@ -464,7 +500,7 @@ def conv2d_direct(
             group = at // num
             step = plan.steps[at % num]
             section = plan.sections[step.section]
-            x_sb = _strip(plan, x_hbm.dtype) if step.x_back == 0 else x_sbs[at - step.x_back]
+            x_sb = _strip(plan, w_hbm.dtype) if step.x_back == 0 else x_sbs[at - step.x_back]
             w_sb = (
                 w_sbs[at - 1]
                 if not step.loads_w
@@ -513,19 +549,17 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        Padding other than zeros, where neither weights nor image can be kept.
+        Padding other than zeros, or faster float32, where neither weights nor image can be kept.
     """
     if problem.epilogue.pool is not None:
         yield from conv2d_pooled.plans(problem)
         return
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
     found = False
     for pack_taps in (True, False):
         try:
             plan = plan_direct(
                 problem.geometry, problem.epilogue, padding_mode=problem.padding_mode,
-                pack_taps=pack_taps,
+                pack_taps=pack_taps, fast=problem.precision == "fast",
             )  # fmt: skip
         except CapacityError:
             continue
@@ -544,6 +578,8 @@ def _why(plan: DirectPlan) -> str:
         parts.append(f"{len(plan.packs[0].taps)} taps of the last channels share a matmul")
     if plan.interleaved_x or plan.interleaved_y:
         parts.append("neighbouring channels in a partition")
+    if plan.fast:
+        parts.append("operands rounded to bfloat16")
     return ", ".join(parts)
 
 
@@ -613,13 +649,14 @@ def pack(w: PackedWeights, plan: Any) -> Array:
     A row is a partition of the products' contraction.
     """
     if isinstance(plan, conv2d_pooled.PooledPlan):
-        return w.array
+        return conv2d_pooled.pack(w, plan)
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.pack(w, plan)
     g = plan.geometry
     KW = g.cols.taps
     num_in = len(plan.c_in_tiles)
-    packed = np.zeros((g.G, plan.w_shape[0], len(plan.products) * g.C_out), w.array.dtype)
+    dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
+    packed = np.zeros((g.G, plan.w_shape[0], len(plan.products) * g.C_out), dtype)
     for block in plan.c_out_blocks:
         for c_out in block:
             if plan.interleaved_y:

@@ -9,7 +9,7 @@ with t = kh*KW + kw, the padding outside x, and all this once for each of G grou
 Shapes
 ------
 x_hbm         (N, G*C_in, H, W)          f32 f16 bf16  HBM
-w_hbm         (G, C_in, KH*KW, C_out)    as x          HBM, packed
+w_hbm         (G, C_in, KH*KW, C_out)    as x or bf16  HBM, packed
 scale_hbm     (G*C_out, 1)               f32           HBM, or None
 bias_hbm      (G*C_out, 1)               f32           HBM, or None
 residual_hbm  (N, G*C_out, OH, OW)       as x          HBM, or None
@@ -49,7 +49,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._blocks import Pool, conv_outputs, pool_block
 from nkiconv.kernels._epilogue import Epilogue, evict
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tiles
@@ -68,7 +68,7 @@ _STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (a
 
 @dataclass(frozen=True)
 class OutputTile(nl.NKIObject):
-    """Outputs of the convolution that have a PSUM bank."""
+    """Outputs of the convolution that have a PSUM bank; images count from the section's first."""
 
     images: Tile
     rows: Tile
@@ -95,7 +95,7 @@ class PooledPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
     `conv_cols` counts the columns of the convolution that some window reaches; `pool` is the
-    epilogue's.
+    epilogue's; `fast`: the weights are bfloat16, and x becomes it when it is loaded.
     """
 
     geometry: Geometry
@@ -107,6 +107,7 @@ class PooledPlan(nl.NKIObject):
     cols: Side
     conv_cols: int
     sections: tuple[Section, ...]
+    fast: bool
     sbuf_bytes: int
 
     @property
@@ -133,12 +134,15 @@ def plan_pooled(
     pool: Pool,
     *,
     padding_mode: str = "zeros",
+    fast: bool = False,
     sbuf_bytes: int | None = None,
 ) -> PooledPlan:
     """Cut a convolution and its pool into sections that fit SBUF beside the weights.
 
     Parameters
     ----------
+    fast
+        Operands of float32 become bfloat16 on their way to SBUF.
     sbuf_bytes
         SBUF to use per partition; None takes all that the current target has.
 
@@ -148,25 +152,20 @@ def plan_pooled(
         The smallest section does not fit, or rows are too far apart for an access pattern.
     """
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    fit = _Fit(geometry, epilogue, pool, padding_mode)
+    fit = _Fit(geometry, epilogue, pool, padding_mode, fast)
     if geometry.rows.stride * fit.cols.size > _STEP_MAX:
         raise NotSuited(
             f"rows of {fit.cols.size} pixels are too far apart for an access pattern (at most "
             f"{_STEP_MAX} elements)"
         )
     num_tiles = ceil_div(geometry.C_out, nl.tile_size.pmax)
-    smallest = 0
+    sizes = list(fit.section_sizes())
     for parts in range(1, num_tiles + 1):
         block = ceil_div(num_tiles, parts)
-        found: list[tuple[float, int, tuple[Section, ...]]] = []
-        for sections in fit.all_sections():
-            needed = fit.sbuf_bytes(sections, block)
-            smallest = needed if smallest == 0 else min(smallest, needed)
-            if needed <= limit:
-                found.append((fit.cost_ns(sections), needed, sections))
-        if found:
-            _, needed, sections = min(found, key=lambda one: one[0])
-            return fit.plan(sections, block, needed)
+        fits = [size for size in sizes if fit.sbuf_bytes(*size, block) <= limit]
+        if fits:
+            return fit.plan(*min(fits, key=lambda size: fit.cost_ns(*size)), block)
+    smallest = min(fit.sbuf_bytes(*size, 1) for size in sizes)
     raise NotSuited(
         f"with a pool, weights and the smallest strip need {smallest} B of SBUF per partition, "
         f"which has {limit}; weights would have to be streamed"
@@ -176,7 +175,10 @@ def plan_pooled(
 class _Fit:
     """A problem, and what sections of it need."""
 
-    def __init__(self, g: Geometry, epilogue: Epilogue, pool: Pool, padding_mode: str) -> None:
+    def __init__(
+        self, g: Geometry, epilogue: Epilogue, pool: Pool, padding_mode: str, fast: bool
+    ) -> None:
+        self.fast = fast
         self.conv_cols = conv_outputs(pool.cols, Tile(0, pool.cols.outputs)).size
         self.g = replace(g, cols=replace(g.cols, outputs=self.conv_cols))
         self.epilogue = epilogue
@@ -185,25 +187,35 @@ class _Fit:
         self.cols = make_side(self.g.cols, Tile(0, self.conv_cols), padding_mode, whole=True)
         self.c_in_tiles = tiles(g.C_in, nl.tile_size.pmax)
 
-    def all_sections(self) -> Iterator[tuple[Section, ...]]:
-        """Yield ways to cut the work: whole images, several if they are small, then rows."""
-        g, pool = self.g, self.pool
-        whole = conv_outputs(pool.rows, Tile(0, pool.rows.outputs)).size * self.conv_cols
-        at_once = min(g.N, max(1, nl.tile_size.psum_bank_fmax // whole))
-        every_row = Tile(0, pool.rows.outputs)
+    def section_sizes(self) -> Iterator[tuple[int, int]]:
+        """Yield images and pooled rows of a section, the most first: several images if small."""
+        outputs = self.pool.rows.outputs
+        whole = self._conv(outputs) * self.conv_cols
+        at_once = min(self.g.N, max(1, nl.tile_size.psum_bank_fmax // whole))
         if at_once > 1:
-            for images in {4 * at_once, 2 * at_once, at_once}:
-                yield tuple(self._section(n, every_row) for n in even_tiles(g.N, min(g.N, images)))
-        last = 0
-        for parts in range(1, pool.rows.outputs + 1):
-            size = ceil_div(pool.rows.outputs, parts)
+            for times in (4, 2, 1):
+                yield min(self.g.N, times * at_once), outputs
+        last, parts = 0, 1
+        while last != 1:
+            size = ceil_div(outputs, parts)
             if size != last:
-                yield tuple(
-                    self._section(Tile(n, 1), rows)
-                    for n in range(g.N)
-                    for rows in even_tiles(pool.rows.outputs, size)
-                )
-            last = size
+                yield 1, size
+            last, parts = size, parts + 1 + parts // 4
+
+    def _conv(self, pooled_rows: int) -> int:
+        return conv_outputs(self.pool.rows, Tile(0, pooled_rows)).size
+
+    def _sections(self, images: int, pooled_rows: int) -> tuple[Section, ...]:
+        every = even_tiles(self.pool.rows.outputs, pooled_rows)
+        made: dict[tuple[int, Tile], Section] = {}
+        found = []
+        for n in even_tiles(self.g.N, images):
+            for rows in every:
+                key = (n.size, rows)
+                if key not in made:
+                    made[key] = self._section(n, rows)
+                found.append(replace(made[key], images=n))
+        return tuple(found)
 
     def _section(self, images: Tile, pooled: Tile) -> Section:
         conv = conv_outputs(self.pool.rows, pooled)
@@ -222,27 +234,28 @@ class _Fit:
         bank = nl.tile_size.psum_bank_fmax
         whole = conv.size * self.conv_cols
         if images.size > 1 or whole <= bank:
-            for n in even_tiles(images.size, max(1, bank // whole), images.start):
+            for n in even_tiles(images.size, max(1, bank // whole)):
                 yield OutputTile(n, conv, Tile(0, self.conv_cols))
             return
         for cols in even_tiles(self.conv_cols, bank):
             for rows in even_tiles(conv.size, max(1, bank // cols.size), conv.start):
-                yield OutputTile(images, rows, cols)
+                yield OutputTile(Tile(0, 1), rows, cols)
 
-    def sbuf_bytes(self, sections: tuple[Section, ...], block_tiles: int) -> int:
-        """Return the SBUF bytes per partition of sections and as many tiles of output channels."""
+    def sbuf_bytes(self, images: int, pooled_rows: int, block_tiles: int) -> int:
+        """Return the SBUF bytes per partition for such sections and tiles of output channels."""
         g, e, pool = self.g, self.epilogue, self.pool
         channels = min(block_tiles * nl.tile_size.pmax, g.C_out)
         rounds = g.G * ceil_div(g.C_out, channels)
         weights = len(self.c_in_tiles) * g.rows.taps * g.cols.taps * channels * g.itemsize
         vectors = 4 * block_tiles * (e.has_bias + e.has_scale)
         item = _conv_itemsize(pool, g.itemsize)
-        # two neighbours are in SBUF together; the first is as large as any
-        first = sections[0]
-        x = len(self.c_in_tiles) * first.images.size * first.rows.size * self.cols.size
-        conv = first.images.size * first.conv.size * self.conv_cols
-        tall = first.images.size * first.pooled.size * self.conv_cols if pool.rows.size > 1 else 0
-        y = first.images.size * first.pooled.size * pool.cols.outputs
+        conv_rows = self._conv(pooled_rows)
+        first = Tile(0, _sizes(pool.rows.outputs, pooled_rows)[0][0])  # none is larger
+        places = make_side(self.g.rows, conv_outputs(pool.rows, first), self.mode).size
+        x = len(self.c_in_tiles) * images * places * self.cols.size
+        conv = images * conv_rows * self.conv_cols
+        tall = images * pooled_rows * self.conv_cols if pool.rows.size > 1 else 0
+        y = images * pooled_rows * pool.cols.outputs
         mean = y * 4 if pool.kind == "avg" else 0
         streamed = (
             (x + y + conv * e.has_residual) * g.itemsize + (conv + tall) * item + mean + vectors
@@ -250,23 +263,37 @@ class _Fit:
         resident = weights * (1 if rounds == 1 else _COPIES) + e.scratch_bytes
         return resident + _COPIES * streamed
 
-    def cost_ns(self, sections: tuple[Section, ...]) -> float:
+    def cost_ns(self, images: int, pooled_rows: int) -> float:
         """Return what the choice of sections changes: columns, and the last one's pooling."""
         g, hw = self.g, hardware()
         taps = g.rows.taps * g.cols.taps * len(self.c_in_tiles)
-        cycles = sum(
-            matmul_cycles(t.images.size * t.rows.size * t.cols.size, g.itemsize, hw)
-            for section in sections
-            for t in section.tiles
-        )
-        last = sections[-1]
-        tail = last.images.size * last.conv.size * self.conv_cols
+        cycles, tail = 0, 0
+        for size, count in _sizes(self.pool.rows.outputs, pooled_rows):
+            conv_rows = self._conv(size)
+            for n, times in _sizes(g.N, images):
+                tail = n * conv_rows * self.conv_cols
+                for columns, tiles_of_it in self._columns(n, conv_rows):
+                    each = matmul_cycles(columns, 2 if self.fast else g.itemsize, hw)
+                    cycles += count * times * tiles_of_it * each
         rounds = g.G * ceil_div(g.C_out, nl.tile_size.pmax)
-        issue = len(sections) * hw.dma_static_issue_ns
+        sections = ceil_div(self.pool.rows.outputs, pooled_rows) * ceil_div(g.N, images)
+        issue = sections * hw.dma_static_issue_ns
         return rounds * taps * cycles / hw.tensor_ghz + tail / hw.vector_ghz + issue
 
-    def plan(self, sections: tuple[Section, ...], block_tiles: int, sbuf_bytes: int) -> PooledPlan:
-        """Return the plan of these sections."""
+    def _columns(self, images: int, conv_rows: int) -> Iterator[tuple[int, int]]:
+        """Yield the columns of a section's tiles, and how many have so many, as `_tiles` cuts."""
+        bank = nl.tile_size.psum_bank_fmax
+        whole = conv_rows * self.conv_cols
+        if images > 1 or whole <= bank:
+            for n, count in _sizes(images, max(1, bank // whole)):
+                yield n * whole, count
+            return
+        for cols, across in _sizes(self.conv_cols, bank):
+            for rows, down in _sizes(conv_rows, max(1, bank // cols)):
+                yield rows * cols, across * down
+
+    def plan(self, images: int, pooled_rows: int, block_tiles: int) -> PooledPlan:
+        """Return the plan of such sections."""
         g, pool = self.g, self.pool
         c_outs = tiles(g.C_out, nl.tile_size.pmax)
         return PooledPlan(
@@ -281,9 +308,17 @@ class _Fit:
             ),
             cols=self.cols,
             conv_cols=self.conv_cols,
-            sections=sections,
-            sbuf_bytes=sbuf_bytes,
+            sections=self._sections(images, pooled_rows),
+            fast=self.fast,
+            sbuf_bytes=self.sbuf_bytes(images, pooled_rows, block_tiles),
         )
+
+
+def _sizes(size: int, size_max: int) -> tuple[tuple[int, int], ...]:
+    """Return the sizes of `even_tiles`, the full one and the rest, and how many there are."""
+    full = ceil_div(size, ceil_div(size, size_max))
+    rest = size % full
+    return ((full, size // full), (rest, 1)) if rest else ((full, size // full),)
 
 
 def _conv_itemsize(pool: Pool, itemsize: int) -> int:
@@ -325,14 +360,14 @@ def _load_vectors(
 
 
 def _load_pixels(
-    x_hbm: nl.NkiTensor, group: int, section: Section, plan: PooledPlan
+    x_hbm: nl.NkiTensor, group: int, section: Section, dtype: str, plan: PooledPlan
 ) -> list[nl.NkiTensor]:
     """x_sb (ci, n, rows, cols) of each tile of input channels, the first rows of all first."""
     images = nl.ds(section.images.start, section.images.size)
     x_sbs = []
     for c_in in plan.c_in_tiles:
         shape = (c_in.size, section.images.size, section.rows.size, plan.cols.size)
-        x_sbs.append(nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf))
+        x_sbs.append(nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf))
     for run in section.loads:
         for i in range(len(plan.c_in_tiles)):
             c_in = plan.c_in_tiles[i]
@@ -382,7 +417,7 @@ def _accumulate(
     across = g.cols
     shape = (c_out.size, tile.images.size, tile.rows.size, tile.cols.size)
     acc_ps = nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
-    images = nl.ds(tile.images.start - section.images.start, tile.images.size)
+    images = nl.ds(tile.images.start, tile.images.size)
     row_step = down.stride // section.rows.step
     for i in range(len(x_sbs)):
         for kh in range(down.taps):
@@ -444,7 +479,7 @@ def conv2d_pooled(
             scale_sbs = _load_vectors(scale_hbm, group, c_outs, plan)
             bias_sbs = _load_vectors(bias_hbm, group, c_outs, plan)
             for section in plan.sections:
-                x_sbs = _load_pixels(x_hbm, group, section, plan)
+                x_sbs = _load_pixels(x_hbm, group, section, w_hbm.dtype, plan)
                 for i_out in range(len(c_outs)):
                     c_out = c_outs[i_out]
                     residual_sb = _load_residual(residual_hbm, group, section, c_out, plan)
@@ -453,7 +488,7 @@ def conv2d_pooled(
                     loaded = Tile(c_out.start - c_outs[0].start, c_out.size)
                     for tile in section.tiles:
                         acc_ps = _accumulate(w_sbs, x_sbs, section, loaded, tile, plan)
-                        images = nl.ds(tile.images.start - section.images.start, tile.images.size)
+                        images = nl.ds(tile.images.start, tile.images.size)
                         rows = nl.ds(tile.rows.start - section.conv.start, tile.rows.size)
                         cols = nl.ds(tile.cols.start, tile.cols.size)
                         residual = None
@@ -473,14 +508,18 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        Another precision; or weights and strips do not fit together.
+        There is no pool, or weights and strips do not fit together.
     """
     pool = problem.epilogue.pool
     if pool is None:
         raise NotSuited("there is no pool")
-    if problem.precision != "exact":
-        raise NotSuited("with a pool it has no faster float32")
-    plan = plan_pooled(problem.geometry, problem.epilogue, pool, padding_mode=problem.padding_mode)
+    plan = plan_pooled(
+        problem.geometry,
+        problem.epilogue,
+        pool,
+        padding_mode=problem.padding_mode,
+        fast=problem.precision == "fast",
+    )
     why = f"a matmul per tap and tile, taps read in place, {pool.kind}imum taken in SBUF"
     if pool.kind == "avg":
         why = "a matmul per tap and tile, taps read in place, means taken in SBUF"
@@ -500,27 +539,33 @@ def _price(plan: PooledPlan) -> Price:
     conv = sum(s.images.size * s.conv.size for s in plan.sections) * plan.conv_cols
     y = g.N * pool.rows.outputs * pool.cols.outputs
     tall = g.N * pool.rows.outputs * plan.conv_cols
-    transfers = [
-        Transfers(walks * len(plan.c_in_tiles), per_in, ceil_div(
-            g.rows.taps * g.cols.taps * g.C_out * item, len(plan.c_out_blocks)))
-    ]  # fmt: skip
+    block_bytes = ceil_div(g.rows.taps * g.cols.taps * g.C_out * item, len(plan.c_out_blocks))
+    transfers = [Transfers(walks, c_in.size, block_bytes) for c_in in plan.c_in_tiles]
+    vectors = e.has_bias + e.has_scale
+    for c_out in tiles(g.C_out, nl.tile_size.pmax):
+        transfers += [Transfers(g.G * vectors, c_out.size, 4)] * (vectors > 0)
     for section in plan.sections:
         n = section.images.size
         for run in section.loads:
-            run_bytes = run.size * plan.cols.inside.size * item
-            transfers.append(Transfers(walks * len(plan.c_in_tiles), per_in * n, run_bytes))
-        if e.has_residual:
+            descriptors, run_bytes = run.size, plan.cols.inside.size * item
+            if plan.cols.size == plan.cols.inside.size and run.step == 1:  # rows side by side
+                descriptors, run_bytes = 1, run.size * run_bytes
+            for c_in in plan.c_in_tiles:
+                transfers.append(Transfers(walks, c_in.size * n * descriptors, run_bytes))
+        for c_out in tiles(g.C_out, nl.tile_size.pmax):
             run_bytes = section.conv.size * plan.conv_cols * item
-            transfers.append(Transfers(rounds, per_tile * n, run_bytes))
-        run_bytes = section.pooled.size * pool.cols.outputs * item
-        transfers.append(Transfers(rounds, per_tile * n, run_bytes, to_hbm=True))
+            if e.has_residual:
+                transfers.append(Transfers(g.G, c_out.size * n, run_bytes))
+            run_bytes = section.pooled.size * pool.cols.outputs * item
+            transfers.append(Transfers(g.G, c_out.size * n, run_bytes, to_hbm=True))
     steps = rounds * len(plan.sections)
     pooling = tall * (pool.rows.size - 1) + y * max(1, pool.cols.size - 1)
     evictions = rounds * sum(len(s.tiles) for s in plan.sections)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=plan.num_matmuls * matmul_cycles(columns, item, hw, per_tile),
+        tensor_cycles=plan.num_matmuls
+        * matmul_cycles(columns, 2 if plan.fast else item, hw, per_tile),
         transfers=tuple(transfers),
         scalar_elems=rounds * conv,
         scalar_instructions=evictions,
@@ -535,8 +580,8 @@ def _price(plan: PooledPlan) -> Price:
 
 
 def pack(w: PackedWeights, plan: PooledPlan) -> Array:
-    """Return the weights as `pack_weights` made them."""
-    return w.array
+    """Return the weights as `pack_weights` made them, rounded to bfloat16 for a fast plan."""
+    return w.array.astype(DTYPES["bfloat16"]) if plan.fast else w.array
 
 
 def run(launch: Launch, operands: Operands, plan: PooledPlan) -> Any:

@@ -1,7 +1,7 @@
 """The convolutions that every algorithm is tried on: one row per thing that can go wrong.
 
 Ids are written by hand: kernel, s stride, p padding, d dilation, g groups, c C_in, k C_out, image,
-n batch (where not 1), then padding_mode and pool (where there are any).
+n batch (where not 1), then padding_mode, pool and layout (where there are any).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Arguments(TypedDict):
     activation: Activation
     pool: Pool
     padding_mode: str
+    layout: str
 
 
 class _Added(TypedDict, total=False):
@@ -79,6 +80,7 @@ class Case:
     activation: Activation = None
     pool: Pool = None
     padding_mode: str = "zeros"
+    layout: str = "NCHW"
     dtypes: tuple[str, ...] = _ALL
     algorithms: tuple[str, ...] = _DIRECT
     quick: bool = True
@@ -113,6 +115,7 @@ class Case:
             activation=self.activation,
             pool=self.pool,
             padding_mode=self.padding_mode,
+            layout=self.layout,
         )
 
     def exact_arguments(self) -> Arguments:
@@ -168,6 +171,10 @@ def make_inputs(case: Case, dtype: str, seed: int = 0, integers: bool = False) -
         inputs["scale"] = draw(case.C_out)
     if case.residual:
         inputs["residual"] = draw(*case.residual_shape)
+    if case.layout == "NHWC":
+        inputs["x"] = np.ascontiguousarray(inputs["x"].transpose(0, 2, 3, 1))
+        if case.residual:
+            inputs["residual"] = np.ascontiguousarray(inputs["residual"].transpose(0, 2, 3, 1))
     return inputs
 
 
@@ -236,6 +243,25 @@ CASES: tuple[Case, ...] = (
          scale=True, residual=True, activation=("leaky_relu", 0.25), why="a slope of one's own"),
     Case(id="3x3-s1-p1-c20-k35-10x12", C_in=20, H=10, W=12, C_out=35, KH=3, KW=3, padding=1,
          scale=True, activation="gelu_tanh", why="the approximation of gelu"),
+    # --- borders, pools, layouts ------------------------------------------------------------------
+    Case(id="3x3-s1-p1-c12-k16-9x11-n2-reflect", N=2, C_in=12, H=9, W=11, C_out=16, KH=3, KW=3,
+         padding=1, padding_mode="reflect", why="a border that mirrors the image"),
+    Case(id="5x5-s2-p2-c12-k16-9x11-replicate", C_in=12, H=9, W=11, C_out=16, KH=5, KW=5, stride=2,
+         padding=2, padding_mode="replicate", activation="relu", why="a border of its edge pixels"),
+    Case(id="3x3-s1-same-d2-c12-k16-9x11-circular", C_in=12, H=9, W=11, C_out=16, KH=3, KW=3,
+         padding="same", dilation=2, padding_mode="circular", why="a border from the other side"),
+    Case(id="3x3-s1-p1-c64-k64-28x28-max2", C_in=64, H=28, W=28, C_out=64, KH=3, KW=3, padding=1,
+         activation="relu", pool=("max", 2), why="the common block of a VGG"),
+    Case(id="7x7-s2-p3-c3-k64-64x64-max3s2", C_in=3, H=64, W=64, C_out=64, KH=7, KW=7, stride=2,
+         padding=3, activation="relu", pool=("max", 3, 2), why="windows that overlap"),
+    Case(id="3x3-s1-p1-c16-k32-7x9-n5-avg7x9", N=5, C_in=16, H=7, W=9, C_out=32, KH=3, KW=3,
+         padding=1, scale=True, activation="silu", pool=("avg", (7, 9)), why="a global mean"),
+    Case(id="3x3-s1-p1-c16-k32-12x10-reflect-avg2", C_in=16, H=12, W=10, C_out=32, KH=3, KW=3,
+         padding=1, residual=True, padding_mode="reflect", pool=("avg", 2), why="all of it"),
+    Case(id="3x3-s1-p1-c40-k136-14x13-nhwc", C_in=40, H=14, W=13, C_out=136, KH=3, KW=3, padding=1,
+         activation="relu", layout="NHWC", why="channels last"),
+    Case(id="1x1-s1-p0-c130-k40-9x9-n2-nhwc", N=2, C_in=130, H=9, W=9, C_out=40, KH=1, KW=1,
+         residual=True, layout="NHWC", why="channels last, with a residual; two tiles"),
     # --- groups --------------------------------------------------------------------------------
     Case(id="3x3-s1-p1-g2-c64-k96-15x15", C_in=64, H=15, W=15, C_out=96, KH=3, KW=3, padding=1,
          groups=2, activation="relu", why="two groups"),

@@ -104,7 +104,6 @@ REFUSED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("algorithm", {"algorithm": "winograd"}, ConstraintError,
      r'algorithm is \'winograd\'; it must be one of "auto", "direct", "naive"'),
     ("algorithm-none", {"algorithm": None}, ConstraintError, r"algorithm is None; .* \"auto\""),
-    ("im2col", {"algorithm": "im2col"}, ConstraintError, r'has no algorithm "im2col"; use "auto"'),
     ("depthwise", {"algorithm": "depthwise"}, ConstraintError, r'has no algorithm "depthwise"'),
     ("pointwise", {"algorithm": "pointwise"}, ConstraintError, r'has no algorithm "pointwise"'),
     ("pool-number", {"pool": 2}, ConstraintError, r"pool is 2; it must be None, \(\"max\" or"),

@@ -1,0 +1,478 @@
+"""How a matrix product is cut: channels on partitions, pixels in groups, what is loaded when.
+
+A *group* is a box of pixels that one transfer loads; a *chunk* is a range of tiles of y's channels
+whose weights one transfer loads.  A *visit* multiplies a group by a chunk and stores the result in
+one transfer.  Visits are in one of these orders:
+
+    weights stay   for group: for chunk       every chunk is loaded at its first visit
+    pixels stay    for chunk: for group       every group is loaded at its first visit
+    neither        for block of groups: for chunk: for group of the block    weights are reloaded,
+                   for block of chunks: for group: for chunk of the block    or pixels are
+
+`make_plans` looks at sizes of groups, chunks and blocks, and keeps the cheapest that fit SBUF.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import nki.language as nl
+import numpy as np
+
+from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._epilogue import Epilogue
+from nkiconv.kernels._plan import Tile, ceil_div, even_tiles, tiles
+from nkiconv.kernels._price import Price, Transfers, matmul_cycles
+from nkiconv.simulate.hardware import hardware
+
+_COLUMNS = (512, 1024, 2048, 4096)  # of a group: from one PSUM tile to runs as long as pay
+_IN_FLIGHT = 3  # groups, and results, in SBUF at a time: loaded, computed, stored
+_STACKS = (1, 2, 3, 4, 5, 6, 8)
+
+
+@dataclass(frozen=True)
+class Dealt(nl.NKIObject):
+    """Channels on partitions: partition p holds `tiles` neighbours, from p*tiles on.
+
+    `full` partitions hold as many, and where there is a `rest` one more holds that.  Tile t has
+    `rows[t]` of the `partitions`.
+    """
+
+    size: int
+    tiles: int
+    full: int
+    rest: int
+    partitions: int
+    rows: tuple[int, ...]
+
+
+def deal(size: int, num_tiles: int) -> Dealt:
+    """Deal `size` channels to as few partitions as `num_tiles` of them allow."""
+    full, rest = size // num_tiles, size % num_tiles
+    rows = tuple(full + (t < rest) for t in range(num_tiles))
+    return Dealt(size, num_tiles, full, rest, full + (rest > 0), rows)
+
+
+@dataclass(frozen=True)
+class Box(nl.NKIObject):
+    """Pixels of y: `images`, `rows`, `cols`; `turn` says which engine begins to empty PSUM."""
+
+    images: Tile
+    rows: Tile
+    cols: Tile
+    turn: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many pixels."""
+        return self.images.size * self.rows.size * self.cols.size
+
+
+@dataclass(frozen=True)
+class Group(nl.NKIObject):
+    """Pixels that are loaded together; `tiles` count from its first, `x_rows`, `x_cols` in x."""
+
+    box: Box
+    tiles: tuple[Box, ...]
+    x_rows: Tile
+    x_cols: Tile
+
+
+@dataclass(frozen=True)
+class Visit(nl.NKIObject):
+    """A group, a chunk, and which of the two have to be loaded."""
+
+    i_group: int
+    i_chunk: int
+    load_x: bool
+    load_w: bool
+
+
+@dataclass(frozen=True)
+class Product(nl.NKIObject):
+    """Sizes of a checked product: `rows` and `cols` are those of y, `x_size` those of x."""
+
+    N: int
+    K: int
+    M: int
+    rows: int
+    cols: int
+    x_size: tuple[int, int]
+    stride: tuple[int, int]
+    itemsize: int  # bytes of an element of x and y in HBM
+    dtype: str  # of x in SBUF
+
+    @property
+    def moving_itemsize(self) -> int:
+        """Bytes of an element of x and w in SBUF."""
+        return 4 if self.dtype == "float32" else 2
+
+
+@dataclass(frozen=True)
+class MatmulPlan(nl.NKIObject):
+    """Everything that the kernel does, decided beforehand.
+
+    In SBUF neighbouring rows and columns of y are `row_step` and `col_step` apart; x's rows are
+    loaded every `x_row_step`.  `stack` pieces of an image, `stack_step` pixels apart, are computed
+    together.
+    """
+
+    k: Dealt
+    m: Dealt
+    epilogue: Epilogue
+    moving_dtype: str
+    x_shape: tuple[int, int, int, int]
+    y_shape: tuple[int, int, int, int]
+    row_step: int
+    col_step: int
+    x_row_step: int
+    stack: int
+    stack_step: int
+    groups: tuple[Group, ...]
+    chunks: tuple[Tile, ...]
+    visits: tuple[Visit, ...]
+    takes_turns: bool
+    vector_only: bool
+    num_matmuls: int
+    moving_columns: int
+    hbm_bytes: int
+    sbuf_bytes: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What does not depend on sizes of groups and chunks.
+
+    `whole_rows` loads rows that a vertical stride skips, for longer runs.
+    """
+
+    product: Product
+    k: Dealt
+    m: Dealt
+    stack: int
+    cols: int  # of a stacked piece
+    stack_step: int
+    whole_rows: bool
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Sizes that `make_plans` chooses, and what they cost."""
+
+    shape: Shape
+    columns: int  # of a group
+    chunk: int  # tiles of y's channels
+    group_block: int  # groups that stay in SBUF together, or 0 for weights that stay
+    chunk_block: int
+    sbuf_bytes: int
+    price: Price
+
+    @property
+    def why(self) -> str:
+        """The order in words."""
+        if self.group_block == 0:
+            stays = "weights stay in SBUF" if self.chunk_block == 0 else "blocks of weights stay"
+        else:
+            stays = "pixels stay in SBUF"
+        if self.shape.stack > 1:
+            stays += f", {self.shape.stack} pieces of an image side by side"
+        return stays
+
+
+def shapes(product: Product) -> Iterator[Shape]:
+    """Yield ways to lay a product on the array, each with fewer columns than those before."""
+    pmax = nl.tile_size.pmax
+    p = product
+    fewest = 0
+    for stack in _STACKS:
+        K_tiles = ceil_div(p.K, pmax // stack)
+        M_tiles = ceil_div(p.M, pmax // stack)
+        if stack > 1:
+            while M_tiles < p.M and p.M % M_tiles:
+                M_tiles += 1
+            if K_tiles > 1 or p.rows > 1 or p.cols < 128 * stack:
+                continue
+        cols = ceil_div(p.cols, stack)
+        while stack > 1 and (p.cols - cols) % (stack - 1):
+            cols += 1
+        columns = cols * K_tiles * M_tiles
+        # A better fed array is worth as many columns: it keeps TensorE's clock up.
+        if stack > 1 and columns > fewest * 1.02:
+            continue
+        fewest = columns
+        step = (p.cols - cols) // (stack - 1) if stack > 1 else 0
+        common = (p, deal(p.K, K_tiles), deal(p.M, M_tiles), stack, cols, step)
+        yield Shape(*common, whole_rows=False)
+        if p.stride[0] > 1 and p.rows > 1:
+            yield Shape(*common, whole_rows=True)
+
+
+def cuts(product: Product, epilogue: Epilogue) -> list[Cut]:
+    """Return sizes of groups, chunks and blocks that fit SBUF, the cheapest first."""
+    found = []
+    for shape in shapes(product):
+        m_tiles = shape.m.tiles
+        sizes = {1, m_tiles, *(ceil_div(m_tiles, n) for n in (2, 4, 8))}
+        pixels = product.N * product.rows * shape.cols
+        for columns in _COLUMNS:
+            if columns > 512 and columns // 2 >= pixels:
+                break
+            for chunk in sorted(sizes):
+                found += _orders(shape, columns, chunk, epilogue)
+    return sorted(found, key=lambda cut: cut.price.estimate_us())
+
+
+def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Iterator[Cut]:
+    """Yield the orders of visits that fit, for these sizes."""
+    p, itemsize = shape.product, shape.product.moving_itemsize
+    limit = nl.tile_size.sbuf_fmax_bytes
+    group = _group_columns(shape, columns)
+    pixels = p.N * p.rows * shape.cols
+    num_groups = ceil_div(pixels, group)
+    spread = p.stride[1] * (p.stride[0] if shape.whole_rows else 1)
+    x_bytes = shape.k.tiles * group * itemsize * spread
+    w_bytes = chunk * shape.k.tiles * shape.m.partitions * shape.stack * itemsize
+    y_bytes = chunk * group * p.itemsize * (1 + epilogue.has_residual)
+    num_chunks = ceil_div(shape.m.tiles, chunk)
+    vectors = 4 * shape.m.tiles * (epilogue.has_bias + epilogue.has_scale) + 64
+    fixed = vectors + epilogue.scratch_bytes + _IN_FLIGHT * y_bytes
+    in_flight = min(_IN_FLIGHT, num_groups)
+
+    def cut(group_block: int, chunk_block: int, x_times: int, w_times: int, used: int) -> Cut:
+        price = _price(shape, epilogue, columns, chunk, x_times, w_times)
+        return Cut(shape, columns, chunk, group_block, chunk_block, used, price)
+
+    all_w, all_x = num_chunks * w_bytes, num_groups * x_bytes
+    weights_stay = fixed + all_w + in_flight * x_bytes
+    pixels_stay = fixed + all_x + min(2, num_chunks) * w_bytes
+    if weights_stay <= limit:
+        yield cut(0, 0, 1, 1, weights_stay)
+    if pixels_stay <= limit:
+        yield cut(num_groups, 0, 1, 1, pixels_stay)
+    if weights_stay <= limit or pixels_stay <= limit:
+        return
+    groups = (limit - fixed - 2 * w_bytes) // (2 * x_bytes)  # the next block loads meanwhile
+    if groups >= 1:
+        used = fixed + 2 * w_bytes + 2 * groups * x_bytes
+        yield cut(groups, 0, 1, ceil_div(num_groups, groups), used)
+    chunks = (limit - fixed - in_flight * x_bytes) // (2 * w_bytes)
+    if chunks >= 1:
+        used = fixed + in_flight * x_bytes + 2 * chunks * w_bytes
+        yield cut(0, chunks, ceil_div(num_chunks, chunks), 1, used)
+
+
+def _group_columns(shape: Shape, columns: int) -> int:
+    """Return the pixels of the largest group."""
+    p = shape.product
+    plane = p.rows * shape.cols
+    if plane <= columns:
+        return min(p.N, columns // plane) * plane
+    if shape.cols <= columns:
+        return min(p.rows, columns // shape.cols) * shape.cols
+    return ceil_div(shape.cols, ceil_div(shape.cols, columns))
+
+
+def _price(
+    shape: Shape, epilogue: Epilogue, columns: int, chunk: int, x_times: int, w_times: int
+) -> Price:
+    """Return what these sizes cost."""
+    p, hw = shape.product, hardware()
+    k, m = shape.k, shape.m
+    pixels = p.N * p.rows * shape.cols
+    group = min(pixels, _group_columns(shape, columns))
+    tile = _group_columns(shape, nl.tile_size.gemm_moving_fmax)
+    num_groups, num_tiles = ceil_div(pixels, group), ceil_div(pixels, tile)
+    num_chunks = ceil_div(m.tiles, chunk)
+    matmuls = num_tiles * k.tiles * m.tiles
+    each = ceil_div(pixels, num_tiles)
+    cycles = matmul_cycles(each, p.moving_itemsize, hw, shape.stack * m.rows[0])
+    if p.stride[1] * p.moving_itemsize >= hw.wide_stride_bytes:
+        cycles *= 2
+    fed = shape.stack * k.rows[0] / hw.partitions
+    if hw.throttle_slowdown > 1 and fed / hw.throttle_slowdown < hw.throttle_busy_share:
+        cycles *= hw.throttle_slowdown
+    evictions = num_tiles * m.tiles
+    by_vector = evictions // 2 if _takes_turns(epilogue) else 0
+    if epilogue.has_residual:
+        by_vector = evictions
+    by_scalar = evictions if epilogue.has_residual else evictions - by_vector
+    y_group = Transfers(
+        num_groups * num_chunks,
+        ceil_div(
+            group * m.tiles * m.partitions * shape.stack, num_chunks * _y_run(shape, group, chunk)
+        ),
+        _y_run(shape, group, chunk) * p.itemsize,
+    )
+    x_group = _x_transfers(shape, group, num_groups * x_times)
+    w_chunk = Transfers(
+        num_chunks * w_times * shape.stack,
+        k.partitions,
+        chunk * k.tiles * m.partitions * p.moving_itemsize,
+    )
+    if shape.stack > 1:
+        w_chunk = Transfers(
+            num_chunks * shape.stack, k.partitions * chunk, m.partitions * p.moving_itemsize
+        )
+    transfers = [x_group, w_chunk, replace(y_group, to_hbm=True)]
+    if epilogue.has_residual:
+        transfers.append(y_group)
+    first = 1 / num_tiles if num_groups > 1 else 1 / num_groups
+    y_bytes = pixels * shape.stack * p.M * p.itemsize
+    return Price(
+        moving_columns=pixels * k.tiles * m.tiles,
+        matmuls=matmuls,
+        tensor_cycles=matmuls * cycles,
+        transfers=tuple(transfers),
+        scalar_elems=by_scalar * each,
+        scalar_instructions=by_scalar,
+        vector_elems=by_vector * each,
+        vector_instructions=by_vector,
+        first_load_bytes=round(
+            first * x_group.bytes / x_times + w_chunk.bytes / w_times / num_chunks
+        ),
+        last_store_bytes=round(first * y_bytes / num_chunks),
+        static_instructions=matmuls
+        + evictions * (2 if epilogue.has_residual else 1)
+        + sum(t.count for t in transfers)
+        + 8,
+    )
+
+
+def _y_run(shape: Shape, group: int, chunk: int) -> int:
+    """Return the neighbouring elements of y that a store writes from a partition."""
+    plane = shape.product.rows * shape.cols
+    if group % plane == 0 and shape.stack == 1:
+        return plane * chunk
+    return group if shape.stack == 1 else min(group, plane)
+
+
+def _x_transfers(shape: Shape, group: int, count: int) -> Transfers:
+    """Return the loads of groups of pixels."""
+    p, k = shape.product, shape.k
+    channels = k.partitions * k.tiles * shape.stack
+    plane = p.rows * shape.cols
+    if p.stride == (1, 1):
+        run = group if group < plane else plane * (k.tiles if shape.stack == 1 else 1)
+        descriptors = ceil_div(group * channels, run)
+    elif shape.whole_rows:
+        run = p.x_size[1] * p.stride[0] * max(1, min(group, plane) // shape.cols)
+        if group >= plane:
+            run *= k.tiles
+        descriptors = ceil_div(group * p.stride[0] * p.stride[1] * channels, run)
+    else:
+        run = p.x_size[1]
+        descriptors = ceil_div(group, shape.cols) * channels
+    return Transfers(count, descriptors, run * p.itemsize)
+
+
+def _takes_turns(epilogue: Epilogue) -> bool:
+    """Whether VectorE helps: not on trn1, where PSUM serves one of the two at a time."""
+    simple = epilogue.activation in (None, "relu", "relu6")
+    return simple and not epilogue.has_residual and hardware().generation >= 3
+
+
+def make_plan(cut: Cut, epilogue: Epilogue) -> MatmulPlan:
+    """Return the plan of these sizes."""
+    shape, p = cut.shape, cut.shape.product
+    groups = tuple(_group(shape, box) for box in _ramped(shape, cut.columns))
+    chunks = even_tiles(shape.m.tiles, cut.chunk)
+    visits = tuple(_visits(cut, len(groups), len(chunks)))
+    num_tiles = sum(len(group.tiles) for group in groups)
+    return MatmulPlan(
+        k=shape.k,
+        m=shape.m,
+        epilogue=epilogue,
+        moving_dtype=p.dtype,
+        x_shape=(p.N, p.K, *p.x_size),
+        y_shape=(p.N, p.M, p.rows, p.cols),
+        row_step=p.stride[0] if shape.whole_rows else 1,
+        col_step=p.stride[1],
+        x_row_step=1 if shape.whole_rows else p.stride[0],
+        stack=shape.stack,
+        stack_step=shape.stack_step,
+        groups=groups,
+        chunks=chunks,
+        visits=visits,
+        takes_turns=_takes_turns(epilogue),
+        vector_only=False,
+        num_matmuls=num_tiles * shape.k.tiles * shape.m.tiles,
+        moving_columns=cut.price.moving_columns,
+        hbm_bytes=cut.price.hbm_bytes,
+        sbuf_bytes=cut.sbuf_bytes,
+    )
+
+
+def _visits(cut: Cut, num_groups: int, num_chunks: int) -> Iterator[Visit]:
+    """Yield the visits in their order."""
+    if cut.group_block == 0:
+        for chunks in tiles(num_chunks, cut.chunk_block or num_chunks):
+            for g in range(num_groups):
+                for c in range(chunks.start, chunks.start + chunks.size):
+                    yield Visit(g, c, load_x=c == chunks.start, load_w=g == 0)
+        return
+    for groups in tiles(num_groups, cut.group_block + 2):
+        for c in range(num_chunks):
+            for g in range(groups.start, groups.start + groups.size):
+                yield Visit(g, c, load_x=c == 0, load_w=g == groups.start)
+
+
+def _ramped(shape: Shape, columns: int) -> list[Box]:
+    """Return boxes of so many columns; the first and last in small parts, which wait for less."""
+    p = shape.product
+    whole = Box(Tile(0, p.N), Tile(0, p.rows), Tile(0, shape.cols))
+    boxes = split(whole, columns)
+    small = nl.tile_size.gemm_moving_fmax
+    if len(boxes) < 3:
+        return boxes
+    return [*split(boxes[0], small), *boxes[1:-1], *split(boxes[-1], small)]
+
+
+def split(box: Box, columns: int) -> list[Box]:
+    """Cut a box into boxes of at most so many pixels, along one axis at a time."""
+    if box.rows.size * box.cols.size <= columns:
+        most = columns // (box.rows.size * box.cols.size)
+        parts = even_tiles(box.images.size, most, box.images.start)
+        return [Box(part, box.rows, box.cols) for part in parts]
+    found = []
+    for n in range(box.images.start, box.images.start + box.images.size):
+        if box.cols.size <= columns:
+            for rows in even_tiles(box.rows.size, columns // box.cols.size, box.rows.start):
+                found.append(Box(Tile(n, 1), rows, box.cols))
+            continue
+        for r in range(box.rows.start, box.rows.start + box.rows.size):
+            for cols in even_tiles(box.cols.size, columns, box.cols.start):
+                found.append(Box(Tile(n, 1), Tile(r, 1), cols))
+    return found
+
+
+def _group(shape: Shape, box: Box) -> Group:
+    p = shape.product
+    inner = Box(Tile(0, box.images.size), Tile(0, box.rows.size), Tile(0, box.cols.size))
+    parts = split(inner, nl.tile_size.gemm_moving_fmax)
+    if shape.whole_rows:
+        rows = _span(box.rows, p.rows, p.stride[0], p.x_size[0])
+    else:
+        rows = Tile(box.rows.start * p.stride[0], box.rows.size)
+    cols = _span(box.cols, shape.cols, p.stride[1], p.x_size[1])
+    turned = tuple(replace(part, turn=i * shape.m.tiles) for i, part in enumerate(parts))
+    if p.stride == (1, 1):
+        cols = box.cols
+    return Group(box, turned, rows, cols)
+
+
+def _span(outputs: Tile, num_outputs: int, stride: int, size: int) -> Tile:
+    """Return the pixels of an axis that hold these outputs, all where all are needed."""
+    if outputs.size == num_outputs:
+        return Tile(0, size)
+    start = outputs.start * stride
+    return Tile(start, min(outputs.size * stride, size - start))
+
+
+def arrange(w: Array, plan: MatmulPlan) -> Array:
+    """Return w (K, M) as (partitions, tile of m, tile of k, m of the tile), zeros where none is."""
+    k, m = plan.k, plan.m
+    padded = np.zeros((k.partitions * k.tiles, m.partitions * m.tiles), dtype=w.dtype)
+    padded[: k.size, : m.size] = w
+    dealt = padded.reshape(k.partitions, k.tiles, m.partitions, m.tiles)
+    return np.ascontiguousarray(dealt.transpose(0, 3, 1, 2))
