@@ -5,14 +5,15 @@ Imports stand inside the commands, so that one that needs little starts at once.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nkiconv.bench import bench_commands, layer_commands, plan_commands
+from nkiconv.bench import bench_commands, layer_commands, models, plan_commands
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.output import (
     check_writable,
@@ -24,6 +25,9 @@ from nkiconv.bench.output import (
     write_bytes,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from nkiconv.bench.calibration.case import Case
 
 app = typer.Typer(
     name="nkiconv",
@@ -317,6 +321,7 @@ def times(
 
 
 app.command()(layer_commands.layers)
+app.command()(models.model)
 app.command()(plan_commands.plan)
 app.command()(plan_commands.tune)
 
@@ -466,10 +471,19 @@ def calibrate(
     quick: Annotated[
         bool, typer.Option("--quick", help="Only the kernels that are quick.")
     ] = False,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit", help="Fit the assumed facts to the half that is not held out; changes nothing."
+        ),
+    ] = False,
     json: Json = None,
     markdown: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE.md", help="Write docs/calibration.md, and .svg beside it."),
+        typer.Option(
+            metavar="FILE.md",
+            help="Write docs/calibration.md, .svg beside it, and keep the error bars of profiles.",
+        ),
     ] = None,
 ) -> None:
     """Compare modelled times with those that others measured on hardware.
@@ -479,13 +493,20 @@ def calibrate(
     from nkiconv.bench.calibration.measure import choose, measure
     from nkiconv.bench.calibration.page import page, summary, tables
     from nkiconv.bench.calibration.scatter import scatter
+    from nkiconv.simulate import error_bar
 
-    if (only or quick) and markdown is not None:
-        raise UserError("--markdown excludes --only and --quick: the page counts every point")
+    if (only or quick or fit) and markdown is not None:
+        raise UserError(
+            "--markdown excludes --only, --quick and --fit: the page counts every point, with the "
+            "facts as they are"
+        )
     for path in (json, markdown):
         if path is not None:
             check_writable(path)
     chosen = choose(only, quick=quick)
+    if fit:
+        _fit(chosen, json)
+        return
     with counter(len(chosen), "kernels") as announce:
         report = measure(chosen, announce)
     say_tables(tables(report))
@@ -497,6 +518,20 @@ def calibrate(
         picture = markdown.with_suffix(".svg")
         write_bytes(markdown, page(report, picture.name).encode())
         write_bytes(picture, scatter(report).encode())
+        kept = {target: asdict(region) for target, region in sorted(report.regions().items())}
+        write_json(error_bar.FILE, kept)
+
+
+def _fit(chosen: tuple[Case, ...], json: Path | None) -> None:
+    """Print what `fit` finds, and write it."""
+    from nkiconv.bench.calibration.fit import fit as find
+    from nkiconv.bench.calibration.page import fit_tables
+
+    with counter(0, "runs") as announce:
+        found = find(chosen, announce)
+    say_tables(fit_tables(found))
+    if json is not None:
+        write_json(json, found.to_dict())
 
 
 @app.command()

@@ -6,9 +6,9 @@ A kernel that pools computes, for each tile of pooled rows (or columns), the res
 convolution that `conv_outputs` names, `evict`s them into one tile of SBUF, and calls `pool_block`:
 
     conv = conv_outputs(pool.rows, tile)                    which rows of the convolution
-    conv_sb = nl.ndarray((co, conv.size, cols), dtype=...)  y's dtype for "max", float32 for "avg"
-    evict(conv_sb[:, some rows, :], acc_ps, ...)            once for each PSUM tile
-    pool_block(y_sb, conv_sb, pool)                         y_sb (co, tile.size, pooled cols)
+    conv_sb = nl.ndarray((co, n, conv.size, cols), ...)     y's dtype for "max", float32 for "avg"
+    evict(conv_sb[:, :, some rows, :], acc_ps, ...)         once for each PSUM tile
+    pool_block(y_sb, conv_sb, pool)                         y_sb (co, n, tile.size, pooled cols)
 
 A maximum may be taken of rounded values, since rounding keeps order; a mean is taken in float32
 and rounded once.  (PyTorch rounds the convolution's result to the dtype before it averages.)
@@ -41,11 +41,6 @@ class Pool(nl.NKIObject):
     rows: PoolAxis
     cols: PoolAxis
 
-    @property
-    def scratch_elems_per_row(self) -> int:
-        """Elements per partition and pooled row that `pool_block` needs beside its operands."""
-        return conv_outputs(self.cols, Tile(0, self.cols.outputs)).size
-
 
 def conv_outputs(axis: PoolAxis, pooled: Tile) -> Tile:
     """Return the convolution's rows (or columns) that a tile of pooled ones is made of."""
@@ -57,35 +52,31 @@ def pool_block(y_sb: nl.NkiTensor, conv_sb: nl.NkiTensor, pool: Pool) -> None:
 
     Shapes
     ------
-    y_sb     (co, rows, cols)            as y, SBUF
-    conv_sb  (co, conv rows, conv cols)  as y for "max", f32 for "avg", SBUF; windows begin at 0
+    y_sb     (co, n, rows, cols)            as y, SBUF
+    conv_sb  (co, n, conv rows, conv cols)  as y for "max", f32 for "avg", SBUF; windows begin at 0
     """
     rows = pool.rows
     cols = pool.cols
-    partitions = y_sb.shape[0]
-    num_rows = y_sb.shape[1]
-    num_cols = y_sb.shape[2]
-    row_end = (num_rows - 1) * rows.stride + 1
-    col_end = (num_cols - 1) * cols.stride + 1
+    row_end = (y_sb.shape[2] - 1) * rows.stride + 1
+    col_end = (y_sb.shape[3] - 1) * cols.stride + 1
     op = nl.maximum
     if pool.kind == "avg":
         op = nl.add
-    by_rows_sb = conv_sb[:, 0 : row_end : rows.stride, :]
+    by_rows_sb = conv_sb[:, :, 0 : row_end : rows.stride, :]
     if rows.size > 1:
-        tall_sb = nl.ndarray(
-            (partitions, num_rows, conv_sb.shape[2]), dtype=conv_sb.dtype, buffer=nl.sbuf
-        )
+        shape = (y_sb.shape[0], y_sb.shape[1], y_sb.shape[2], conv_sb.shape[3])
+        tall_sb = nl.ndarray(shape, dtype=conv_sb.dtype, buffer=nl.sbuf)
         for kh in range(1, rows.size):
-            row_sb = conv_sb[:, kh : kh + row_end : rows.stride, :]
+            row_sb = conv_sb[:, :, kh : kh + row_end : rows.stride, :]
             nisa.tensor_tensor(dst=tall_sb, data1=by_rows_sb, data2=row_sb, op=op)
             by_rows_sb = tall_sb
-    pooled_sb = by_rows_sb[:, :, 0 : col_end : cols.stride]
+    pooled_sb = by_rows_sb[:, :, :, 0 : col_end : cols.stride]
     if cols.size > 1:
         total_sb = y_sb
         if pool.kind == "avg":
             total_sb = nl.ndarray(y_sb.shape, dtype=nl.float32, buffer=nl.sbuf)
         for kw in range(1, cols.size):
-            col_sb = by_rows_sb[:, :, kw : kw + col_end : cols.stride]
+            col_sb = by_rows_sb[:, :, :, kw : kw + col_end : cols.stride]
             nisa.tensor_tensor(dst=total_sb, data1=pooled_sb, data2=col_sb, op=op)
             pooled_sb = total_sb
     if pool.kind == "avg":

@@ -47,7 +47,6 @@ ALGORITHMS = ("auto", *_CHOICES, "naive")
 LAYOUTS = ("NCHW", "NHWC")
 PRECISIONS = ("exact", "fast")
 _NHWC, _NCHW = (0, 2, 3, 1), (0, 3, 1, 2)  # from the one to the other
-_LATER = ("im2col", "depthwise")  # names that stand for kernels still to come
 
 _OP = "conv2d"
 
@@ -207,11 +206,6 @@ def _check_names(layout: object, precision: object, algorithm: object, target: o
     """Refuse unknown names, and algorithms that this version does not have."""
     _arguments.choice(_OP, "layout", layout, LAYOUTS, "this package's arguments")
     _arguments.choice(_OP, "precision", precision, PRECISIONS, "this package's arguments")
-    if isinstance(algorithm, str) and algorithm in _LATER:
-        raise ConstraintError(
-            f'{_OP}: this version has no algorithm "{algorithm}"; use "auto" or one of '
-            f"{', '.join(ALGORITHMS[1:])} (kernels of this package)"
-        )
     _arguments.choice(_OP, "algorithm", algorithm, ALGORITHMS, "kernels of this package")
     if target is not None:
         resolve_target(target, op=_OP)
@@ -355,7 +349,7 @@ def _check_residual(arrays: _Arrays, geometry: Geometry, layout: str) -> None:
     if residual is None:
         return
     g = geometry
-    shape = (g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs)
+    shape: tuple[int, ...] = (g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs)
     if residual.shape != shape:
         given = residual.shape
         if layout == "NHWC":

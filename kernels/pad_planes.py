@@ -1,13 +1,13 @@
 """Images with a border of their own pixels: reflect, replicate or circular.
 
-y[p, i, j] = x[p, row(i - top), col(j - left)], the pixels that _border.py names
+y[p, i, j] = x[p, row(i - top), col(j - left)], the pixels that `padding_pixel` of _strip.py names
 
 For algorithms that read zeros outside the image: they run on y without padding.
 
 Shapes
 ------
-x_hbm  (planes, H, W)                              f32 f16 bf16  HBM
-y_hbm  (planes, top + H + bottom, left + W + right)  as x        HBM
+x_hbm  (planes, 1, H, W)                                f32 f16 bf16  HBM
+y_hbm  (planes, 1, top + H + bottom, left + W + right)  as x          HBM
 
 Loop nest
 ---------
@@ -25,8 +25,8 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
-from nkiconv.kernels._border import Run, runs
-from nkiconv.kernels._plan import Tile, tiles
+from nkiconv.kernels._plan import Axis, Tile, tiles
+from nkiconv.kernels._strip import Side, fill_border, load_run, make_side
 
 _STRIP_BYTES = 16_384  # per partition: long transfers, and several strips in flight
 
@@ -36,24 +36,23 @@ class PadStrip(nl.NKIObject):
     """Padded rows that are in SBUF together, and where each comes from."""
 
     rows: Tile
-    runs: tuple[Run, ...]
+    side: Side
 
 
 @dataclass(frozen=True)
 class PadPlan(nl.NKIObject):
-    """Everything that the kernel does; `border` names the columns outside the image."""
+    """Everything that the kernel does."""
 
     planes: tuple[Tile, ...]
-    y_shape: tuple[int, int, int]
-    left: int
-    width: int
+    y_shape: tuple[int, int, int, int]
     strips: tuple[PadStrip, ...]
-    border: tuple[Run, ...]
+    cols: Side
 
     @property
     def num_loads(self) -> int:
         """Transfers from HBM."""
-        return len(self.planes) * sum(len(strip.runs) for strip in self.strips)
+        runs = sum(len(s.side.border) + (s.side.inside.size > 0) for s in self.strips)
+        return len(self.planes) * runs
 
 
 def plan_pad(
@@ -65,45 +64,36 @@ def plan_pad(
 ) -> PadPlan:
     """Cut planes of a `shape` into strips; `rows` and `cols` are what is added on either side."""
     planes, height, width = shape
-    y_shape = (planes, sum(rows) + height, cols[0] + width + cols[1])
-    strip_rows = max(1, _STRIP_BYTES // (y_shape[2] * itemsize))
-    strips = tuple(
-        PadStrip(strip, runs(strip.start - rows[0], strip.size, height, mode))
-        for strip in tiles(y_shape[1], strip_rows)
+    y_shape = (planes, 1, sum(rows) + height, sum(cols) + width)
+    down = Axis(height, 1, y_shape[2], 1, 1, rows[0])
+    across = Axis(width, 1, y_shape[3], 1, 1, cols[0])
+    strip_rows = max(1, _STRIP_BYTES // (y_shape[3] * itemsize))
+    return PadPlan(
+        planes=tiles(planes, nl.tile_size.pmax),
+        y_shape=y_shape,
+        strips=tuple(
+            PadStrip(strip, make_side(down, strip, mode)) for strip in tiles(y_shape[2], strip_rows)
+        ),
+        cols=make_side(across, Tile(0, y_shape[3]), mode, whole=True),
     )
-    shown = (*runs(-cols[0], cols[0], width, mode), *_behind(width, cols, mode))
-    return PadPlan(tiles(planes, nl.tile_size.pmax), y_shape, cols[0], width, strips, shown)
-
-
-def _behind(width: int, cols: tuple[int, int], mode: str) -> tuple[Run, ...]:
-    """Return the runs of the columns behind the image, in places of the padded row."""
-    found = runs(width, cols[1], width, mode)
-    return tuple(Run(run.place + cols[0] + width, run.pixel, run.size) for run in found)
 
 
 @nki.jit
 def pad_planes(x_hbm: nl.NkiTensor, plan: PadPlan) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
-    image = nl.ds(plan.left, plan.width)
     for planes in plan.planes:
         p = nl.ds(planes.start, planes.size)
         for strip in plan.strips:
-            shape = (planes.size, strip.rows.size, plan.y_shape[2])
+            shape = (planes.size, 1, strip.rows.size, plan.y_shape[3])
             strip_sb = nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf)
-            for run in strip.runs:
-                nisa.dma_copy(
-                    dst=strip_sb[:, nl.ds(run.place, run.size), image],
-                    src=x_hbm[p, nl.ds(run.pixel, run.size), :],
-                    dge_mode=nisa.dge_mode.none,
-                )
-            for run in plan.border:
-                nisa.tensor_copy(
-                    dst=strip_sb[:, :, nl.ds(run.place, run.size)],
-                    src=strip_sb[:, :, nl.ds(plan.left + run.pixel, run.size)],
-                )
+            if strip.side.inside.size > 0:
+                load_run(strip_sb, x_hbm[p], strip.side.inside, plan.cols.inside)
+            for run in strip.side.border:
+                load_run(strip_sb, x_hbm[p], run, plan.cols.inside)
+            fill_border(strip_sb, strip.side, plan.cols)
             nisa.dma_copy(
-                dst=y_hbm[p, nl.ds(strip.rows.start, strip.rows.size), :],
+                dst=y_hbm[p, :, nl.ds(strip.rows.start, strip.rows.size), :],
                 src=strip_sb,
                 dge_mode=nisa.dge_mode.none,
             )

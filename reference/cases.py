@@ -1,7 +1,7 @@
 """The convolutions that every algorithm is tried on: one row per thing that can go wrong.
 
 Ids are written by hand: kernel, s stride, p padding, d dilation, g groups, c C_in, k C_out, image,
-n batch (where not 1), then padding_mode and pool (where there are any).
+n batch (where not 1), then padding_mode, pool and layout (where there are any).
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from nkiconv.reference._dtypes import DTYPES, Array, round_once
 _ALL = ("float32", "float16", "bfloat16")
 _BOTH = ("direct", "naive")
 _DIRECT = ("direct",)
+_POINTWISE = ("direct", "pointwise")
+_IM2COL = ("direct", "im2col")
+_GROUPED = ("direct", "grouped")
+_DEPTHWISE = ("direct", "depthwise")
 
 
 class Arguments(TypedDict):
@@ -30,6 +34,7 @@ class Arguments(TypedDict):
     activation: Activation
     pool: Pool
     padding_mode: str
+    layout: str
 
 
 class _Added(TypedDict, total=False):
@@ -79,6 +84,7 @@ class Case:
     activation: Activation = None
     pool: Pool = None
     padding_mode: str = "zeros"
+    layout: str = "NCHW"
     dtypes: tuple[str, ...] = _ALL
     algorithms: tuple[str, ...] = _DIRECT
     quick: bool = True
@@ -113,6 +119,7 @@ class Case:
             activation=self.activation,
             pool=self.pool,
             padding_mode=self.padding_mode,
+            layout=self.layout,
         )
 
     def exact_arguments(self) -> Arguments:
@@ -168,6 +175,10 @@ def make_inputs(case: Case, dtype: str, seed: int = 0, integers: bool = False) -
         inputs["scale"] = draw(case.C_out)
     if case.residual:
         inputs["residual"] = draw(*case.residual_shape)
+    if case.layout == "NHWC":
+        inputs["x"] = np.ascontiguousarray(inputs["x"].transpose(0, 2, 3, 1))
+        if case.residual:
+            inputs["residual"] = np.ascontiguousarray(inputs["residual"].transpose(0, 2, 3, 1))
     return inputs
 
 
@@ -191,11 +202,14 @@ CASES: tuple[Case, ...] = (
     Case(id="3x3-s1-p1-c64-k128-28x28", C_in=64, H=28, W=28, C_out=128, KH=3, KW=3, padding=1,
          activation="relu", why="the common layer of a ResNet"),
     Case(id="1x1-s1-p0-c256-k128-28x28", C_in=256, H=28, W=28, C_out=128, KH=1, KW=1,
-         activation="gelu", why="pointwise: a plain matrix product over two full channel tiles"),
+         activation="gelu", algorithms=_POINTWISE,
+         why="pointwise: a plain matrix product over two full channel tiles"),
     Case(id="1x1-s2-p0-c64-k130-14x14", C_in=64, H=14, W=14, C_out=130, KH=1, KW=1, stride=2,
-         bias=False, why="shortcut of a ResNet: reads every second pixel; C_out just over 128"),
+         bias=False, algorithms=_POINTWISE,
+         why="shortcut of a ResNet: reads every second pixel; C_out just over 128"),
     Case(id="7x7-s2-p3-c3-k64-64x64", C_in=3, H=64, W=64, C_out=64, KH=7, KW=7, stride=2,
-         padding=3, activation="relu", why="stem: three channels, large kernel, stride 2"),
+         padding=3, activation="relu", algorithms=_IM2COL,
+         why="stem: three channels, large kernel, stride 2"),
     Case(id="2x2-s2-p0-c100-k64-12x12", C_in=100, H=12, W=12, C_out=64, KH=2, KW=2, stride=2,
          why="patches: stride equal to the kernel, no pixel read twice"),
     Case(id="3x3-s1-valid-c128-k129-10x10-n3", N=3, C_in=128, H=10, W=10, C_out=129, KH=3, KW=3,
@@ -225,7 +239,8 @@ CASES: tuple[Case, ...] = (
     Case(id="3x3-s1-p1-c32-k64-14x14", C_in=32, H=14, W=14, C_out=64, KH=3, KW=3, padding=1,
          scale=True, activation="relu6", why="a folded batch-norm and MobileNet's activation"),
     Case(id="1x1-s1-p0-c48-k130-9x10-n2", N=2, C_in=48, H=9, W=10, C_out=130, KH=1, KW=1,
-         scale=True, residual=True, activation="relu", why="end of a residual block, all at once"),
+         scale=True, residual=True, activation="relu", algorithms=_POINTWISE,
+         why="end of a residual block, all at once"),
     Case(id="1x1-s1-p0-c40-k72-13x11", C_in=40, H=13, W=11, C_out=72, KH=1, KW=1, bias=False,
          residual=True, activation="hardswish", why="residual and MobileNetV3's activation"),
     Case(id="3x3-s2-p1-c24-k40-15x14", C_in=24, H=15, W=14, C_out=40, KH=3, KW=3, stride=2,
@@ -236,15 +251,38 @@ CASES: tuple[Case, ...] = (
          scale=True, residual=True, activation=("leaky_relu", 0.25), why="a slope of one's own"),
     Case(id="3x3-s1-p1-c20-k35-10x12", C_in=20, H=10, W=12, C_out=35, KH=3, KW=3, padding=1,
          scale=True, activation="gelu_tanh", why="the approximation of gelu"),
+    # --- borders, pools, layouts ------------------------------------------------------------------
+    Case(id="3x3-s1-p1-c12-k16-9x11-n2-reflect", N=2, C_in=12, H=9, W=11, C_out=16, KH=3, KW=3,
+         padding=1, padding_mode="reflect", why="a border that mirrors the image"),
+    Case(id="5x5-s2-p2-c12-k16-9x11-replicate", C_in=12, H=9, W=11, C_out=16, KH=5, KW=5, stride=2,
+         padding=2, padding_mode="replicate", activation="relu", why="a border of its edge pixels"),
+    Case(id="3x3-s1-same-d2-c12-k16-9x11-circular", C_in=12, H=9, W=11, C_out=16, KH=3, KW=3,
+         padding="same", dilation=2, padding_mode="circular", why="a border from the other side"),
+    Case(id="3x3-s1-p1-c64-k64-28x28-max2", C_in=64, H=28, W=28, C_out=64, KH=3, KW=3, padding=1,
+         activation="relu", pool=("max", 2), why="the common block of a VGG"),
+    Case(id="7x7-s2-p3-c3-k64-64x64-max3s2", C_in=3, H=64, W=64, C_out=64, KH=7, KW=7, stride=2,
+         padding=3, activation="relu", pool=("max", 3, 2), why="windows that overlap"),
+    Case(id="3x3-s1-p1-c16-k32-7x9-n5-avg7x9", N=5, C_in=16, H=7, W=9, C_out=32, KH=3, KW=3,
+         padding=1, scale=True, activation="silu", pool=("avg", (7, 9)), why="a global mean"),
+    Case(id="3x3-s1-p1-c16-k32-12x10-reflect-avg2", C_in=16, H=12, W=10, C_out=32, KH=3, KW=3,
+         padding=1, residual=True, padding_mode="reflect", pool=("avg", 2), why="all of it"),
+    Case(id="3x3-s1-p1-c40-k136-14x13-nhwc", C_in=40, H=14, W=13, C_out=136, KH=3, KW=3, padding=1,
+         activation="relu", layout="NHWC", why="channels last"),
+    Case(id="1x1-s1-p0-c130-k40-9x9-n2-nhwc", N=2, C_in=130, H=9, W=9, C_out=40, KH=1, KW=1,
+         residual=True, layout="NHWC", algorithms=_POINTWISE,
+         why="channels last, with a residual; two tiles"),
     # --- groups --------------------------------------------------------------------------------
     Case(id="3x3-s1-p1-g2-c64-k96-15x15", C_in=64, H=15, W=15, C_out=96, KH=3, KW=3, padding=1,
-         groups=2, activation="relu", why="two groups"),
+         groups=2, activation="relu", algorithms=_GROUPED,
+         why="two groups"),
     Case(id="1x1-s1-p0-g2-c260-k264-9x7", C_in=260, H=9, W=7, C_out=264, KH=1, KW=1, groups=2,
          bias=False, quick=False, why="groups that each need two channel tiles"),
     Case(id="3x3-s1-p1-g24-c24-k24-16x16", C_in=24, H=16, W=16, C_out=24, KH=3, KW=3, padding=1,
-         groups=24, why="depthwise: one channel per group"),
+         groups=24, algorithms=_DEPTHWISE,
+         why="depthwise: one channel per group"),
     Case(id="3x3-s2-p1-g6-c6-k12-11x9-n2", N=2, C_in=6, H=11, W=9, C_out=12, KH=3, KW=3, stride=2,
-         padding=1, groups=6, quick=False, why="depthwise, two results per channel, stride 2"),
+         padding=1, groups=6, quick=False, algorithms=_DEPTHWISE,
+         why="depthwise, two results per channel, stride 2"),
     # --- real sizes ----------------------------------------------------------------------------
     Case(id="7x7-s2-p3-c3-k64-224x224", C_in=3, H=224, W=224, C_out=64, KH=7, KW=7, stride=2,
          padding=3, activation="relu", quick=False, why="the stem of a ResNet-50"),

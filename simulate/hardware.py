@@ -137,6 +137,7 @@ class Hardware:
     dependency_ns: float
     wide_stride_bytes: int
     hbm_bytes_per_ns: float
+    hbm_pair_bytes_per_ns: float
     dma_engines: int
     dma_engine_partitions: int
     dma_bytes_per_ns: float
@@ -493,6 +494,14 @@ def _facts() -> Iterator[Fact]:
         "A2, A3, A4: bandwidth of the device over its cores",
         documented,
     )
+    yield from each(
+        "hbm_pair_bytes_per_ns",
+        "B/ns/two cores",
+        (820, 716, 1175),
+        "shared by the cores of a launch on two: A2 and A4, as above; trn2: what profiles state as "
+        "the HBM bandwidth of two cores",
+        (documented, measured, documented),
+    )
     yield from same("dma_engines", "engines", 16, "DMA overview", documented)
     yield from same(
         "dma_engine_partitions",
@@ -628,8 +637,8 @@ def _facts() -> Iterator[Fact]:
         "launch_unbenchmarked_us",
         "us",
         (3.0, 6.5, 6.5),
-        "part of a launch that nki.benchmark leaves out: two attention kernels on trn2 profiled and "
-        "benchmarked, 6.3 and 6.7; a kernel of one tile on trn1 takes 19",
+        "part of a launch that nki.benchmark leaves out: two attention kernels, profiled and "
+        "benchmarked on trn2, 6.3 and 6.7; a kernel of one tile on trn1 takes 19",
         (assumed, measured, assumed),
     )
 
@@ -645,9 +654,27 @@ def _build(target: str) -> Hardware:
     return Hardware(target=target, **values)  # type: ignore[arg-type]  # values are numbers by name
 
 
-HARDWARE: Mapping[str, Hardware] = {target: _build(target) for target in TARGETS}
+_HARDWARE = {target: _build(target) for target in TARGETS}
+
+HARDWARE: Mapping[str, Hardware] = _HARDWARE
 
 _override: ContextVar[str | None] = ContextVar("nkiconv_target", default=None)
+
+
+@contextmanager
+def altered_facts(changes: Mapping[tuple[str, str], float]) -> Iterator[None]:
+    """Give facts other values inside the block, by target and name; for fits and what-if questions.
+
+    Kernels that are running keep the facts that they started with.  Instructions remember their
+    costs: call `sheet.forget_costs` at both ends of the block.
+    """
+    before = dict(_HARDWARE)
+    for (target, name), value in changes.items():
+        _HARDWARE[target] = dataclasses.replace(_HARDWARE[target], **{name: value})  # type: ignore[arg-type]  # numbers by name
+    try:
+        yield
+    finally:
+        _HARDWARE.update(before)
 
 
 def resolve_target(name: object, *, op: str = "target") -> str:

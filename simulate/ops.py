@@ -72,7 +72,7 @@ class Op:
 
     @property
     def table(self) -> int:
-        """The activation table that ScalarE needs, as `Activation.table`; 0 for others' operators."""
+        """The activation table that ScalarE needs, as `Activation.table`."""
         return 0 if self.scalar is None else self.scalar.table
 
     __signature__ = _VendorSignature()

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, overload
 from nkiconv.simulate.curves import Curve, curves
 from nkiconv.simulate.dtypes import PACKED_TYPES
 from nkiconv.simulate.embedded import embedded_twin
+from nkiconv.simulate.error_bar import ErrorBar, error_bar
 from nkiconv.simulate.errors import NkiconvError
 from nkiconv.simulate.explain import (
     LAUNCH,
@@ -239,6 +240,21 @@ class Profile:
         With its busy time this adds up to `body_us`.
         """
         return lost(self.launches)
+
+    @cached_property
+    def error_bar(self) -> ErrorBar:
+        """How far `latency_us` may be off, by the kept calibration against published kernels."""
+        path: defaultdict[str, float] = defaultdict(float)
+        for part in self.critical_path:
+            path[part.opcode] += part.us
+        return error_bar(
+            self.target,
+            self.latency_us,
+            self.bound,
+            path,
+            cores=max(it.program.core_count for it in self.launches),
+            loops=any(it.program.repeated for it in self.launches),
+        )
 
     @cached_property
     def lines(self) -> tuple[LineTime, ...]:

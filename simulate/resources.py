@@ -8,6 +8,7 @@ generate descriptors, and the DMA engines.  All times are whole picoseconds.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Collection
 from enum import IntEnum
 
 from nkiconv.simulate.demand import (
@@ -251,13 +252,15 @@ class Engines:
         in its name took.
     """
 
-    def __init__(self, hw: Hardware, lanes: set[int]) -> None:
+    def __init__(self, hw: Hardware, lanes: set[int], memory: SharedServer | None = None) -> None:
         self.free = [0] * QUEUES
         self.held = [(Cause.START, -1)] * QUEUES
         self.busy = [0] * LANES
         self.issue = [0] * LANES
         self._last_start = 0  # of ScalarE, whose sequencer triggers transfers too
         self._transfers = SharedServer()
+        self._memory = memory
+        self._memory_ps = 1000 / hw.hbm_pair_bytes_per_ns
         self._generators = {lane: SharedServer() for lane in _BESIDE.values()}
         self._array = Array(_picoseconds(hw.tile_issue_cycles / hw.tensor_ghz))
         window = _picoseconds(hw.throttle_window_cycles / hw.tensor_ghz)
@@ -268,10 +271,13 @@ class Engines:
         self._table = -1
         self._table_load = _picoseconds(hw.scalar_table_load_ns)
         # NeuronCore-v2: VectorE shares SBUF with GpSimdE, PSUM with ScalarE.  From v3 on VectorE's
-        # faster modes alone take the port of GpSimdE (A2 and A3).
+        # faster modes alone take the port of GpSimdE, and it shares single banks of PSUM with
+        # ScalarE (A2 and A3).
         self._always = hw.generation < 3
         self._sbuf = Port() if {_VECTOR, _GPSIMD} <= lanes else None
-        self._psum = Port() if self._always and {_VECTOR, _SCALAR} <= lanes else None
+        both = {_VECTOR, _SCALAR} <= lanes
+        self._psum = Port() if self._always and both else None
+        self._banks = [] if self._always or not both else [Port() for _ in range(hw.psum_banks)]
         self.end = 0
         """When the result of the instruction that was taken last can be seen."""
         self.work = 0
@@ -323,8 +329,9 @@ class Engines:
         wanted: int,
         index: int,
         spaces: set[str],
+        banks: Collection[int] = (),
     ) -> Wait:
-        """Take an instruction of another engine; as `matmul`."""
+        """Take an instruction of another engine, with `banks` of PSUM; as `matmul`."""
         start, why, blocker = wait
         if lane == _SCALAR and wanted >= 0 and wanted != self._table:
             # The load is an instruction of its own and needs no operand: it goes on while the
@@ -336,7 +343,7 @@ class Engines:
                 latency += rest
                 why = Cause.TABLE
         if lane in _SHARING:
-            ports = self._ports(lane, wanted, spaces)
+            ports = self._ports(lane, wanted, spaces, banks)
             asked = -1
             while asked != start:  # of two ports, both must be free at once
                 asked = start
@@ -356,7 +363,14 @@ class Engines:
         self.end = start + latency
         return start, why, blocker
 
-    def _ports(self, lane: int, wanted: int, spaces: set[str]) -> list[Port]:
+    @property
+    def shares_banks(self) -> bool:
+        """Whether it matters which banks of PSUM an instruction touches."""
+        return bool(self._banks)
+
+    def _ports(
+        self, lane: int, wanted: int, spaces: set[str], banks: Collection[int]
+    ) -> list[Port]:
         ports = []
         if self._sbuf is not None and lane != _SCALAR and "sbuf" in spaces:
             fast = self._always or lane == _GPSIMD or wanted == SHARED_PORT
@@ -364,16 +378,29 @@ class Engines:
                 ports.append(self._sbuf)
         if self._psum is not None and lane != _GPSIMD and "psum" in spaces:
             ports.append(self._psum)
+        if self._banks and lane != _GPSIMD:
+            ports += [self._banks[bank] for bank in banks]
         return ports
 
     def _idle_generator(self, start: int, issue: int) -> int:
-        """Return the engine whose block could have generated first; SyncE's of two."""
-        return min(_BESIDE.values(), key=lambda e: (self._generators[e].when(start, issue), e != _SYNC))
+        """Return the engine whose block could generate first; SyncE where both could."""
+        ready = {lane: block.when(start, issue) for lane, block in self._generators.items()}
+        return _SCALAR if ready[_SCALAR] < ready[_SYNC] else _SYNC
 
     def transfer(
-        self, lane: int, wait: Wait, work: int, alone: int, wanted: int, index: int
+        self,
+        lane: int,
+        wait: Wait,
+        work: int,
+        alone: int,
+        wanted: int,
+        index: int,
+        hbm_bytes: int = 0,
     ) -> Wait:
-        """Take a transfer: `work` is of all DMA engines, `alone` its time if it has them."""
+        """Take a transfer: `work` is of all DMA engines, `alone` its time if it has them.
+
+        Of two cores, `hbm_bytes` go through the HBM that both share.
+        """
         start, why, blocker = wait
         by = Descriptors(max(wanted, 0))
         if by is Descriptors.STATIC:
@@ -409,6 +436,13 @@ class Engines:
         if other >= 0 and done > first_byte + alone:
             why, blocker = Cause.BANDWIDTH, other
         done = max(done, first_byte + alone)
+        if self._memory is not None and hbm_bytes:
+            moved, other = self._memory.occupy(
+                first_byte, round(hbm_bytes * self._memory_ps), index
+            )
+            if other >= 0 and moved > done:
+                why, blocker = Cause.BANDWIDTH, other
+            done = max(done, moved)
         self.busy[lane] += work
         self.work, self.begin = work, first_byte
         self.end = done + self._complete

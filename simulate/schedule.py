@@ -19,7 +19,7 @@ from math import gcd
 from nkiconv.simulate.hardware import Hardware
 from nkiconv.simulate.memory import Allocation
 from nkiconv.simulate.placement import Placement
-from nkiconv.simulate.resources import QUEUES, Cause, Engines, queue_of
+from nkiconv.simulate.resources import QUEUES, Cause, Engines, SharedServer, queue_of
 from nkiconv.simulate.trace import (
     HEADER,
     LANES,
@@ -141,9 +141,7 @@ def _joined(a: _Area, b: _Area) -> _Area | None:
     return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3]), a[4]
 
 
-def _note(
-    accesses: _Accesses, area: _Area, queue: int, ends: tuple[int, int], merge: bool
-) -> None:
+def _note(accesses: _Accesses, area: _Area, queue: int, ends: tuple[int, int], merge: bool) -> None:
     """Remember an access; neighbouring ones of the same in-order queue become one."""
     known = accesses.get((area, queue))
     if known is None and merge:
@@ -169,10 +167,12 @@ def schedule(
     works, begins = array("q"), array("q")
     causes = array("b")
     used = trace.lanes()
+    memory = SharedServer() if cores > 1 else None
     engines = [
-        Engines(hw, {lane % LANES for lane in used if lane // LANES == core})
+        Engines(hw, {lane % LANES for lane in used if lane // LANES == core}, memory)
         for core in range(cores)
     ]
+    hbm_bytes = dict(trace.hbm_moves()) if cores > 1 else {}
     lists = [_Lists() for _ in allocations]
     spaces = [s.space for s in allocations]
     latest = [(0, -1)] * cores
@@ -235,11 +235,17 @@ def schedule(
 
         order = start, why, blocker
         if lane >= _FIRST_DMA:
-            start, why, blocker = engine.transfer(lane, order, work, latency, wanted, index)
+            moved = hbm_bytes.get(index, 0)
+            start, why, blocker = engine.transfer(lane, order, work, latency, wanted, index, moved)
         elif lane == _TENSOR:
             start, why, blocker = engine.matmul(order, work, latency, wanted, index)
         else:
-            start, why, blocker = engine.compute(lane, order, work, latency, wanted, index, touched)
+            banks: set[int] = set()
+            if engine.shares_banks and "psum" in touched:
+                banks = _banks(words, spaces, placement, hw)
+            start, why, blocker = engine.compute(
+                lane, order, work, latency, wanted, index, touched, banks
+            )
         end = engine.end
         works.append(engine.work)
         begins.append(engine.begin)
@@ -265,6 +271,17 @@ def schedule(
         works,
         begins,
     )
+
+
+def _banks(words: list[int], spaces: list[str], placement: Placement, hw: Hardware) -> set[int]:
+    """Return the banks of PSUM that an instruction touches."""
+    found: set[int] = set()
+    for at in range(HEADER, len(words), OPERAND):
+        if spaces[words[at]] == "psum":
+            begin = placement.start.get(words[at], 0)
+            first, last = begin + words[at + 2], begin + words[at + 3] - 1
+            found.update(range(first // hw.psum_bank_bytes, last // hw.psum_bank_bytes + 1))
+    return found
 
 
 def _remember(

@@ -415,6 +415,10 @@ class Sheet:
         call.lane = plan.lane
         return tensors, plan
 
+    def forget_costs(self) -> None:
+        """Work out anew what the next calls cost."""
+        self._plans.clear()
+
     def _carry_out(self, call: Call, tensors: list[Used], plan: _Plan) -> None:
         """Run the checks that look at memory, compute, and write."""
         for rule, code in plan.rules:
@@ -759,6 +763,12 @@ class Sheet:
         if self.count is not None:
             self.count(call)
         return NkiInstruction((program, index))
+
+
+def forget_costs() -> None:
+    """Let every instruction work out anew what its calls cost, after facts have changed."""
+    for each in SHEETS.values():
+        each.forget_costs()
 
 
 def instruction(**sheet: Any) -> Callable[[Callable[..., Any]], Sheet]:

@@ -8,7 +8,7 @@ import os
 # busy one they wait for each other, tens of times longer than the product takes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from hypothesis import settings  # noqa: E402
+from hypothesis import settings
 
 # `pytest --hypothesis-profile nightly`: thousands of random problems instead of hundreds
 settings.register_profile("nightly", max_examples=3000, deadline=None)

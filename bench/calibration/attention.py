@@ -5,8 +5,8 @@ fused         everything on chip, division by the sums after the second product
 
 The published sources work on one tile of 128 rows after the other; their compiler unrolled these
 loops, merged what was alike and put independent work between what depends on each other.  Here is
-the program that their profiles show: tiles in groups, one reduction for the maxima of a whole group,
-four transposed tiles to a PSUM bank and one copy for them, copies shared by ScalarE and VectorE,
+the program that their profiles show: tiles in groups, one reduction for a group's maxima, four
+transposed tiles to a PSUM bank and one copy for them, copies shared by ScalarE and VectorE,
 transposes ahead of the products that need them, q loaded by SyncE, k and v by GpSimdE, which also
 stores y, scores stored by ScalarE.  Written anew; points.json names sources and profiles.
 """

@@ -18,6 +18,7 @@ from nkiconv.bench.calibration.cases import cases
 from nkiconv.bench.calibration.point import KINDS, Point, points
 from nkiconv.bench.errors import UserError
 from nkiconv.simulate import profile
+from nkiconv.simulate.error_bar import Region
 from nkiconv.simulate.hardware import HARDWARE
 
 __all__ = ["Comparison", "Report", "Row", "choose", "held_out", "measure"]
@@ -57,6 +58,9 @@ class Row:
     bound: str
     compared: tuple[Comparison, ...]
     held_out: bool
+    target: str = "trn2"
+    opcodes: tuple[str, ...] = ()
+    """Instructions that the kernel executed."""
 
     @property
     def ratio(self) -> float:
@@ -110,6 +114,22 @@ class Report:
         if not by_case:
             return None
         return sum(sum(errors) / len(errors) for errors in by_case.values()) / len(by_case)
+
+    def regions(self) -> dict[str, Region]:
+        """Return by target what the rows that count speak for."""
+        found = {}
+        for target in dict.fromkeys(row.target for row in self.rows if row.counts):
+            own = Report(tuple(row for row in self.rows if row.target == target and row.counts))
+            found[target] = Region(
+                kernels=len({row.point.case for row in own.rows}),
+                mean=round(own.error() or 0.0, 4),
+                worst=round(max(row.error for row in own.rows), 4),
+                shortest_us=round(min(row.modelled_us for row in own.rows), 1),
+                longest_us=round(max(row.modelled_us for row in own.rows), 1),
+                bounds=tuple(sorted({row.bound for row in own.rows})),
+                opcodes=tuple(sorted({name for row in own.rows for name in row.opcodes})),
+            )
+        return found
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -202,4 +222,6 @@ def _rows(case: Case) -> Iterable[Row]:
                 seen.bound,
                 tuple(Comparison(n, value, counted[n]) for n, value in point.counters.items()),
                 case.id in held_out(),
+                case.target,
+                tuple(seen.instructions),
             )

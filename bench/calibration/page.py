@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from nkiconv.bench.calibration.fit import Fit
 from nkiconv.bench.calibration.measure import Comparison, Report, Row
 from nkiconv.bench.calibration.point import COUNTERS, DOUBTS, KINDS, left_out
 from nkiconv.bench.output import cell, new_table
 
-__all__ = ["page", "summary", "tables"]
+__all__ = ["fit_tables", "page", "summary", "tables"]
 
 
 def _percent(share: float | None) -> str:
@@ -48,6 +49,27 @@ def tables(report: Report) -> list[tuple[Table, str]]:
     ]
 
 
+def fit_tables(found: Fit) -> list[tuple[Table, str]]:
+    """Return the fitted facts, and the errors before and after."""
+    numbers = frozenset(("present", "fitted"))
+    facts = new_table("fact", "target", "unit", "present", "fitted", numbers=numbers)
+    for one in found.facts:
+        fact = one.fact
+        facts.add_row(
+            cell(fact.name), cell(fact.target), cell(fact.unit), cell(f"{fact.value:g}"),
+            cell(f"{one.value:g}"),
+        )  # fmt: skip
+    halves = ("fit", "held out", "all")
+    errors = new_table("facts", *halves, numbers=frozenset(halves))
+    for name, report in (("present", found.before), ("fitted", found.after)):
+        own = [report.error(half=half) for half in (False, True, None)]
+        errors.add_row(cell(name), *(cell(_percent(one)) for one in own))
+    return [
+        (facts, "Assumed facts that the kernels depend on. Nothing is changed by this command."),
+        (errors, "Mean of |modelled - measured| / measured; each case counts once."),
+    ]
+
+
 def _half(row: Row) -> str:
     return "held out" if row.held_out else "fit"
 
@@ -79,13 +101,17 @@ what this command writes, and so is every number in them:
 
 The kernels (`bench/calibration/`) are our own writing with the loop order, tiling and instruction
 mix of the published ones; where a published profile shows that the compiler had merged or reordered
-instructions, the profile was followed. Each is compared with NumPy in the tests. The measured
-points, with repository, commit, path and hardware, are in `bench/calibration/points.json`.
+instructions, or which engines and rings it chose, the profile was followed, in both halves. So the
+error is that of the costs and of the timeline, not of guessing what a compiler does: a kernel whose
+instructions the compiler puts in another order may be further off. Each kernel is compared with
+NumPy in the tests. The measured points, with repository, commit, path and hardware, are in
+`bench/calibration/points.json`.
 
 Half of the cases of each family, drawn with a fixed seed, is held out: no number of the model may
 be fitted to them, and to the other half only facts marked *assumed* (`simulate/hardware.py`). There
 is no factor for a kernel. The error is the mean of |modelled − measured| / measured, in which each
-case counts once however often it was measured.
+case counts once however often it was measured.  Profiles state this error beside their latency,
+and say where no published kernel is like the one at hand (`simulate/error_bar.py`).
 """
 
 

@@ -42,7 +42,7 @@ KINDS = {
     "nc_latency": (
         "benchmarked",
         "nki.benchmark's nc_latency: some 15 µs on trn2 and 19 µs on trn1 for a kernel of one tile."
-        " It leaves out a part of what a profile shows, `launch_unbenchmarked_us` of `nkiconv facts`",
+        " It leaves out a part of what a profile shows: launch_unbenchmarked_us in `nkiconv facts`",
     ),
     "body": (
         "none",
@@ -62,6 +62,10 @@ DOUBTS = {
         "the vendor's table has 51.8 ms for the tiled matmul on trn1; another publisher measured"
         " the same source at 21.0 ms there. The table's first three rows imply loads of 100 GB/s"
         " where that measurement has 256, so they show another compiler's programs"
+    ),
+    "inserted": (
+        "the published counters have ScalarE active for 611 µs in each, where the source has a copy"
+        " a tile for it (some 220 µs) or nothing at all: the compiler inserted instructions"
     ),
     "reordered": (
         "four sums of each block go through one PSUM bank, one after the other: in the order of the"

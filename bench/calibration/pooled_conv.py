@@ -165,7 +165,7 @@ def conv_tiles(
 
 
 def _taps(raw_sb: nl.NkiTensor) -> list[nl.NkiTensor]:
-    """Return the (co, ci) tiles of w (co, ci, KH, KW); by the profiles ScalarE copies two of nine."""
+    """Return the (co, ci) tiles of w (co, ci, KH, KW); ScalarE copies two of nine."""
     _, _, KH, KW = raw_sb.shape
     taps_sb = []
     for i in range(KH * KW):

@@ -156,6 +156,12 @@ def verdicts(report: Report, found: Comparison | None) -> Iterator[str]:
         if why:
             count = sum(row.host_problem == why for row in report.rows)
             yield f"{count} rows have no time of PyTorch: {why}"
+    load, cpus = report.environment.load_average, report.environment.cpus
+    if load is not None and load > cpus and any(row.host for row in report.rows):
+        yield (
+            f"the machine was busy (load average {load:.1f}, {cpus} CPUs): PyTorch's times are too"
+            " long"
+        )
     wrong = sum(bool(row.problem) for row in report.rows)
     state = "" if report.complete else ", stopped before the end"
     yield f"{len(report.rows)} rows, {len(report.rows) - wrong} right, {wrong} wrong{state}"

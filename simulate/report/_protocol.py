@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from nkiconv.simulate.curves import Curve
+from nkiconv.simulate.error_bar import ErrorBar
 from nkiconv.simulate.explain import LineTime, PathPart
 from nkiconv.simulate.listing import Listing
 from nkiconv.simulate.roofline import Roofline
@@ -68,6 +69,10 @@ class ProfileLike(Protocol):
     @property
     def body_us(self) -> float:
         """Modelled latency in µs without the launch."""
+
+    @property
+    def error_bar(self) -> ErrorBar:
+        """How far the latency may be off."""
 
     @property
     def bound(self) -> str:

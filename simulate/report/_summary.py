@@ -10,6 +10,7 @@ from nkiconv.simulate.report._protocol import ProfileLike
 
 __all__ = [
     "engine_rows",
+    "error_rows",
     "facts",
     "instruction_rows",
     "kernel_names",
@@ -39,6 +40,7 @@ def profile_dict(p: ProfileLike) -> dict[str, object]:
         "latency_us": float(p.latency_us),
         "launch_us": float(p.launch_us),
         "body_us": float(p.body_us),
+        "error_bar": p.error_bar.to_dict(),
         "bound": str(p.bound),
         "time_us": {str(name): float(us) for name, us in p.time_us.items()},
         "critical_path": [asdict(part) for part in p.critical_path],
@@ -66,6 +68,15 @@ def profile_dict(p: ProfileLike) -> dict[str, object]:
         "psum_peak_banks": int(p.psum_peak_banks),
         "moving_columns": int(p.moving_columns),
     }
+
+
+def error_rows(p: ProfileLike) -> list[tuple[str, str]]:
+    """How far the latency may be off, and why that may not hold for this kernel."""
+    bar = p.error_bar
+    rows = [("may be off by", str(bar))]
+    if bar.outside:
+        rows.append(("outside what was calibrated", "; ".join(bar.outside)))
+    return rows
 
 
 def printable(text: str) -> str:

@@ -14,6 +14,7 @@ from nkiconv.simulate.report._protocol import ProfileLike
 from nkiconv.simulate.report._roofline import roofline_svg
 from nkiconv.simulate.report._summary import (
     engine_rows,
+    error_rows,
     facts,
     instruction_rows,
     kernel_names,
@@ -100,6 +101,7 @@ def _context(p: ProfileLike, timeline: PageTimeline) -> dict[str, object]:
         "kernels": kernel_names(p),
         "facts": facts(p),
         "causes": [(*row, colour_of(row[0])) for row in time_rows(p)],
+        "error_rows": error_rows(p),
         "bound_share": p.time_us.get(p.bound, 0.0) / p.latency_us if p.latency_us > 0 else 0.0,
         "advice": p.advice,
         "engines": _engines(p),

@@ -7,6 +7,7 @@ import textwrap
 from nkiconv.simulate.report._protocol import ProfileLike
 from nkiconv.simulate.report._summary import (
     engine_rows,
+    error_rows,
     facts,
     instruction_rows,
     kernel_names,
@@ -35,6 +36,8 @@ def profile_table(p: ProfileLike) -> str:
     lines = _row("kernel", ", ".join(kernel_names(p)) or "none launched")
     lines += _row("target", p.target)
     lines += _row("latency, modelled", microseconds(p.latency_us))
+    for name, value in error_rows(p):
+        lines += _row("  " + name, value)
     lines += _row("  without launch, modelled", microseconds(p.body_us))
     lines += _row("  launch, modelled", microseconds(p.launch_us))
     lines += _row("bound, modelled", p.bound)

@@ -26,6 +26,7 @@ from nkiconv.bench.suites.compare import compare
 from nkiconv.bench.suites.measure import BenchRow, run_trials, trials_of
 from nkiconv.bench.suites.page import html_page
 from nkiconv.bench.suites.report import Report, environment, load
+from nkiconv.bench.suites.tables import verdicts
 from nkiconv.bench.suites.works import SUITES, select_works
 
 SMALL = ["bench", "--suite", "small", "--repeat", "1"]
@@ -429,6 +430,14 @@ def test_the_page_loads_nothing_and_holds_every_plot(rows: list[BenchRow]) -> No
         ElementTree.fromstring(svg)
     ids = re.findall(r'id="([^"]+)"', page)
     assert len(set(ids)) == len(ids)
+
+
+def test_a_busy_machine_is_told(rows: list[BenchRow]) -> None:
+    pytest.importorskip("torch")
+    where = replace(environment(), cpus=2, load_average=2.5)
+    assert any("was busy" in line for line in verdicts(report_of(rows, environment=where), None))
+    calm = report_of(rows, environment=replace(where, load_average=1.0))
+    assert not any("was busy" in line for line in verdicts(calm, None))
 
 
 def test_a_page_without_any_right_result_is_still_a_page(rows: list[BenchRow]) -> None:

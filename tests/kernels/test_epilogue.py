@@ -141,7 +141,7 @@ def test_instructions_of_evict(
 @nki.jit
 def _pooled(conv_hbm: nl.NkiTensor, y_dtype: Any, pool: Pool) -> nl.NkiTensor:
     """y = pool(conv), as one block."""
-    shape = (conv_hbm.shape[0], pool.rows.outputs, pool.cols.outputs)
+    shape = (conv_hbm.shape[0], conv_hbm.shape[1], pool.rows.outputs, pool.cols.outputs)
     y_hbm = nl.ndarray(shape, dtype=y_dtype, buffer=nl.shared_hbm)
     conv_sb = nl.ndarray(conv_hbm.shape, dtype=conv_hbm.dtype, buffer=nl.sbuf)
     nisa.dma_copy(dst=conv_sb, src=conv_hbm)
@@ -154,13 +154,13 @@ def _pooled(conv_hbm: nl.NkiTensor, y_dtype: Any, pool: Pool) -> nl.NkiTensor:
 def _pool(kind: str, size: tuple[int, int], stride: tuple[int, int], conv: Any) -> Pool:
     axes = [
         PoolAxis(k, s, (n - k) // s + 1)
-        for k, s, n in zip(size, stride, conv.shape[1:], strict=True)
+        for k, s, n in zip(size, stride, conv.shape[2:], strict=True)
     ]
     return Pool(kind, axes[0], axes[1])
 
 
 def _conv(dtype: str) -> Any:
-    return np.random.default_rng(0).integers(-9, 10, (CO, 12, 13)).astype(DTYPES[dtype])
+    return np.random.default_rng(0).integers(-9, 10, (CO, 2, 12, 13)).astype(DTYPES[dtype])
 
 
 SIZES = [
@@ -178,7 +178,8 @@ def test_max_pool(size: tuple[int, int], stride: tuple[int, int], dtype: str, ta
     with use_target(target):
         y = simulate_kernel(_pooled, conv, conv.dtype.name, pool)
     one = np.eye(CO, dtype=conv.dtype)[:, :, None, None]
-    np.testing.assert_array_equal(y, conv2d_ref(conv[None], one, pool=("max", size, stride))[0])
+    expected = conv2d_ref(conv.transpose(1, 0, 2, 3), one, pool=("max", size, stride))
+    np.testing.assert_array_equal(y.transpose(1, 0, 2, 3), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -190,11 +191,11 @@ def test_avg_pool_is_rounded_once(
     pool = _pool("avg", size, stride, conv)
     y = simulate_kernel(_pooled, conv, dtype, pool)
     one = np.eye(CO)[:, :, None, None]
-    mean = conv2d_float64(conv[None], one, pool=("avg", size, stride))[0]
+    mean = conv2d_float64(conv.transpose(1, 0, 2, 3), one, pool=("avg", size, stride))
     # sums of integers are exact; a share of 1/9 is not, and its product is rounded
     share = np.float32(1 / (size[0] * size[1]))
     exact = np.rint(mean * size[0] * size[1]).astype(np.float32) * share
-    np.testing.assert_array_equal(y, exact.astype(DTYPES[dtype]))
+    np.testing.assert_array_equal(y.transpose(1, 0, 2, 3), exact.astype(DTYPES[dtype]))
 
 
 def test_a_block_of_pooled_rows_names_its_rows_of_the_convolution() -> None:

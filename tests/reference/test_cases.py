@@ -14,8 +14,10 @@ import pytest
 
 from nkiconv.reference import conv2d
 from nkiconv.reference._activations import ACTIVATIONS
+from nkiconv.reference._arguments import PADDING_MODES
 from nkiconv.reference._dtypes import DTYPES
 from nkiconv.reference.cases import CASES, Case, make_inputs
+from nkiconv.reference.conv2d import ALGORITHMS, LAYOUTS
 
 # a simulator on a laptop: 100 GFLOP/s, and 15 microseconds of overhead per instruction
 FLOPS_PER_S, INSTRUCTION_S = 100e9, 15e-6
@@ -29,7 +31,7 @@ def _result_shape(case: Case) -> tuple[int, ...]:
         "x": np.zeros((1, case.groups, case.H, case.W), np.float32),
         "w": np.zeros((case.groups, 1, case.KH, case.KW), np.float32),
     }
-    y = conv2d(**inputs, **case.arguments() | {"pool": None})
+    y = conv2d(**inputs, **case.arguments() | {"pool": None, "layout": "NCHW"})
     assert case.residual_shape[2:] == y.shape[2:]
     return case.residual_shape
 
@@ -81,6 +83,7 @@ def test_id_says_what_the_case_is(case: Case) -> None:
     if case.pool is not None:
         kind, size, *stride = case.pool
         parts += [f"{kind}{spelt(size)}" + "".join(f"s{spelt(s)}" for s in stride)]
+    parts += ["nhwc"] if case.layout == "NHWC" else []
     assert case.id == "-".join(parts)
     assert re.fullmatch(r"[0-9a-z-]+", case.id)
     assert case.why
@@ -92,7 +95,7 @@ def test_case_is_sound(case: Case) -> None:
     assert case.C_out % case.groups == 0
     assert min(_result_shape(case)) >= 1
     assert set(case.dtypes) <= set(DTYPES)
-    assert set(case.algorithms) <= {"direct", "naive"}
+    assert set(case.algorithms) <= set(ALGORITHMS) - {"auto"}
     assert "direct" in case.algorithms
 
 
@@ -112,6 +115,9 @@ def test_everything_is_reached() -> None:
         assert any(c.stride != 1 for c in rows)
     quick = [c for c in CASES if c.quick]
     assert {c.activation for c in quick} > set(ACTIVATIONS)
+    assert {c.padding_mode for c in quick} == set(PADDING_MODES)
+    assert {c.layout for c in quick} == set(LAYOUTS)
+    assert {c.pool[0] for c in quick if c.pool} == {"max", "avg"}
     assert any(c.groups > 1 for c in quick)
     assert any(c.groups == c.C_in > 1 for c in quick)
     assert any(c.dilation != 1 for c in quick)

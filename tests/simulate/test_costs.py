@@ -241,7 +241,7 @@ COSTS: list[tuple[Any, int, dict[str, Any], str, float]] = [
     (fill, 512, {"engine": E.gpsimd}, "trn1", (512 + 150) / 1.4),
     (total, 512, {}, "trn1", (512 + 60) / 1.12),
     (total, 512, {"dtype": "bfloat16"}, "trn2", (512 + 60) / 0.96),
-    (invert, 512, {}, "trn1", (8 * 512 + 60) / 1.12),
+    (invert, 512, {}, "trn1", (2.5 * 512 + 60) / 1.12),
     (activate_sum, 512, {}, "trn2", (512 + 60 + 64) / 1.2 + 25),  # 64 to read the registers
     (activate_sum, 512, {"op": nl.exp}, "trn2", (512 + 180 + 64) / 1.2 + 25),
     (scale_sum, 512, {"dtype": "bfloat16"}, "trn2", (512 + 60 + 64) / 0.96),

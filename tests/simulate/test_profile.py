@@ -245,7 +245,7 @@ def repeated(x_hbm: Any, loads: int, matmuls: int) -> Any:
     acc_ps = nl.ndarray((128, 512), nl.float32, buffer=nl.psum)
     nisa.memset(x_sb, 1)
     for i in range(loads):
-        nisa.dma_copy(dst=x_sb[:, i], src=x_hbm[:, i])
+        nisa.dma_copy(dst=x_sb[:, nl.ds(4 * i, 8)], src=x_hbm[:, nl.ds(4 * i, 8)])
     for i in range(matmuls):
         nisa.nc_matmul(dst=acc_ps, stationary=x_sb[:, 0:128], moving=x_sb, accumulate=i > 0)
     nisa.tensor_copy(dst=x_sb, src=acc_ps)

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from nkiconv.simulate.curves import Curve
+from nkiconv.simulate.error_bar import ErrorBar
 from nkiconv.simulate.errors import NkiconvError
 from nkiconv.simulate.explain import LineTime, PathPart
 from nkiconv.simulate.listing import Listing
@@ -81,6 +82,9 @@ class FakeProfile:
     latency_us: float = 1234.567
     launch_us: float = 15.0
     body_us: float = 1219.567
+    error_bar: ErrorBar = field(
+        default_factory=lambda: ErrorBar(0.052, 0.149, 38, ("no kernel was measured on trn9",))
+    )
     bound: str = "DMA latency"
     time_us: dict[str, float] = field(
         default_factory=lambda: {
@@ -239,10 +243,13 @@ def test_dict_is_json_with_every_field_but_the_events() -> None:
     assert as_dict.pop("timing") == "modelled"
     assert as_dict.pop("kernels") == ["conv"]
     assert as_dict.pop("roofline")["limit"] == "TensorE"
+    assert as_dict.pop("error_bar")["outside"] == ["no kernel was measured on trn9"]
     for name in ("critical_path", "advice", "lines"):
         assert as_dict.pop(name) == [asdict(each) for each in getattr(profile, name)]
         fields.remove(name)
-    assert as_dict == {name: getattr(profile, name) for name in fields - {"kernels", "roofline"}}
+    assert as_dict == {
+        name: getattr(profile, name) for name in fields - {"kernels", "roofline", "error_bar"}
+    }
 
 
 # --- trace --------------------------------------------------------------------------------------

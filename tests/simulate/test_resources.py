@@ -29,7 +29,7 @@ from nkiconv.simulate.nki import language as nl
 from nkiconv.simulate.placement import Placement
 from nkiconv.simulate.resources import Cause, Clock, Port
 from nkiconv.simulate.schedule import Timeline, schedule
-from nkiconv.simulate.trace import Lane, Trace
+from nkiconv.simulate.trace import LANES, Lane, Trace
 
 MACHINE = replace(
     HARDWARE["trn2"],
@@ -69,7 +69,8 @@ def timeline(rows: list[Row], machine: Any = MACHINE) -> Timeline:
     storages = [
         Allocation(n, SPACES[n % 3], (128, 100), "uint8", f"t{n}", "k.py:1") for n in range(9)
     ]
-    return schedule(trace, storages, Placement({}, {}, 0, 0), machine)
+    # Tensors 1 and 7 lie in PSUM's first bank, 4 in its second.
+    return schedule(trace, storages, Placement({1: 0, 4: 2048, 7: 1024}, {}, 0, 0), machine)
 
 
 def times(rows: list[Row], machine: Any = MACHINE) -> list[tuple[int, int]]:
@@ -168,6 +169,8 @@ PORTS = {
     "ScalarE in SBUF": ((V, SHARED_PORT, 0), (S, -1, 3), False, False),
     "VectorE in PSUM": ((V, -1, 1), (G, -1, 3), False, False),
     "VectorE and ScalarE in PSUM": ((V, -1, 1), (S, -1, 4), True, False),
+    "both in one bank": ((V, -1, 1), (S, -1, 7), True, True),
+    "both in one bank, the other order": ((S, -1, 7), (V, -1, 1), True, True),
     "TensorE in PSUM": ((V, -1, 1), (T, -1, 4), False, False),
 }
 
@@ -217,6 +220,36 @@ def test_rings_share_a_generator_but_not_what_was_made_beforehand() -> None:
     assert [start for start, _ in times(shared)] == [0, 0]
     line = timeline(shared)
     assert (line.issue_ps[Lane.SYNC], line.issue_ps[Lane.SCALAR]) == (50_000, 50_000)
+
+
+def test_two_blocks_generate_side_by_side_where_the_compiler_chooses() -> None:
+    either, sync = int(Descriptors.HARDWARE_EITHER), int(Descriptors.HARDWARE)
+    rows: list[Row] = [(LOAD, 4, 4, either, (), (tensor,)) for tensor in (0, 3, 6)]
+    line = timeline(rows)
+    assert [start // 1000 for start in line.start_ps] == [0, 0, 50]
+    assert (line.issue_ps[Lane.SYNC], line.issue_ps[Lane.SCALAR]) == (100_000, 50_000)
+    assert causes(rows)[2] == ("ISSUE", 0)
+    rows[0] = (LOAD, 4, 4, sync, (), (0,))  # SyncE is busy: the other block takes the second
+    assert [start for start, _ in times(rows)] == [0, 0, 50]
+    assert timeline(rows).issue_ps[Lane.SCALAR] == 50_000
+
+
+def test_an_engine_that_triggers_holds_up_its_own_transfers_alone() -> None:
+    by_scalar = int(Descriptors.HARDWARE_SCALAR)
+    rows: list[Row] = [
+        (V, 500, 500, -1, (), (0,)),
+        (LOAD, 4, 4, by_scalar, (0,), (3,)),  # waits for VectorE, in ScalarE's queue
+        (LOAD, 4, 4, int(Descriptors.HARDWARE), (), (6,)),  # another engine's queue
+    ]
+    assert [start for start, _ in times(rows)] == [0, 510, 0]
+
+
+def test_a_table_loads_while_an_operand_is_waited_for() -> None:
+    machine = replace(MACHINE, scalar_table_load_ns=100)
+    for wait, start, end in ((40, 50, 50 + 50 + 15), (200, 210, 210 + 15)):
+        rows: list[Row] = [(V, wait, wait, -1, (), (0,)), (S, 10, 15, 7, (0,), ())]
+        assert times(rows, machine)[1] == (start, end)
+        assert causes(rows, machine)[1] == ("TABLE" if wait == 40 else "DATA", 0)
 
 
 def test_scalar_engine_triggers_in_its_program_order() -> None:
@@ -283,3 +316,26 @@ def test_generation_of_a_copy(start: Any, target: str, options: Any, by: Descrip
         dst = chip.new((4, 8), options.pop("to", "float32"))
         nisa.dma_copy(dst=dst, src=chip.put(np.ones((4, 8)), buffer=nl.shared_hbm), **options)
         assert chip.last.table == by
+
+
+# --- Two cores -----------------------------------------------------------------------------------
+
+
+def test_two_cores_share_their_memory() -> None:
+    """1,000 B on each core: 80 ns by its DMA engines, 62 through a memory that moves 16 B a ns."""
+    machine = replace(MACHINE, hbm_pair_bytes_per_ns=16)
+    storages = [Allocation(n, "sbuf", (128, 100), "uint8", f"t{n}", "k.py:1") for n in range(2)]
+
+    def ends(cores: int, moved: int) -> list[int]:
+        trace = Trace()
+        for core in range(cores):
+            trace.add(0, LOAD + core * LANES, 0, 0, 80_000, 80_000, 0, [core, 1, 0, 100, 0, 128])
+            trace.note_hbm(moved)
+        line = schedule(trace, storages, Placement({}, {}, 0, 0), machine, cores)
+        if cores > 1 and moved == 1000:
+            assert (Cause(line.cause[1]).name, line.blocker[1]) == ("BANDWIDTH", 0)
+        return [end // 1000 for end in line.end_ps]
+
+    assert ends(1, 1000) == [185]  # 100 to the first byte, 5 to complete
+    assert ends(2, 1000) == [185, 230]  # 2 x 62.5 after the first byte
+    assert ends(2, 500) == [185, 185]

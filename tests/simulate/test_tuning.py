@@ -104,7 +104,7 @@ CASES: dict[str, tuple[dict[str, Any], float, str, dict[str, Any]]] = {
     "activation tables": (
         {"path": {("ScalarE", "activation table"): 12.0}, "table_loads": 10},
         10.8,
-        "ScalarE loads an activation table 10 times",
+        "ScalarE waits for an activation table 10 times",
         {"path": {("ScalarE", "activation table"): 12.0}, "table_loads": 1},
     ),
     "no spare buffer": (

@@ -1,0 +1,602 @@
+"""conv2d with taps packed beside channels in the contraction, and output rows in the result.
+
+y[n, co, i*P + p, ow] = act(scale[co]*acc + bias[co] + residual), acc = sum over (q, u, g, j, ci) of
+    w[co, ci, kh, u*G + g] * x[n, ci, (i*T/S + q)*S + j - pad, ow*s + (u*G + g)*d - pad]
+
+with kh*d = q*S + j - p*s, and zero where no tap fits (_im2col_plan.py has the letters).  For few
+channels: a matmul has G*J*C_in rows and P*C_out columns of weights, up to 128 of each.
+
+Shapes
+------
+x_hbm         (N, C_in, H, W)     f32 f16 bf16  HBM
+w_hbm         "zeros":  (tiles of C_in, rows, entries, U*C_out)   "rows": (G, KH*C_in, U*C_out)
+              "phases": (C_in, KH, KW, C_out), the last tap's row first;  as x, HBM
+scale_hbm     (C_out, 1)          f32           HBM, or None
+bias_hbm      (C_out, 1)          f32           HBM, or None
+residual_hbm  (N, C_out, OH, OW)  as x          HBM, or None
+y_hbm         (N, C_out, OH, OW)  as x          HBM
+
+Loop nest
+---------
+weights, with their zeros, stay in SBUF
+for image, strip:                               two buffers in turn
+    for chunk of groups of P output rows:
+        load its rows of x (a run is a row of the image); copy them for shifts and shared rows
+        for tile of (p, co) <= 128, tile of <= 512 outputs of p:
+            for tile of C_in, q, u:
+                acc (p co, outputs) += w_sb (g j ci, p co).T @ x_sb (g j ci, outputs at q, u)
+            y = act(acc), one store for the chunk's tiles of outputs
+
+Nothing is stored with zeros but the weights: those of row p are a view that slides over entries,
+entry z holding the tap of p*s - q*S = z*step - (Q-1)*S.
+
+It streams N * OH/P * OW * Q * U columns for each tile of (p, co).  What limits it is TensorE, the
+transfers of rows shorter than 512 bytes, or, from a tile of one matmul on, emptying PSUM.
+
+Sources
+-------
+Vendor documentation of NKI 0.6.0, read 2026-08: isa nc_matmul, isa dma_copy (any start partition),
+access patterns, DMA bandwidth guide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import nki
+import nki.isa as nisa
+import nki.language as nl
+import numpy as np
+
+from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
+from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._epilogue import evict, load_table
+from nkiconv.kernels._im2col_plan import (
+    Chunk,
+    Im2colPlan,
+    OutTile,
+    Packing,
+    Strip,
+    columns,
+    joins,
+    make_plan,
+    out_tiles,
+    packings,
+)
+from nkiconv.kernels._plan import Geometry, Tile, ceil_div
+from nkiconv.kernels._price import Price, Transfers, matmul_cycles, transfer_ns
+from nkiconv.kernels._weights import PackedWeights
+from nkiconv.simulate.hardware import Hardware, hardware
+
+NAME = "im2col"
+
+_MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
+_PLANS = 3  # made in full: the first by a quick estimate
+
+
+def _load_weights(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
+    """w_sb (rows, entries, U*C_out) of each tile of C_in, zero where no tap fits."""
+    g = plan.geometry
+    k = plan.packing
+    w_sbs = []
+    for i in range(len(plan.c_in_tiles)):
+        c_in = plan.c_in_tiles[i]
+        size = k.G * k.J * c_in.size
+        w_sb = nl.ndarray((size, plan.entries, k.U * g.C_out), dtype=w_hbm.dtype, buffer=nl.sbuf)
+        if plan.weights == "zeros":
+            nisa.dma_copy(dst=w_sb, src=w_hbm[i, nl.ds(0, size)], dge_mode=nisa.dge_mode.none)
+        else:
+            nisa.memset(dst=w_sb, value=0.0)
+        if plan.weights == "rows":
+            for fill in plan.fills:
+                nisa.dma_copy(
+                    dst=w_sb[nl.ds(fill.partition, fill.partitions), fill.entry, :],
+                    src=w_hbm[fill.shift],
+                    dge_mode=nisa.dge_mode.none,
+                )
+        if plan.weights == "phases":
+            _fill_phases(w_sb, w_hbm, c_in, plan)
+        w_sbs.append(w_sb)
+    return w_sbs
+
+
+def _fill_phases(w_sb: nl.NkiTensor, w_hbm: nl.NkiTensor, c_in: Tile, plan: Im2colPlan) -> None:
+    """w_sb[g j ci, z, u co] = the tap that phase j finds at entry z, by way of one load."""
+    g = plan.geometry
+    k = plan.packing
+    taps_sb = nl.ndarray(
+        (c_in.size, g.rows.taps, g.cols.taps, g.C_out), dtype=w_hbm.dtype, buffer=nl.sbuf
+    )
+    nisa.dma_copy(dst=taps_sb, src=w_hbm[nl.ds(c_in.start, c_in.size)], dge_mode=nisa.dge_mode.none)
+    for fill in plan.fills:
+        entry_end = fill.entry + (fill.taps - 1) * fill.entry_step + 1
+        tap_end = fill.tap + (fill.taps - 1) * fill.tap_step + 1
+        shift_end = fill.shift + (fill.shifts - 1) * k.G + 1
+        dst = w_sb[
+            nl.ds(fill.partition, c_in.size),
+            fill.entry : entry_end : fill.entry_step,
+            0 : fill.shifts * g.C_out,
+        ]
+        src = taps_sb[:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : k.G, :]
+        if fill.by_engine:
+            nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
+        else:
+            nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
+
+
+def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.NkiTensor | None]:
+    """vector_sb (p co, 1) of each tile of results, or None."""
+    vector_sbs: list[nl.NkiTensor | None] = []
+    for out in plan.out_tiles:
+        vector_sb = None
+        if vector_hbm is not None:
+            size = out.rows.size * out.channels.size
+            vector_sb = nl.ndarray((size, 1), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.dma_copy(
+                dst=vector_sb,
+                src=vector_hbm.ap(
+                    [[0, out.rows.size], [1, out.channels.size], [1, 1]], offset=out.channels.start
+                ),
+                dge_mode=nisa.dge_mode.none,
+            )
+        vector_sbs.append(vector_sb)
+    return vector_sbs
+
+
+def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
+    """x_sb (g j ci, places, columns) of each tile of C_in, in turn, with zeros beside the image."""
+    left = plan.geometry.cols.pad
+    right = left + plan.x_width
+    buffers = []
+    for _ in range(plan.buffers):
+        x_sbs = []
+        for c_in in plan.c_in_tiles:
+            size = plan.packing.G * plan.packing.J * c_in.size
+            loaded = plan.packing.S * c_in.size
+            x_sb = nl.ndarray((size, plan.places, plan.width), dtype=dtype, buffer=nl.sbuf)
+            if left > 0:
+                nisa.memset(dst=x_sb[0:loaded, :, 0:left], value=0.0)
+            if right < plan.width:
+                nisa.memset(dst=x_sb[0:loaded, :, right : plan.width], value=0.0)
+            x_sbs.append(x_sb)
+        buffers.append(x_sbs)
+    return buffers
+
+
+def _load_chunk(
+    x_sbs: list[nl.NkiTensor], x_hbm: nl.NkiTensor, n: int, chunk: Chunk, plan: Im2colPlan
+) -> None:
+    """Bring the chunk's rows of x, then copy them for other phases and shifts."""
+    g = plan.geometry
+    H = g.rows.size
+    W = g.cols.size
+    S = plan.packing.S
+    for i in range(len(plan.c_in_tiles)):
+        c_in = plan.c_in_tiles[i]
+        x_sb = x_sbs[i]
+        if chunk.zero_places.size > 0:
+            places = nl.ds(chunk.zero_places.start, chunk.zero_places.size)
+            nisa.memset(dst=x_sb[0 : S * c_in.size, places, :], value=0.0)
+        for load in chunk.loads:
+            channel = n * g.C_in + c_in.start
+            nisa.dma_copy(
+                dst=x_sb[
+                    nl.ds(load.phase * c_in.size, load.phases * c_in.size),
+                    nl.ds(load.place, load.size),
+                    nl.ds(g.cols.pad, plan.x_width),
+                ],
+                src=x_hbm.ap(
+                    [[W, load.phases], [H * W, c_in.size], [S * W, load.size], [1, plan.x_width]],
+                    offset=(channel * H + load.row) * W,
+                ),
+                dge_mode=nisa.dge_mode.none,
+            )
+        flat_sb = x_sb.flatten_dims(1, 2)
+        for move in chunk.moves:
+            dst = flat_sb[nl.ds(move.dst, move.partitions), nl.ds(move.start, move.size)]
+            src = flat_sb[0 : move.partitions, nl.ds(move.shift, move.size)]
+            if move.by_engine:
+                nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
+            else:
+                nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
+
+
+def _carry(
+    x_sbs: list[nl.NkiTensor], before_sbs: list[nl.NkiTensor], strip: Strip, plan: Im2colPlan
+) -> None:
+    """Copy the places that a strip shares with the one before."""
+    for i in range(len(plan.c_in_tiles)):
+        size = plan.packing.S * plan.c_in_tiles[i].size
+        nisa.dma_copy(
+            dst=x_sbs[i][0:size, 0 : strip.carry, :],
+            src=before_sbs[i][0:size, nl.ds(strip.carry_from, strip.carry), :],
+            dge_mode=nisa.dge_mode.none,
+        )
+
+
+def _accumulate(
+    acc_ps: nl.NkiTensor,
+    w_sbs: list[nl.NkiTensor],
+    x_sbs: list[nl.NkiTensor],
+    out: OutTile,
+    groups: Tile,
+    cols: Tile,
+    plan: Im2colPlan,
+) -> None:
+    """acc_ps (p co, groups, cols) = sum over (ci tile, q, u) of w_sb.T @ x_sb."""
+    g = plan.geometry
+    k = plan.packing
+    z_step = g.rows.stride // plan.entry
+    is_first = True
+    for i in range(len(plan.c_in_tiles)):
+        for q in out.places:
+            z = (out.rows.start * g.rows.stride + (k.Q - 1 - q) * k.S) // plan.entry
+            z_end = z + (out.rows.size - 1) * z_step + 1
+            place = groups.start * k.row_step + q
+            place_end = place + (groups.size - 1) * k.row_step + 1
+            for u in range(k.U):
+                column = cols.start * g.cols.stride + u * k.G * g.cols.dilation
+                column_end = column + (cols.size - 1) * g.cols.stride + 1
+                nisa.nc_matmul(
+                    dst=acc_ps,
+                    stationary=w_sbs[i][
+                        :,
+                        z:z_end:z_step,
+                        nl.ds(u * g.C_out + out.channels.start, out.channels.size),
+                    ],
+                    moving=x_sbs[i][
+                        :, place : place_end : k.row_step, column : column_end : g.cols.stride
+                    ],
+                    accumulate=not is_first,
+                )
+                is_first = False
+
+
+def _copy_rows(
+    y_hbm: nl.NkiTensor,
+    y_sb: nl.NkiTensor,
+    n: int,
+    out: OutTile,
+    chunk: Chunk,
+    to_hbm: bool,
+    plan: Im2colPlan,
+) -> None:
+    """Between y_hbm[n, co, row + i*P + p, :] and y_sb (p co, i, OW); a last group may be short."""
+    g = plan.geometry
+    P = plan.packing.P
+    OH = g.rows.outputs
+    OW = g.cols.outputs
+    start = ((n * g.C_out + out.channels.start) * OH + chunk.y_row + out.rows.start) * OW
+    for short in (False, True):
+        first = chunk.full if short else 0
+        groups = 1 if short else chunk.full
+        rows = min(out.rows.size, chunk.rest - out.rows.start) if short else out.rows.size
+        if groups > 0 and rows > 0:
+            there = y_hbm.ap(
+                [[OW, rows], [OH * OW, out.channels.size], [P * OW, groups], [1, OW]],
+                offset=start + first * P * OW,
+            )
+            here = y_sb[0 : rows * out.channels.size, nl.ds(first, groups), :]
+            _transfer(there, here, to_hbm)
+
+
+def _copy_joined(
+    y_hbm: nl.NkiTensor, y_sb: nl.NkiTensor, n: int, chunk: Chunk, to_hbm: bool, plan: Im2colPlan
+) -> None:
+    """Between y_hbm[n, co, row + i*P + p, :] and y_sb (co, i*P + p, OW)."""
+    rows = chunk.full * plan.packing.P + chunk.rest
+    there = y_hbm[n, :, nl.ds(chunk.y_row, rows), :]
+    _transfer(there, y_sb[:, 0:rows, :], to_hbm)
+
+
+def _transfer(there: nl.NkiTensor, here: nl.NkiTensor, to_hbm: bool) -> None:
+    if to_hbm:
+        nisa.dma_copy(dst=there, src=here, dge_mode=nisa.dge_mode.none)
+    else:
+        nisa.dma_copy(dst=here, src=there, dge_mode=nisa.dge_mode.none)
+
+
+def _finish_chunk(
+    y_hbm: nl.NkiTensor,
+    residual_hbm: nl.NkiTensor | None,
+    w_sbs: list[nl.NkiTensor],
+    x_sbs: list[nl.NkiTensor],
+    scale_sb: nl.NkiTensor | None,
+    bias_sb: nl.NkiTensor | None,
+    n: int,
+    out: OutTile,
+    chunk: Chunk,
+    plan: Im2colPlan,
+) -> None:
+    """y_hbm[n, co, the chunk's rows] of one tile of results."""
+    size = out.rows.size * out.channels.size
+    shape = (size, chunk.groups.size, plan.geometry.cols.outputs)
+    residual_sb = None
+    if residual_hbm is not None:
+        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        if chunk.rest > 0:
+            nisa.memset(dst=residual_sb[:, nl.ds(chunk.full, 1), :], value=0.0)
+        _copy_rows(residual_hbm, residual_sb, n, out, chunk, False, plan)
+    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+    on_vector = False
+    for tile in chunk.tiles:
+        for cols in plan.col_tiles:
+            acc_ps = nl.ndarray((size, tile.size, cols.size), dtype=nl.float32, buffer=nl.psum)
+            groups = Tile(chunk.groups.start + tile.start, tile.size)
+            _accumulate(acc_ps, w_sbs, x_sbs, out, groups, cols, plan)
+            rows = nl.ds(tile.start, tile.size)
+            columns = nl.ds(cols.start, cols.size)
+            residual = None
+            if residual_sb is not None:
+                residual = residual_sb[:, rows, columns]
+            evict(
+                y_sb[:, rows, columns], acc_ps, scale_sb, bias_sb, residual, plan.epilogue,
+                on_vector,
+            )  # fmt: skip
+            on_vector = plan.on_both and not on_vector
+    _copy_rows(y_hbm, y_sb, n, out, chunk, True, plan)
+
+
+def _finish_joined(
+    y_hbm: nl.NkiTensor,
+    residual_hbm: nl.NkiTensor | None,
+    w_sbs: list[nl.NkiTensor],
+    x_sbs: list[nl.NkiTensor],
+    scale_sbs: list[nl.NkiTensor | None],
+    bias_sbs: list[nl.NkiTensor | None],
+    n: int,
+    chunk: Chunk,
+    plan: Im2colPlan,
+) -> None:
+    """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before."""
+    C_out = plan.geometry.C_out
+    P = plan.packing.P
+    shape = (C_out, chunk.groups.size * P, plan.geometry.cols.outputs)
+    residual_sb = None
+    if residual_hbm is not None:
+        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        if chunk.rest > 0:
+            first = chunk.full * P + chunk.rest
+            nisa.memset(dst=residual_sb[:, first : shape[1], :], value=0.0)
+        _copy_joined(residual_hbm, residual_sb, n, chunk, False, plan)
+    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+    on_vector = False
+    for tile in chunk.tiles:
+        groups = Tile(chunk.groups.start + tile.start, tile.size)
+        for i in range(len(plan.out_tiles)):
+            out = plan.out_tiles[i]
+            for cols in plan.col_tiles:
+                acc_ps = nl.ndarray(
+                    (out.rows.size * C_out, tile.size, cols.size), dtype=nl.float32, buffer=nl.psum
+                )
+                _accumulate(acc_ps, w_sbs, x_sbs, out, groups, cols, plan)
+                for p in range(out.rows.size):
+                    first = tile.start * P + out.rows.start + p
+                    end = first + (tile.size - 1) * P + 1
+                    columns = nl.ds(cols.start, cols.size)
+                    channels = nl.ds(p * C_out, C_out)
+                    scale_sb = scale_sbs[i]
+                    if scale_sb is not None:
+                        scale_sb = scale_sb[channels, :]
+                    bias_sb = bias_sbs[i]
+                    if bias_sb is not None:
+                        bias_sb = bias_sb[channels, :]
+                    residual = None
+                    if residual_sb is not None:
+                        residual = residual_sb[:, first:end:P, columns]
+                    evict(
+                        y_sb[:, first:end:P, columns], acc_ps[channels, :, :], scale_sb, bias_sb,
+                        residual, plan.epilogue, on_vector,
+                    )  # fmt: skip
+                    on_vector = plan.on_both and not on_vector
+    _copy_joined(y_hbm, y_sb, n, chunk, True, plan)
+
+
+@nki.jit
+def conv2d_im2col(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: Im2colPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm; the loop nest is the one at the top of this file."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    load_table(plan.epilogue)
+    buffers = _strip_buffers(x_hbm.dtype, plan)
+    _load_chunk(buffers[0], x_hbm, 0, plan.strips[0].chunks[0], plan)  # what takes longest
+    w_sbs = _load_weights(w_hbm, plan)
+    scale_sbs = _load_vectors(scale_hbm, plan)
+    bias_sbs = _load_vectors(bias_hbm, plan)
+    turn = 0
+    for n in range(plan.y_shape[0]):
+        for strip in plan.strips:
+            x_sbs = buffers[turn % plan.buffers]
+            if strip.carry > 0:
+                _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
+            for i_chunk in range(len(strip.chunks)):
+                chunk = strip.chunks[i_chunk]
+                if turn + i_chunk > 0:
+                    _load_chunk(x_sbs, x_hbm, n, chunk, plan)
+                if plan.joined:
+                    _finish_joined(
+                        y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, chunk, plan
+                    )
+                else:
+                    for i in range(len(plan.out_tiles)):
+                        _finish_chunk(
+                            y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[i], bias_sbs[i], n,
+                            plan.out_tiles[i], chunk, plan,
+                        )  # fmt: skip
+            turn = turn + 1
+    return y_hbm
+
+
+def plans(problem: Problem) -> Iterator[Candidate]:
+    """Yield plans of the packings that a quick estimate likes best.
+
+    Raises
+    ------
+    NotSuited
+        Groups, pooling, padding other than zeros, a faster float32; or nothing fits.
+    """
+    g = problem.geometry
+    if g.G > 1:
+        raise NotSuited("it has no groups")
+    if problem.epilogue.pool is not None:
+        raise NotSuited("it has no fused pooling")
+    if problem.padding_mode != "zeros":
+        raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
+    if problem.precision != "exact":
+        raise NotSuited("it has no faster float32")
+    hw = hardware()
+    found = 0
+    for k in sorted(packings(g), key=lambda k: _quick_ns(g, k, hw)):
+        plan = make_plan(g, problem.epilogue, k, on_both=hw.generation > 2)
+        if plan is None:
+            continue
+        price = _price(plan, hw)
+        if price.static_instructions > _MAX_INSTRUCTIONS:
+            continue
+        yield Candidate(NAME, plan, price, _why(plan))
+        found += 1
+        if found == _PLANS:
+            return
+    if found == 0:
+        raise NotSuited(
+            f"no packing of {g.C_in} to {g.C_out} channels has strips that fit SBUF and at most "
+            f"{_MAX_INSTRUCTIONS} instructions"
+        )
+
+
+def _why(plan: Im2colPlan) -> str:
+    k = plan.packing
+    return (
+        f"{k.J} rows x {k.G} shifts x {plan.c_in_tiles[0].size} channels contracted at once, "
+        f"{k.P} output rows beside each other"
+    )
+
+
+def _tensor_cycles(g: Geometry, num_columns: int, num_matmuls: int, rows: int, m: int,
+                   hw: Hardware) -> int:  # fmt: skip
+    """Return TensorE's cycles; an array that is fed on few rows stays at its slow clock."""
+    each = ceil_div(num_columns, num_matmuls)
+    if g.cols.stride * g.itemsize >= hw.wide_stride_bytes:
+        each *= 2
+    cycles = num_matmuls * matmul_cycles(each, g.itemsize, hw, m)
+    if hw.throttle_slowdown > 1 and rows < hw.throttle_busy_share * hw.partitions:
+        cycles *= int(hw.throttle_slowdown)
+    return cycles
+
+
+def _quick_ns(g: Geometry, k: Packing, hw: Hardware) -> float:
+    """Return TensorE's time or the transfers', whichever is longer, and a little of the other."""
+    outs = out_tiles(g, k)
+    num_columns = columns(g, k, outs)
+    m = outs[0].rows.size * outs[0].channels.size
+    rows = k.G * k.J * min(g.C_in, hw.partitions)
+    num_matmuls = ceil_div(
+        num_columns, min(g.cols.outputs * (512 // min(512, g.cols.outputs)), 512)
+    )
+    tensor = _tensor_cycles(g, num_columns, num_matmuls, rows, m, hw) / hw.tensor_ghz
+    x = g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize
+    copied = x * (k.G * k.J / k.S - 1)
+    moved = copied / hw.dma_aggregate_bytes_per_ns
+    at_once = 8 if k.P == 1 or joins(g, k) else 1
+    runs = ceil_div(g.N * g.C_out * g.rows.outputs, at_once)
+    store = Transfers(1, runs, at_once * g.cols.outputs * g.itemsize, to_hbm=True)
+    load = Transfers(1, g.N * g.C_in * g.rows.size, g.cols.size * g.itemsize)
+    moved += transfer_ns(store, hw) + transfer_ns(load, hw)
+    emptied = num_columns / max(1, sum(len(o.places) for o in outs) * k.U) * len(outs)
+    emptied *= outs[0].rows.size if joins(g, k) else 1
+    emptied *= 1.2 / (2 * hw.vector_ghz if hw.generation > 2 else hw.scalar_ghz)
+    work = (tensor, moved, emptied)
+    return max(work) + 0.1 * sum(work) + (1500.0 if k.G > 1 or k.J > k.S else 0.0)
+
+
+def _price(plan: Im2colPlan, hw: Hardware) -> Price:
+    """Return what a plan costs."""
+    g = plan.geometry
+    k = plan.packing
+    item = g.itemsize
+    out = plan.out_tiles[0]
+    m = out.rows.size * out.channels.size
+    chunks = [chunk for strip in plan.strips for chunk in strip.chunks]
+    transfers = []
+    for chunk in chunks:
+        for c_in in plan.c_in_tiles:
+            for load in chunk.loads:
+                runs = load.phases * c_in.size * load.size
+                transfers.append(Transfers(g.N, runs, plan.x_width * item))
+            for move in chunk.moves:
+                transfers.append(Transfers(g.N, move.partitions, move.size * item, on_chip=True))
+        y_rows = chunk.full * k.P + chunk.rest
+        count = g.N * (2 if plan.epilogue.has_residual else 1)
+        run = y_rows if plan.joined or k.P == 1 else 1
+        runs = ceil_div(y_rows * g.C_out, run)
+        transfers.append(Transfers(count, runs, run * g.cols.outputs * item, to_hbm=True))
+    weights = plan.rows * plan.entries * k.U * g.C_out * item
+    transfers.append(Transfers(1, plan.rows, max(1, weights // plan.rows)))
+    fills = len(plan.fills)
+    if fills:
+        transfers.append(
+            Transfers(fills, plan.fills[0].partitions, k.U * g.C_out * item, on_chip=True)
+        )
+    tiles = g.N * len(plan.col_tiles) * sum(len(chunk.tiles) for chunk in chunks)
+    tiles *= len(plan.out_tiles)
+    elems = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * len(plan.out_tiles)
+    if plan.joined:
+        elems, tiles = elems * out.rows.size, tiles * out.rows.size
+    by_scalar = 0.5 if plan.on_both else 1.0
+    first = chunks[0]
+    loaded = sum(load.phases * load.size for load in first.loads) * g.C_in * plan.x_width * item
+    last = (chunks[-1].full * k.P + chunks[-1].rest) * g.C_out * g.cols.outputs * item
+    return Price(
+        moving_columns=plan.moving_columns,
+        matmuls=plan.num_matmuls,
+        tensor_cycles=_tensor_cycles(g, plan.moving_columns, plan.num_matmuls, plan.rows, m, hw),
+        transfers=tuple(transfers),
+        scalar_elems=int(elems * by_scalar),
+        scalar_instructions=int(tiles * by_scalar),
+        vector_elems=int(elems * (1 - by_scalar)),
+        vector_instructions=int(tiles * (1 - by_scalar)),
+        first_load_bytes=loaded,
+        last_store_bytes=last,
+        static_instructions=plan.num_matmuls + 2 * tiles + sum(t.count for t in transfers),
+    )
+
+
+def pack(w: PackedWeights, plan: Im2colPlan) -> Array:
+    """Return the weights as the plan's way of bringing them to their places wants them."""
+    g, k = plan.geometry, plan.packing
+    KH, KW = g.rows.taps, g.cols.taps
+    taps = w.array[0].reshape(g.C_in, KH, KW, g.C_out)
+    if plan.weights == "phases":
+        return np.ascontiguousarray(taps[:, ::-1])
+    wide = np.zeros((g.C_in, KH, k.U * k.G, g.C_out), taps.dtype)
+    wide[:, :, :KW] = taps
+    shifted = wide.reshape(g.C_in, KH, k.U, k.G, g.C_out)
+    if plan.weights == "rows":
+        return np.ascontiguousarray(shifted.transpose(3, 1, 0, 2, 4)).reshape(
+            k.G, KH * g.C_in, k.U * g.C_out
+        )
+    packed = np.zeros((len(plan.c_in_tiles), plan.rows, plan.entries, k.U, g.C_out), taps.dtype)
+    for i, tile in enumerate(plan.c_in_tiles):
+        chosen = shifted[tile.start : tile.start + tile.size]
+        for j in range(k.J):
+            for z in range(plan.entries):
+                kh, rest = divmod(j + (k.Q - 1) * k.S - z * plan.entry, g.rows.dilation)
+                if rest or not 0 <= kh < KH:
+                    continue
+                for shift in range(k.G):
+                    row = (shift * k.J + j) * tile.size
+                    packed[i, row : row + tile.size, z] = chosen[:, kh, :, shift]
+    return packed.reshape(len(plan.c_in_tiles), plan.rows, plan.entries, k.U * g.C_out)
+
+
+def run(launch: Launch, operands: Operands, plan: Im2colPlan) -> Any:
+    """Launch the kernel; return y."""
+    o = operands
+    return launch(conv2d_im2col, o.x, o.w, o.scale, o.bias, o.residual, plan)
