@@ -47,7 +47,7 @@ def multiply(
         if visit.load_x:  # first, since stacked weights have to wait for zeros
             x_sbs[visit.i_group] = load_moving(x, group, plan)
         if visit.load_w:
-            w_sbs[visit.i_chunk] = load_stationary(w_hbm, chunk, plan)
+            w_sbs[visit.i_chunk] = load_stationary(w_hbm, chunk, visit.loads, plan)
         if i_visit == 0:
             scale_sb = load_vector(scale_hbm, plan)
             bias_sb = load_vector(bias_hbm, plan)
@@ -67,19 +67,23 @@ def multiply(
             copy_results(y, y_sb, group.box, part, plan, True)
 
 
-def load_stationary(w_hbm: nl.NkiTensor, chunk: Tile, plan: MatmulPlan) -> nl.NkiTensor:
+def load_stationary(
+    w_hbm: nl.NkiTensor, chunk: Tile, loads: tuple[Tile, ...], plan: MatmulPlan
+) -> nl.NkiTensor:
     """w_sb (k, tile of m, tile of k, m): the chunk's weights, on the diagonal where stacked."""
     k, m = w_hbm.shape[0], w_hbm.shape[3]
     shape = (k * plan.stack, chunk.size, w_hbm.shape[2], m * plan.stack)
     w_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
     if plan.stack > 1:
         _zero(w_sb)
-    for i in range(plan.stack):
-        nisa.dma_copy(
-            dst=w_sb[nl.ds(i * k, k), :, :, nl.ds(i * m, m)],
-            src=w_hbm[:, nl.ds(chunk.start, chunk.size), :, :],
-            dge_mode=nisa.dge_mode.none,
-        )
+    for load in loads:
+        i_w = load.start - chunk.start
+        for i in range(plan.stack):
+            nisa.dma_copy(
+                dst=w_sb[nl.ds(i * k, k), nl.ds(i_w, load.size), :, nl.ds(i * m, m)],
+                src=w_hbm[:, nl.ds(load.start, load.size), :, :],
+                dge_mode=nisa.dge_mode.none,
+            )
     return w_sb
 
 

@@ -28,6 +28,7 @@ from nkiconv.simulate.hardware import hardware
 
 _COLUMNS = (512, 1024, 2048, 4096)  # of a group: from one PSUM tile to runs as long as pay
 _FEW_COLUMNS = (256, 128, 64)  # where K is so large that no more fit
+_STORE_BYTES = 1536  # per partition: half a microsecond of all DMA engines
 _TILE = 512  # columns of a matmul, and of a PSUM bank in float32
 _IN_FLIGHT = 3  # groups, and results, in SBUF at a time: loaded, computed, stored
 _STACKS = (1, 2, 3, 4, 5, 6, 8)
@@ -85,12 +86,14 @@ class Group(nl.NKIObject):
 class Visit(nl.NKIObject):
     """A group, a chunk, and which of the two have to be loaded.
 
-    `parts` are the tiles of the chunk that each have a store: all, but for the last visit.
+    `parts` are the tiles of the chunk that each have a store, `loads` those whose weights each
+    have a transfer.
     """
 
     i_group: int
     i_chunk: int
     parts: tuple[Tile, ...]
+    loads: tuple[Tile, ...]
     load_x: bool
     load_w: bool
 
@@ -420,15 +423,18 @@ def make_plan(cut: Cut, epilogue: Epilogue) -> MatmulPlan:
     shape, p = cut.shape, cut.shape.product
     groups = tuple(_group(shape, box) for box in _ramped(shape, cut.columns))
     chunks = even_tiles(shape.m.tiles, cut.chunk)
+    order = list(_visits(cut, len(groups), len(chunks)))
     visits = tuple(
-        Visit(g, c, (chunks[c],), load_x, load_w)
-        for g, c, load_x, load_w in _visits(cut, len(groups), len(chunks))
+        Visit(
+            g,
+            c,
+            _parts(groups[g].box, chunks[c], p, is_last=i == len(order) - 1),
+            _ascending(chunks[c]) if i == 0 and shape.stack == 1 else (chunks[c],),
+            load_x,
+            load_w,
+        )
+        for i, (g, c, load_x, load_w) in enumerate(order)
     )
-    last = visits[-1]
-    least = 1
-    if groups[-1].box.rows.size * groups[-1].box.cols.size == p.rows * p.cols:
-        least = ceil_div(hardware().dma_hbm_write_bytes, p.rows * p.cols * p.itemsize)
-    visits = (*visits[:-1], replace(last, parts=_halves(chunks[last.i_chunk], least)))
     num_tiles = sum(len(group.tiles) for group in groups)
     return MatmulPlan(
         k=shape.k,
@@ -482,16 +488,37 @@ def _hbm_bytes(
     )
 
 
-def _halves(tile: Tile, least: int) -> tuple[Tile, ...]:
-    """Return a half of the tile, a half of the rest, and so on: what is stored last is small.
+def _parts(box: Box, chunk: Tile, p: Product, *, is_last: bool) -> tuple[Tile, ...]:
+    """Return the tiles of a chunk that are stored together: few, but in transfers that pay.
 
-    Parts shorter than `least` would cost as much.
+    Where the box has whole planes of y they make up one run, which should not be short.
     """
+    bytes_each = box.rows.size * box.cols.size * p.itemsize
+    if bytes_each == p.rows * p.cols * p.itemsize:
+        least, parts = ceil_div(hardware().dma_hbm_write_bytes, bytes_each), [chunk]
+    else:
+        least, parts = 1, even_tiles(chunk.size, ceil_div(_STORE_BYTES, bytes_each), chunk.start)
+    if not is_last:
+        return tuple(parts)
+    return (*parts[:-1], *_halves(parts[-1], least))
+
+
+def _halves(tile: Tile, least: int) -> tuple[Tile, ...]:
+    """Return a half of the tile, a half of the rest, and so on; none shorter than `least`."""
     parts, start, size = [], tile.start, tile.size
     while size >= 2 * least and size > 1:
         parts.append(Tile(start, ceil_div(size, 2)))
         start, size = start + ceil_div(size, 2), size // 2
     return (*parts, Tile(start, size))
+
+
+def _ascending(tile: Tile) -> tuple[Tile, ...]:
+    """Return the tile in parts each larger than the one before: what is needed first is small."""
+    parts, start = [], tile.start
+    for part in reversed(_halves(tile, 1)):
+        parts.append(Tile(start, part.size))
+        start += part.size
+    return tuple(parts)
 
 
 def _visits(cut: Cut, num_groups: int, num_chunks: int) -> Iterator[tuple[int, int, bool, bool]]:
