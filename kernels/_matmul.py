@@ -39,15 +39,16 @@ def multiply(
     """Write y, visit by visit; each multiplies a group of pixels by a chunk of weights."""
     load_table(plan.epilogue)
     scale_sb, bias_sb = None, None
-    x_sbs = [None] * len(plan.groups)
-    w_sbs = [None] * len(plan.chunks)
+    x_sbs: list[nl.NkiTensor] = []
+    w_sbs: list[nl.NkiTensor] = []
     for i_visit in range(len(plan.visits)):
         visit = plan.visits[i_visit]
         group, chunk = plan.groups[visit.i_group], plan.chunks[visit.i_chunk]
         if visit.load_x:  # first, since stacked weights have to wait for zeros
-            x_sbs[visit.i_group] = load_moving(x, group, plan)
+            _keep(x_sbs, visit.i_group, load_moving(x, group, plan))
         if visit.load_w:
-            w_sbs[visit.i_chunk] = load_stationary(w_hbm, chunk, visit.loads, plan)
+            w_sb = load_stationary(w_hbm, chunk, visit.loads, plan)
+            _keep(w_sbs, visit.i_chunk, w_sb)
         if i_visit == 0:
             scale_sb = load_vector(scale_hbm, plan)
             bias_sb = load_vector(bias_hbm, plan)
@@ -65,6 +66,14 @@ def multiply(
                     )
                     _evict(y_sb, acc_ps, scale_sb, bias_sb, residual_sb, tile, i_m, part, plan)
             copy_results(y, y_sb, group.box, part, plan, True)
+
+
+def _keep(tensors: list[nl.NkiTensor], i: int, tensor: nl.NkiTensor) -> None:
+    """tensors[i] = tensor; each is loaded after those before it, perhaps again later."""
+    if i < len(tensors):
+        tensors[i] = tensor
+    else:
+        tensors.append(tensor)
 
 
 def load_stationary(

@@ -271,7 +271,8 @@ def _orders(
         used: int,
         stay: bool = False,
     ) -> Cut:
-        price = _price(shape, epilogue, columns, chunk, x_times, w_times)
+        stays = "pixels" if group_block else "weights"
+        price = _price(shape, epilogue, columns, chunk, x_times, w_times, stays)
         return Cut(shape, columns, chunk, group_block, chunk_block, stay, used, price)
 
     all_w, all_x = num_chunks * w_bytes, num_groups * x_bytes
@@ -315,9 +316,15 @@ def _largest(shape: Shape, columns: int) -> int:
 
 
 def _price(
-    shape: Shape, epilogue: Epilogue, columns: int, chunk: int, x_times: int, w_times: int
+    shape: Shape,
+    epilogue: Epilogue,
+    columns: int,
+    chunk: int,
+    x_times: int,
+    w_times: int,
+    stays: str,
 ) -> Price:
-    """Return what these sizes cost."""
+    """Return what these sizes cost; "weights" or "pixels" stay in SBUF, or blocks of them."""
     p, hw = shape.product, hardware()
     k, m, stack = shape.k, shape.m, shape.stack
     pixels = p.N * p.rows * shape.cols
@@ -328,9 +335,12 @@ def _price(
     cycles = matmul_cycles(each, p.moving_itemsize, hw, stack * m.rows[0])
     if p.stride[1] * p.moving_itemsize >= hw.wide_stride_bytes:
         cycles *= 2
+    tensor_cycles = matmuls * cycles
     fed = stack * k.rows[0] / hw.partitions
     if hw.throttle_slowdown > 1 and fed / hw.throttle_slowdown < hw.throttle_busy_share:
-        cycles *= hw.throttle_slowdown
+        # The clock stays slow; the estimate counts the start so whatever the plan.
+        start = round(1.5 * hw.throttle_window_cycles / 2)
+        tensor_cycles += max(0, tensor_cycles - start)
     evictions = num_tiles * m.tiles
     by_vector = evictions // 2 if _takes_turns(epilogue) else 0
     if epilogue.has_residual:
@@ -352,18 +362,25 @@ def _price(
     if epilogue.has_residual:
         transfers.append(y)
     first = 1 / num_tiles if num_groups > 1 else 1
+    first_load = first * x.bytes + w.bytes / (m.tiles if stack == 1 else num_chunks)
+    # What streams past the part that stays is needed within that part's first share of the work.
+    shares = num_groups if stays == "weights" else num_chunks
+    streamed = w.bytes + x.bytes / shares if stays == "weights" else x.bytes + w.bytes / shares
+    rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+    late_ns = (streamed - first_load + y.bytes / shares) / rate
+    late_ns -= tensor_cycles / hw.tensor_ghz / shares
     return Price(
         moving_columns=pixels * k.tiles * m.tiles,
         matmuls=matmuls,
-        tensor_cycles=matmuls * cycles,
+        tensor_cycles=tensor_cycles,
         transfers=tuple(transfers),
         scalar_elems=by_scalar * each,
         scalar_instructions=by_scalar,
         vector_elems=by_vector * each,
         vector_instructions=by_vector,
-        first_load_bytes=round(first * x.bytes + w.bytes / num_chunks),
+        first_load_bytes=round(first_load),
         last_store_bytes=round(first * y.bytes / m.tiles),
-        lead_ns=_lead_ns(shape, chunk),
+        lead_ns=_lead_ns(shape, chunk) + max(0.0, late_ns),
         static_instructions=matmuls
         + evictions * (2 if epilogue.has_residual else 1)
         + sum(t.count for t in transfers)

@@ -140,7 +140,9 @@ def matmul(a: ArrayLike | PackedMatrix, b: ArrayLike, *, target: str | None = No
             f"be as many ({_TORCH})"
         )
     with use_target(target):
-        plan = plan_matmul(a_values.shape[1], *b_values.shape, str(b_values.dtype))
+        plan = plan_matmul(
+            a_values.shape[1], b_values.shape[0], b_values.shape[1], str(b_values.dtype)
+        )
         w = arrange(a_values, plan)
         c = simulate_kernel(matmul_tiled, w, np.ascontiguousarray(b_values), plan)
     return like(c, b)
