@@ -469,9 +469,8 @@ def _price(plan: BandedPlan) -> Price:
         scalar_instructions=ceil_div(evictions, 2),
         vector_elems=elems // 2 + built // 2,
         vector_instructions=evictions // 2 + plan.buffers // 2,
-        first_load_bytes=g.G * g.rows.size * g.cols.size * g.itemsize,
         last_store_bytes=rounds[-1][1].sets.size * m * g.N * g.cols.outputs * g.itemsize,
-        first_transfers=plan.blocks * g.rows.size,
+        first_transfers=plan.blocks * g.rows.size // 2,  # the others overlap with the first sets
         static_instructions=plan.num_matmuls + evictions + sum(t.count for t in transfers) + 16,
     )
 

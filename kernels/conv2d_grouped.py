@@ -181,15 +181,15 @@ def _load_strip(
             src = _channels_first(
                 x_hbm, Tile(first, piece.images.size), groups.start * g.C_in, rows, plan.planes
             )
-            part = piece_rows(piece, strip.bands[lane % plan.bands].inside)
-            if part.size > 0:
-                end = part.pixel + (part.size - 1) * part.step + 1
-                places = nl.ds(part.place, part.size)
+            brought = piece_rows(piece, strip.bands[lane % plan.bands].inside)
+            if brought.size > 0:
+                end = brought.pixel + (brought.size - 1) * brought.step + 1
+                places = nl.ds(brought.place, brought.size)
                 images = nl.ds(piece.images.start, piece.images.size)
                 planes = nl.ds(piece.planes.start, piece.planes.size)
                 nisa.dma_copy(
                     dst=x_sb[nl.ds(lane * rows, rows), images, planes, places, inside],
-                    src=src[:, :, planes, part.pixel : end : part.step, :],
+                    src=src[:, :, planes, brought.pixel : end : brought.step, :],
                     dge_mode=_STATIC,
                 )
     return x_sb
