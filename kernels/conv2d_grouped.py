@@ -376,14 +376,19 @@ def _run_block(
         for tile in together:
             shape = (y_sb.shape[0], tile.images.size, tile.rows.size, tile.cols.size)
             acc_pss.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum))
-        for i_chunk in range(len(plan.chunks)):
-            chunk = plan.chunks[i_chunk]
-            if plan.resident:
-                stat_sb = ready["stats"][i_chunk]
-            else:
-                stat_sb = _build(ready["w"], mask_sb, groups, chunk, plan)
+        if plan.resident:  # tile by tile, as their pixels arrive
             for i in range(len(together)):
-                if together[i].plane == chunk.plane:
+                for i_chunk in range(len(plan.chunks)):
+                    chunk = plan.chunks[i_chunk]
+                    if together[i].plane == chunk.plane:
+                        stat_sb = ready["stats"][i_chunk]
+                        _accumulate(
+                            acc_pss[i], x_sb, stat_sb, chunk, strip, together[i], diagonal, plan
+                        )
+        else:
+            for chunk in plan.chunks:
+                stat_sb = _build(ready["w"], mask_sb, groups, chunk, plan)
+                for i in range(len(together)):
                     _accumulate(
                         acc_pss[i], x_sb, stat_sb, chunk, strip, together[i], diagonal, plan
                     )
