@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nkiconv.bench import bench_commands, layer_commands, plan_commands
+from nkiconv.bench import bench_commands, layer_commands, models, plan_commands
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.output import (
     check_writable,
@@ -321,6 +321,7 @@ def times(
 
 
 app.command()(layer_commands.layers)
+app.command()(models.model)
 app.command()(plan_commands.plan)
 app.command()(plan_commands.tune)
 

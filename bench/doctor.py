@@ -21,8 +21,12 @@ _PACKAGES = (
     ("pillow", "images"),
     ("matplotlib", "sample photograph, pictures"),
     ("jinja2", "HTML report"),
-    ("torch", "PyTorch tensors, speed comparison"),
+    ("torch", "nkiconv.pytorch, comparison with PyTorch"),
+    ("transformers", "`nkiconv model`: ResNet, ConvNeXt"),
+    ("monai", "`nkiconv model`: U-Net"),
 )
+_EXTRAS = {"torch": "torch", "transformers": "models", "monai": "models"}
+
 # The vendor's packages come from the vendor's index only; what the public index has under these
 # names are placeholders without code, whose versions end here.
 _VENDOR = (
@@ -91,7 +95,7 @@ def _packages() -> list[Line]:
                 Line(distribution, "missing", "not installed", f"pip install {distribution}")
             )
         else:
-            extra = "torch" if distribution == "torch" else "cli"
+            extra = _EXTRAS.get(distribution, "cli")
             hint = f"{purpose}: pip install 'nkiconv[{extra}]'"
             lines.append(Line(distribution, "info", "not installed", hint))
     return lines

@@ -34,7 +34,7 @@ _TIMES = ("µs", "floor", "limit", "ratio", "strict", "bound")
 _CAPTION = (
     "Counts need no model. columns: moving columns that TensorE streams; /table: over those of"
     f" layers.json, at most 1; HBM: bytes moved / x, w and y once, at most {MAX_HBM:g}; matmul,"
-    f" DMA, copy (tensor_copy), instr: static instructions, at most {MAX_STATIC:,}. Model. µs:"
+    f" DMA, copy (within SBUF), instr: static instructions, at most {MAX_STATIC:,}. Model. µs:"
     " modelled, without launch; floor: of the table's columns and the least bytes, at sustained"
     f" rates; limit: {ALLOWED_FACTOR:.2f} floor + {ALLOWED_US:g} µs; ratio: µs / floor; strict:"
     " the same with the columns that were streamed, where fewer."

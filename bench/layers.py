@@ -28,6 +28,7 @@ from nkiconv.reference._dtypes import DTYPES, Array
 from nkiconv.reference.conv2d import conv2d_float64
 from nkiconv.simulate import Profile, profile
 from nkiconv.simulate.hardware import HARDWARE, Hardware
+from nkiconv.simulate.trace import HEADER, OPERAND
 
 __all__ = [
     "FIGURES",
@@ -418,13 +419,28 @@ def _counted(row: LayerRow, seen: Profile) -> LayerRow:
         hbm_bytes=seen.hbm_read_bytes + seen.hbm_write_bytes,
         matmuls=matmuls,
         transfers=seen.dma_transfers,
-        copies=seen.instructions.get("tensor_copy", 0),
+        copies=_copies(seen),
         static_instructions=seen.static_instructions,
         # Sums of whole picoseconds, turned into microseconds: nothing is lost in turning back.
         body_ps=round(seen.body_us * 1e6),
         bound=seen.bound,
     )
     return with_columns(row)
+
+
+def _copies(seen: Profile) -> int:
+    """Count copies within SBUF; what copies a result out of PSUM empties it, and is none."""
+    count = 0
+    for launch in seen.launches:
+        trace = launch.program.trace
+        opcode = trace.find("tensor_copy")
+        if opcode < 0:
+            continue
+        psum = {made.number for made in launch.program.allocations if made.space == "psum"}
+        for _, words in trace.raw():
+            if words[0] == opcode:
+                count += psum.isdisjoint(words[HEADER::OPERAND])
+    return count
 
 
 def with_columns(row: LayerRow) -> LayerRow:

@@ -217,7 +217,7 @@ def numbers(value: object, name: str = "") -> Iterator[tuple[str, str]]:
             return
         for field, inner in fields:
             yield from numbers(inner, f"{name}.{field}" if name else field)
-    elif isinstance(value, (tuple, list)) and any(dataclasses.is_dataclass(v) for v in value):
+    elif isinstance(value, (tuple, list)) and any(map(_holds_objects, value)):
         yield f"{name}", f"{len(value)}" + (", the first:" if len(value) > 1 else ":")
         yield from numbers(value[0], f"{name}[0]")
     else:
@@ -226,3 +226,9 @@ def numbers(value: object, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _nested(value: object) -> bool:
     return dataclasses.is_dataclass(value) or isinstance(value, (tuple, list))
+
+
+def _holds_objects(value: object) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(map(_holds_objects, value))
+    return dataclasses.is_dataclass(value)

@@ -23,7 +23,7 @@ import nki.language as nl
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
-from nkiconv.kernels._strip import Side, make_side
+from nkiconv.kernels._strip import Run, Side, make_side
 
 _STATIONARY_BYTES = 49152  # per partition and block, to keep; more is built again where it is used
 _LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here
@@ -109,7 +109,7 @@ class Part(nl.NKIObject):
 
 @dataclass(frozen=True)
 class GroupedPlan(nl.NKIObject):
-    """Everything that the kernel does, decided beforehand.
+    """What the kernel does with some of the groups, decided beforehand.
 
     Parameters
     ----------
@@ -127,7 +127,6 @@ class GroupedPlan(nl.NKIObject):
 
     geometry: Geometry
     epilogue: Epilogue
-    y_shape: tuple[int, int, int, int]
     groups: tuple[Tile, ...]
     planes: int
     lanes: int
@@ -146,6 +145,47 @@ class GroupedPlan(nl.NKIObject):
     sbuf_bytes: int
 
 
+@dataclass(frozen=True)
+class Job(nl.NKIObject):
+    """A block of groups, of a section."""
+
+    section: int
+    groups: Tile
+
+
+@dataclass(frozen=True)
+class GroupedPlans(nl.NKIObject):
+    """Everything that the kernel does: blocks of groups, one after the other.
+
+    Taps are in the same order in all sections.  `mask_groups` are the most blocks on a diagonal.
+    """
+
+    geometry: Geometry
+    epilogue: Epilogue
+    y_shape: tuple[int, int, int, int]
+    sections: tuple[GroupedPlan, ...]
+    jobs: tuple[Job, ...]
+    mask_groups: int
+    sbuf_bytes: int
+
+
+def piece_rows(piece: Piece, inside: Run) -> Run:
+    """Return the rows that a transfer brings to a band, of those inside the image.
+
+    Kernels call it, too, and `stored_rows`: they hold to the Python of the compiler.
+    """
+    place = max(piece.places.start, inside.place)
+    end = min(piece.places.start + piece.places.size, inside.place + inside.size)
+    pixel = inside.pixel + (place - inside.place) * inside.step
+    return Run(place, pixel, max(0, end - place), inside.step)
+
+
+def stored_rows(block: Block, band: int, plan: GroupedPlan) -> Tile:
+    """Return the rows of y that a block holds of a band; the last band may have fewer."""
+    first = band * plan.band_rows + block.rows.start
+    return Tile(first, max(0, min(block.rows.size, plan.geometry.rows.outputs - first)))
+
+
 def full_tap(axis: Axis) -> int:
     """Return a tap that finds a pixel of the image for every output, or -1."""
     best = -1
@@ -157,16 +197,43 @@ def full_tap(axis: Axis) -> int:
     return best
 
 
+def sections(g: Geometry, most: int) -> tuple[Tile, ...]:
+    """Split the groups so that lanes leave few partitions idle, in at most `most` parts.
+
+    96 channels with a lane each leave a quarter idle; 64 with two and 32 with four leave none.
+    Full blocks come first.  Parts take time in proportion to one over their lanes.
+    """
+    fit = side_by_side(g)
+    full = g.G // fit * fit
+    rest = g.G - full
+    parts = [full] if full else []
+    while rest:
+        size = rest
+        if len(parts) + 1 < most:
+            # Of the part sizes, the one that leaves the fewest partitions idle; then the largest.
+            size = min(range(1, rest + 1), key=lambda n: (fit - fit // n * n, -n))
+            if fit // size * size == fit // rest * rest:
+                size = rest
+        parts.append(size)
+        rest -= size
+    starts = [sum(parts[:i]) for i in range(len(parts))]
+    return tuple(Tile(start, size) for start, size in zip(starts, parts, strict=True))
+
+
 def side_by_side(g: Geometry) -> int:
     """Return how many groups fit TensorE's array side by side; 0 for none."""
-    return min(g.G, nl.tile_size.pmax // max(g.C_in, g.C_out))
+    return nl.tile_size.pmax // max(g.C_in, g.C_out)
 
 
-def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> GroupedPlan | None:
+def plan_grouped(
+    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int
+) -> GroupedPlan | None:
     """Cut a convolution of several groups into parts that SBUF and PSUM hold.
 
     Parameters
     ----------
+    some
+        The groups.
     lanes
         Lanes to use at most; more than one needs all groups side by side.
     planes
@@ -178,9 +245,9 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
         None where not even one row fits.
     """
     if planes > 1:
-        groups: tuple[Tile, ...] = (Tile(0, g.G // planes),)
+        groups: tuple[Tile, ...] = (Tile(some.start, some.size // planes),)
     else:
-        groups = even_tiles(g.G, side_by_side(g))
+        groups = even_tiles(some.size, side_by_side(g), some.start)
     bands = max(1, min(lanes // g.N, g.rows.outputs))
     band_rows = ceil_div(g.rows.outputs, bands)
     bands = ceil_div(g.rows.outputs, band_rows)
@@ -220,7 +287,6 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
     return GroupedPlan(
         geometry=g,
         epilogue=epilogue,
-        y_shape=(g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs),
         groups=groups,
         planes=planes,
         lanes=lanes,
@@ -237,6 +303,25 @@ def plan_grouped(g: Geometry, epilogue: Epilogue, lanes: int, planes: int) -> Gr
         num_matmuls=matmuls,
         moving_columns=columns,
         sbuf_bytes=sbuf,
+    )
+
+
+def join_sections(
+    g: Geometry, epilogue: Epilogue, found: tuple[GroupedPlan, ...]
+) -> GroupedPlans | None:
+    """Return the plan of all sections, or None where SBUF does not hold two at once."""
+    sizes = [section.sbuf_bytes for section in found]
+    most = max(sum(sizes[i : i + 2]) for i in range(len(sizes)))
+    if most > nl.tile_size.sbuf_fmax_bytes:
+        return None
+    return GroupedPlans(
+        geometry=g,
+        epilogue=epilogue,
+        y_shape=(g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs),
+        sections=found,
+        jobs=tuple(Job(i, groups) for i, section in enumerate(found) for groups in section.groups),
+        mask_groups=max(section.lanes * section.groups[0].size for section in found),
+        sbuf_bytes=most,
     )
 
 

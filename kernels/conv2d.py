@@ -349,7 +349,7 @@ def _check_residual(arrays: _Arrays, geometry: Geometry, layout: str) -> None:
     if residual is None:
         return
     g = geometry
-    shape = (g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs)
+    shape: tuple[int, ...] = (g.N, g.G * g.C_out, g.rows.outputs, g.cols.outputs)
     if residual.shape != shape:
         given = residual.shape
         if layout == "NHWC":

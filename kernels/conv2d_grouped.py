@@ -37,7 +37,9 @@ architecture guide, start partitions of engines.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import nki
@@ -53,10 +55,15 @@ from nkiconv.kernels._groups import (
     Block,
     Chunk,
     GroupedPlan,
+    GroupedPlans,
     Outputs,
     Strip,
+    join_sections,
+    piece_rows,
     plan_grouped,
+    sections,
     side_by_side,
+    stored_rows,
 )
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, tap_outputs
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles
@@ -94,8 +101,8 @@ def _load_weights(w_hbm: nl.NkiTensor, groups: Tile, plan: GroupedPlan) -> nl.Nk
     w_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
     some = w_hbm[nl.ds(groups.start, groups.size * plan.planes), :, :, :]
     src = some.reshape((rows, plan.planes, taps, g.C_out))
-    for lane in range(plan.lanes):
-        nisa.dma_copy(dst=w_sb[nl.ds(lane * rows, rows), :, :, :], src=src, dge_mode=_STATIC)
+    src = src.expand_dim(0).broadcast(0, plan.lanes)
+    nisa.dma_copy(dst=w_sb, src=src, dge_mode=_STATIC)
     return w_sb
 
 
@@ -110,8 +117,8 @@ def _load_vector(
     vector_sb = nl.ndarray((plan.lanes * rows, plan.planes), dtype=nl.float32, buffer=nl.sbuf)
     some = vector_hbm[nl.ds(groups.start * g.C_out, rows * plan.planes), :]
     src = some.reshape((rows, plan.planes))
-    for lane in range(plan.lanes):
-        nisa.dma_copy(dst=vector_sb[nl.ds(lane * rows, rows), :], src=src, dge_mode=_STATIC)
+    src = src.expand_dim(0).broadcast(0, plan.lanes)
+    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=_STATIC)
     return vector_sb
 
 
@@ -174,17 +181,15 @@ def _load_strip(
             src = _channels_first(
                 x_hbm, Tile(first, piece.images.size), groups.start * g.C_in, rows, plan.planes
             )
-            here = strip.bands[lane % plan.bands].inside
-            place = max(piece.places.start, here.place)
-            end = min(piece.places.start + piece.places.size, here.place + here.size)
-            if end > place:
-                pixel = here.pixel + (place - here.place) * here.step
-                last = pixel + (end - place - 1) * here.step + 1
+            part = piece_rows(piece, strip.bands[lane % plan.bands].inside)
+            if part.size > 0:
+                end = part.pixel + (part.size - 1) * part.step + 1
+                places = nl.ds(part.place, part.size)
                 images = nl.ds(piece.images.start, piece.images.size)
                 planes = nl.ds(piece.planes.start, piece.planes.size)
                 nisa.dma_copy(
-                    dst=x_sb[nl.ds(lane * rows, rows), images, planes, place:end, inside],
-                    src=src[:, :, planes, pixel : last : here.step, :],
+                    dst=x_sb[nl.ds(lane * rows, rows), images, planes, places, inside],
+                    src=src[:, :, planes, part.pixel : end : part.step, :],
                     dge_mode=_STATIC,
                 )
     return x_sb
@@ -273,15 +278,14 @@ def _move_results(
 ) -> None:
     """Move a lane's rows of a block: y_sb to y_hbm, or back."""
     rows = groups.size * plan.geometry.C_out
-    first = (lane % plan.bands) * plan.band_rows + block.rows.start
-    count = min(block.rows.size, plan.geometry.rows.outputs - first)
-    if count > 0:
+    part = stored_rows(block, lane % plan.bands, plan)
+    if part.size > 0:
         images = Tile(_image(lane, batch, plan) + block.images.start, block.images.size)
         start = groups.start * plan.geometry.C_out
         view = _channels_first(y_hbm, images, start, rows, plan.planes)
         planes = nl.ds(block.planes.start, block.planes.size)
-        in_hbm = view[:, :, planes, nl.ds(first, count), :]
-        in_sbuf = y_sb[nl.ds(lane * rows, rows), :, :, 0:count, :]
+        in_hbm = view[:, :, planes, nl.ds(part.start, part.size), :]
+        in_sbuf = y_sb[nl.ds(lane * rows, rows), :, :, 0 : part.size, :]
         if store:
             nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=_STATIC)
         else:
@@ -299,6 +303,97 @@ def _view(tensor_sb: nl.NkiTensor, tile: Outputs, block: Block) -> nl.NkiTensor:
     ]
 
 
+def _evict_round(
+    y_sb: nl.NkiTensor,
+    acc_pss: list[nl.NkiTensor],
+    scale_sb: nl.NkiTensor | None,
+    bias_sb: nl.NkiTensor | None,
+    residual_sb: nl.NkiTensor | None,
+    together: tuple[Outputs, ...],
+    block: Block,
+    plan: GroupedPlan,
+) -> None:
+    """y_sb = act(scale*acc_ps + bias + residual_sb) for each tile, two engines in turn."""
+    for i in range(len(together)):
+        tile = together[i]
+        rows = nl.ds(0, y_sb.shape[0])
+        residual = None
+        if residual_sb is not None:
+            residual = _view(residual_sb, tile, block)
+        scale = None
+        if scale_sb is not None:
+            scale = scale_sb[rows, nl.ds(tile.plane, 1)]
+        bias = None
+        if bias_sb is not None:
+            bias = bias_sb[rows, nl.ds(tile.plane, 1)]
+        evict(
+            _view(y_sb, tile, block), acc_pss[i], scale, bias, residual, plan.epilogue, i % 2 == 1
+        )
+
+
+def _prepare(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    mask_sb: nl.NkiTensor,
+    i_job: int,
+    plan: GroupedPlans,
+) -> dict[str, Any]:
+    """Load what a block of groups begins with, and build its operands."""
+    groups = plan.jobs[i_job].groups
+    section = plan.sections[plan.jobs[i_job].section]
+    part = section.parts[0]
+    w_sb = _load_weights(w_hbm, groups, section)
+    x_sb = _load_strip(x_hbm, groups, part.batches[0], part.strips[0], section)
+    scale_sb = _load_vector(scale_hbm, groups, section)
+    bias_sb = _load_vector(bias_hbm, groups, section)
+    stat_sbs = []
+    if section.resident:
+        for chunk in section.chunks:
+            stat_sbs.append(_build(w_sb, mask_sb, groups, chunk, section))
+    return {"w": w_sb, "x": x_sb, "scale": scale_sb, "bias": bias_sb, "stats": stat_sbs}
+
+
+def _run_block(
+    y_hbm: nl.NkiTensor,
+    x_sb: nl.NkiTensor,
+    mask_sb: nl.NkiTensor,
+    ready: dict[str, Any],
+    residual_hbm: nl.NkiTensor | None,
+    groups: Tile,
+    batch: Batch,
+    strip: Strip,
+    block: Block,
+    plan: GroupedPlan,
+) -> None:
+    """Compute and store a block of outputs."""
+    diagonal = batch.lanes * groups.size
+    residual_sb = _residual(residual_hbm, groups, batch, block, plan)
+    y_sb = _results(y_hbm, groups, batch, block, plan)
+    for together in block.rounds:
+        acc_pss = []
+        for tile in together:
+            shape = (y_sb.shape[0], tile.images.size, tile.rows.size, tile.cols.size)
+            acc_pss.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum))
+        for i_chunk in range(len(plan.chunks)):
+            chunk = plan.chunks[i_chunk]
+            if plan.resident:
+                stat_sb = ready["stats"][i_chunk]
+            else:
+                stat_sb = _build(ready["w"], mask_sb, groups, chunk, plan)
+            for i in range(len(together)):
+                if together[i].plane == chunk.plane:
+                    _accumulate(
+                        acc_pss[i], x_sb, stat_sb, chunk, strip, together[i], diagonal, plan
+                    )
+        _evict_round(
+            y_sb, acc_pss, ready["scale"], ready["bias"], residual_sb, together, block, plan
+        )
+    for lane in range(batch.lanes):
+        _move_results(y_hbm, y_sb, lane, groups, batch, block, plan, True)
+
+
 @nki.jit
 def conv2d_grouped(
     x_hbm: nl.NkiTensor,
@@ -306,68 +401,34 @@ def conv2d_grouped(
     scale_hbm: nl.NkiTensor | None,
     bias_hbm: nl.NkiTensor | None,
     residual_hbm: nl.NkiTensor | None,
-    plan: GroupedPlan,
+    plan: GroupedPlans,
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     g = plan.geometry
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     load_table(plan.epilogue)
-    mask_sb = _make_mask(x_hbm.dtype, plan.lanes * plan.groups[0].size, g.C_in, g.C_out)
-    num_evicted = 0
-    for groups in plan.groups:
-        w_sb = _load_weights(w_hbm, groups, plan)
-        scale_sb = _load_vector(scale_hbm, groups, plan)
-        bias_sb = _load_vector(bias_hbm, groups, plan)
-        stat_sbs = []
-        if plan.resident:
-            for chunk in plan.chunks:
-                stat_sbs.append(_build(w_sb, mask_sb, groups, chunk, plan))
-        for part in plan.parts:
+    mask_sb = _make_mask(x_hbm.dtype, plan.mask_groups, g.C_in, g.C_out)
+    # Loads and operands of a block are asked for before the block before it is computed: an
+    # engine takes its instructions in order, and would else begin with them when that one is done.
+    following = _prepare(x_hbm, w_hbm, scale_hbm, bias_hbm, mask_sb, 0, plan)
+    for i_job in range(len(plan.jobs)):
+        ready = following
+        if i_job + 1 < len(plan.jobs):
+            following = _prepare(x_hbm, w_hbm, scale_hbm, bias_hbm, mask_sb, i_job + 1, plan)
+        groups = plan.jobs[i_job].groups
+        section = plan.sections[plan.jobs[i_job].section]
+        x_sb = ready["x"]
+        for part in section.parts:
             for batch in part.batches:
-                blocks = batch.lanes * groups.size
                 for strip in part.strips:
-                    x_sb = _load_strip(x_hbm, groups, batch, strip, plan)
+                    if x_sb is None:
+                        x_sb = _load_strip(x_hbm, groups, batch, strip, section)
                     for block in strip.blocks:
-                        residual_sb = _residual(residual_hbm, groups, batch, block, plan)
-                        y_sb = _results(y_hbm, groups, batch, block, plan)
-                        for together in block.rounds:
-                            acc_pss = []
-                            for tile in together:
-                                shape = (blocks * g.C_out, tile.images.size, tile.rows.size,
-                                         tile.cols.size)  # fmt: skip
-                                acc_pss.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum))
-                            for i_chunk in range(len(plan.chunks)):
-                                chunk = plan.chunks[i_chunk]
-                                if plan.resident:
-                                    stat_sb = stat_sbs[i_chunk]
-                                else:
-                                    stat_sb = _build(w_sb, mask_sb, groups, chunk, plan)
-                                for i in range(len(together)):
-                                    if together[i].plane == chunk.plane:
-                                        _accumulate(
-                                            acc_pss[i], x_sb, stat_sb, chunk, strip, together[i],
-                                            blocks, plan,
-                                        )  # fmt: skip
-                            for i in range(len(together)):
-                                tile = together[i]
-                                plane = nl.ds(tile.plane, 1)
-                                rows = nl.ds(0, blocks * g.C_out)
-                                residual = None
-                                if residual_sb is not None:
-                                    residual = _view(residual_sb, tile, block)
-                                scale = None
-                                if scale_sb is not None:
-                                    scale = scale_sb[rows, plane]
-                                bias = None
-                                if bias_sb is not None:
-                                    bias = bias_sb[rows, plane]
-                                evict(
-                                    _view(y_sb, tile, block), acc_pss[i], scale, bias, residual,
-                                    plan.epilogue, num_evicted % 2 == 1,
-                                )  # fmt: skip
-                                num_evicted = num_evicted + 1
-                        for lane in range(batch.lanes):
-                            _move_results(y_hbm, y_sb, lane, groups, batch, block, plan, True)
+                        _run_block(
+                            y_hbm, x_sb, mask_sb, ready, residual_hbm, groups, batch, strip, block,
+                            section,
+                        )  # fmt: skip
+                    x_sb = None
     return y_hbm
 
 
@@ -394,6 +455,35 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
     ------
     NotSuited
     """
+    check_problem(problem)
+    g = problem.geometry
+    shortest = 0
+    for shape in _shapes(g):
+        planned = [plan_grouped(g, problem.epilogue, *section) for section in shape]
+        found = tuple(section for section in planned if section is not None)
+        if len(found) < len(planned):
+            continue  # SBUF does not hold it
+        plan = join_sections(g, problem.epilogue, found)
+        if plan is None:
+            continue
+        price = _price(plan)
+        if price.static_instructions > _MAX_INSTRUCTIONS:
+            shortest = max(shortest, price.static_instructions)
+            continue
+        yield Candidate(name, plan, price, "; ".join(_why(section) for section in found))
+    if shortest:
+        raise NotSuited(
+            f"its program would have {shortest} instructions; {_MAX_INSTRUCTIONS} are the limit"
+        )
+
+
+def check_problem(problem: Problem) -> None:
+    """Refuse what block-diagonal operands cannot do.
+
+    Raises
+    ------
+    NotSuited
+    """
     g = problem.geometry
     if side_by_side(g) == 0:
         raise NotSuited(
@@ -406,40 +496,29 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
         raise NotSuited("it has no faster float32")
     if problem.epilogue.pool is not None:
         raise NotSuited("it has no fused pooling")
-    shortest = 0
-    for lanes, planes in _shapes(g):
-        plan = plan_grouped(g, problem.epilogue, lanes, planes)
-        if plan is None:
-            continue
-        price = _price(plan)
-        if price.static_instructions > _MAX_INSTRUCTIONS:
-            shortest = max(shortest, price.static_instructions)
-            continue
-        yield Candidate(name, plan, price, _why(plan))
-    if shortest:
-        raise NotSuited(
-            f"its program would have {shortest} instructions; {_MAX_INSTRUCTIONS} are the limit"
-        )
 
 
-def _shapes(g: Geometry) -> list[tuple[int, int]]:
-    """Return lanes and planes that are worth a look."""
+def _shapes(g: Geometry) -> list[list[tuple[Tile, int, int]]]:
+    """Return sections (groups, lanes, planes) that are worth a look."""
+    every = Tile(0, g.G)
+    found = [[(every, 1, 1)]]
     fit = side_by_side(g)
-    if fit < g.G:
-        found = [(1, 1)]
-        if g.C_in == 1 and g.C_out == 1:
-            least = ceil_div(g.G, nl.tile_size.pmax)
-            for planes in range(least, 2 * least):
-                if g.G % planes == 0:
-                    found.append((1, planes))
-                    break
-        return found
-    lanes = nl.tile_size.pmax // (g.G * max(g.C_in, g.C_out))
-    return [(lanes, 1), (1, 1)] if lanes > 1 else [(1, 1)]
+    if fit < g.G and g.C_in == 1 and g.C_out == 1:
+        least = ceil_div(g.G, fit)
+        for planes in range(least, 2 * least):
+            if g.G % planes == 0:
+                found.append([(every, 1, planes)])
+                break
+    for most in (1, 2, 3):
+        parts = sections(g, most)
+        shape = [(part, max(1, fit // part.size), 1) for part in parts]
+        if shape not in found:
+            found.append(shape)
+    return found
 
 
 def _why(plan: GroupedPlan) -> str:
-    """Return what is particular about a plan."""
+    """Return what is particular about a section."""
     parts = [f"{plan.groups[0].size * plan.lanes} blocks on the diagonal of an operand"]
     if plan.bands > 1:
         parts.append(f"{plan.bands} bands of rows side by side")
@@ -452,67 +531,114 @@ def _why(plan: GroupedPlan) -> str:
     return ", ".join(parts)
 
 
-def _price(plan: GroupedPlan) -> Price:
-    """Return what a plan costs."""
+def _price(plan: GroupedPlans) -> Price:
+    """Return what the sections cost, one after the other."""
+    prices = [_section_price(section) for section in plan.sections]
+    last = prices[-1]
+    return Price(
+        moving_columns=sum(p.moving_columns for p in prices),
+        matmuls=sum(p.matmuls for p in prices),
+        tensor_cycles=sum(p.tensor_cycles for p in prices),
+        transfers=tuple(t for p in prices for t in p.transfers),
+        scalar_elems=sum(p.scalar_elems for p in prices),
+        scalar_instructions=sum(p.scalar_instructions for p in prices),
+        vector_elems=sum(p.vector_elems for p in prices),
+        vector_instructions=sum(p.vector_instructions for p in prices),
+        gpsimd_elems=sum(p.gpsimd_elems for p in prices),
+        gpsimd_instructions=sum(p.gpsimd_instructions for p in prices),
+        first_load_bytes=prices[0].first_load_bytes,
+        last_store_bytes=last.last_store_bytes,
+        first_transfers=prices[0].first_transfers,
+        static_instructions=sum(p.static_instructions for p in prices),
+    )
+
+
+def _strip_transfers(
+    strip: Strip, plan: GroupedPlan, groups: int, count: int
+) -> Iterator[Transfers]:
+    """Yield the transfers of a strip for a block of so many groups, each `count` times."""
+    g = plan.geometry
+    pixels = plan.cols.inside.size
+    for band in range(plan.bands):
+        for piece in strip.pieces:
+            rows = piece_rows(piece, strip.bands[band].inside)
+            run = _Run(piece.images.size, piece.planes.size, rows.size, g.rows.size, pixels)
+            split = rows.step > 1 or len(plan.cols.zeros) > 0
+            if rows.size:
+                yield run.transfers(count, groups * g.C_in, g.itemsize, split=split)
+        for block in strip.blocks:
+            stored = stored_rows(block, band, plan).size
+            run = _Run(block.images.size, block.planes.size, stored, g.rows.outputs, g.cols.outputs)
+            if stored and plan.epilogue.has_residual:
+                yield run.transfers(count, groups * g.C_out, g.itemsize)
+            if stored:
+                yield run.transfers(count, groups * g.C_out, g.itemsize, to_hbm=True)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a transfer moves per partition: rows of a plane that has `height`."""
+
+    images: int
+    planes: int
+    rows: int
+    height: int
+    cols: int
+
+    def transfers(
+        self, count: int, channels: int, itemsize: int, *, split: bool = False, to_hbm: bool = False
+    ) -> Transfers:
+        """Return the transfers; `split` where rows are apart on either side."""
+        elems = self.images * self.planes * self.rows * self.cols
+        run = self.rows * self.cols
+        if split:
+            run = self.cols
+        elif self.rows == self.height:
+            run *= self.planes
+        return Transfers(count, channels * elems // run, run * itemsize, to_hbm)
+
+
+def _section_price(plan: GroupedPlan) -> Price:
+    """Return what a section costs."""
     g = plan.geometry
     hw = hardware()
     blocks = plan.groups[0].size * plan.lanes
     k, m = blocks * g.C_in, blocks * g.C_out
-    transfers = [
-        Transfers(
-            len(plan.groups) * plan.lanes,
-            k // plan.lanes,
-            plan.planes * len(plan.taps) * g.C_out * g.itemsize,
-        )
-    ]
+    taps = len(plan.taps)
+    transfers: list[Transfers] = []
     vectors = plan.epilogue.has_scale + plan.epilogue.has_bias
-    if vectors:
-        transfers.append(
-            Transfers(len(plan.groups) * plan.lanes * vectors, m // plan.lanes, 4 * plan.planes)
-        )
-    evicted = tiles = built = rounds = 0
-    for part in plan.parts:
-        for batch in part.batches:
-            count = len(plan.groups) * batch.lanes
+    weights = plan.planes * taps * g.C_out * g.itemsize
+    for size, count in Counter(groups.size for groups in plan.groups).items():
+        transfers.append(Transfers(count, plan.lanes * size * g.C_in, weights))
+        if vectors:
+            few = Transfers(count * vectors, plan.lanes * size * g.C_out, 4 * plan.planes)
+            transfers.append(few)
+        for part in plan.parts:
+            lanes = sum(batch.lanes for batch in part.batches) // plan.bands
             for strip in part.strips:
-                for piece in strip.pieces:
-                    whole = piece.places.size == g.rows.size and strip.bands[0].step == 1
-                    runs = piece.images.size * (1 if whole else piece.planes.size)
-                    elems = piece.places.size * plan.cols.inside.size
-                    elems = elems * (piece.planes.size if whole else 1)
-                    if strip.bands[0].step > 1 or plan.cols.zeros:
-                        runs, elems = runs * piece.places.size, plan.cols.inside.size
-                    transfers.append(Transfers(count, k // plan.lanes * runs, elems * g.itemsize))
-                for block in strip.blocks:
-                    whole = block.rows.size == g.rows.outputs
-                    runs = block.images.size * (1 if whole else block.planes.size)
-                    elems = block.rows.size * g.cols.outputs * (block.planes.size if whole else 1)
-                    store = Transfers(count, m // plan.lanes * runs, elems * g.itemsize, True)
-                    transfers.append(store)
-                    if plan.epilogue.has_residual:
-                        transfers.append(
-                            Transfers(count, m // plan.lanes * runs, elems * g.itemsize)
-                        )
-                    for together in block.rounds:
-                        rounds += len(plan.groups)
-                        tiles += len(plan.groups) * len(together)
-                        for tile in together:
-                            evicted += (
-                                len(plan.groups)
-                                * tile.images.size
-                                * tile.rows.size
-                                * tile.cols.size
-                            )
+                transfers += _strip_transfers(strip, plan, size, count * lanes)
+    evicted = tiles = rounds = 0
+    for part in plan.parts:
+        times = len(plan.groups) * len(part.batches)
+        for together in (r for s in part.strips for block in s.blocks for r in block.rounds):
+            rounds += times
+            tiles += times * len(together)
+            evicted += times * sum(t.images.size * t.rows.size * t.cols.size for t in together)
     times = len(plan.groups) if plan.resident else rounds
-    built = times * plan.planes * len(plan.taps) * m
+    built = times * plan.planes * taps * m
     builds = times * len(plan.chunks)
-    each = ceil_div(plan.moving_columns, plan.num_matmuls)
+    each_columns = ceil_div(plan.moving_columns, plan.num_matmuls)
     rate = hw.float32_pair_cycles if hw.generation < 3 else 1
-    first = plan.parts[0].strips[0].pieces[0]
+    # Rows at rest count against the array's clock, which starts slow (NeuronCore-v3).
+    fed = each_columns / matmul_cycles(each_columns, 2, hw) * k / hw.partitions
+    slow = hw.throttle_slowdown if fed / 2 < hw.throttle_busy_share else 1
+    cycles = slow * plan.num_matmuls * matmul_cycles(each_columns, g.itemsize, hw, m)
+    first = plan.parts[0].strips[0].pieces[0].places.size * plan.cols.inside.size
+    last = plan.parts[-1].strips[-1].blocks[-1].rows.size * g.cols.outputs
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=plan.num_matmuls * matmul_cycles(each, g.itemsize, hw, m),
+        tensor_cycles=cycles,
         transfers=tuple(transfers),
         scalar_elems=evicted // 2,
         scalar_instructions=ceil_div(tiles, 2),
@@ -520,22 +646,20 @@ def _price(plan: GroupedPlan) -> Price:
         vector_instructions=tiles // 2 + builds // 2,
         gpsimd_elems=round(built * rate / 2),
         gpsimd_instructions=ceil_div(builds, 2),
-        first_load_bytes=k * first.places.size * plan.cols.inside.size * g.itemsize,
-        last_store_bytes=m
-        * plan.parts[-1].strips[-1].blocks[-1].rows.size
-        * g.cols.outputs
-        * g.itemsize,
+        first_load_bytes=k * first * g.itemsize,
+        last_store_bytes=m * last * g.itemsize,
+        first_transfers=plan.lanes,
         static_instructions=plan.num_matmuls + tiles + builds + sum(t.count for t in transfers) + 8,
     )
 
 
-def pack(w: PackedWeights, plan: GroupedPlan) -> Array:
+def pack(w: PackedWeights, plan: GroupedPlans) -> Array:
     """Return the weights with their taps in the plan's order."""
-    order = [tap.row * plan.geometry.cols.taps + tap.col for tap in plan.taps]
+    order = [tap.row * plan.geometry.cols.taps + tap.col for tap in plan.sections[0].taps]
     return np.ascontiguousarray(w.array[:, :, order, :])
 
 
-def run(launch: Launch, operands: Operands, plan: GroupedPlan) -> Any:
+def run(launch: Launch, operands: Operands, plan: GroupedPlans) -> Any:
     """Launch the kernel; return y."""
     o = operands
     return launch(conv2d_grouped, o.x, o.w, o.scale, o.bias, o.residual, plan)

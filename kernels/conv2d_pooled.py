@@ -9,7 +9,7 @@ with t = kh*KW + kw, the padding outside x, and all this once for each of G grou
 Shapes
 ------
 x_hbm         (N, G*C_in, H, W)          f32 f16 bf16  HBM
-w_hbm         (G, C_in, KH*KW, C_out)    as x          HBM, packed
+w_hbm         (G, C_in, KH*KW, C_out)    as x or bf16  HBM, packed
 scale_hbm     (G*C_out, 1)               f32           HBM, or None
 bias_hbm      (G*C_out, 1)               f32           HBM, or None
 residual_hbm  (N, G*C_out, OH, OW)       as x          HBM, or None
@@ -49,7 +49,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._blocks import Pool, conv_outputs, pool_block
 from nkiconv.kernels._epilogue import Epilogue, evict
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tiles
@@ -95,7 +95,7 @@ class PooledPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
     `conv_cols` counts the columns of the convolution that some window reaches; `pool` is the
-    epilogue's.
+    epilogue's; `fast`: the weights are bfloat16, and x becomes it when it is loaded.
     """
 
     geometry: Geometry
@@ -107,6 +107,7 @@ class PooledPlan(nl.NKIObject):
     cols: Side
     conv_cols: int
     sections: tuple[Section, ...]
+    fast: bool
     sbuf_bytes: int
 
     @property
@@ -133,12 +134,15 @@ def plan_pooled(
     pool: Pool,
     *,
     padding_mode: str = "zeros",
+    fast: bool = False,
     sbuf_bytes: int | None = None,
 ) -> PooledPlan:
     """Cut a convolution and its pool into sections that fit SBUF beside the weights.
 
     Parameters
     ----------
+    fast
+        Operands of float32 become bfloat16 on their way to SBUF.
     sbuf_bytes
         SBUF to use per partition; None takes all that the current target has.
 
@@ -148,7 +152,7 @@ def plan_pooled(
         The smallest section does not fit, or rows are too far apart for an access pattern.
     """
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    fit = _Fit(geometry, epilogue, pool, padding_mode)
+    fit = _Fit(geometry, epilogue, pool, padding_mode, fast)
     if geometry.rows.stride * fit.cols.size > _STEP_MAX:
         raise NotSuited(
             f"rows of {fit.cols.size} pixels are too far apart for an access pattern (at most "
@@ -171,7 +175,10 @@ def plan_pooled(
 class _Fit:
     """A problem, and what sections of it need."""
 
-    def __init__(self, g: Geometry, epilogue: Epilogue, pool: Pool, padding_mode: str) -> None:
+    def __init__(
+        self, g: Geometry, epilogue: Epilogue, pool: Pool, padding_mode: str, fast: bool
+    ) -> None:
+        self.fast = fast
         self.conv_cols = conv_outputs(pool.cols, Tile(0, pool.cols.outputs)).size
         self.g = replace(g, cols=replace(g.cols, outputs=self.conv_cols))
         self.epilogue = epilogue
@@ -266,7 +273,7 @@ class _Fit:
             for n, times in _sizes(g.N, images):
                 tail = n * conv_rows * self.conv_cols
                 for columns, tiles_of_it in self._columns(n, conv_rows):
-                    each = matmul_cycles(columns, g.itemsize, hw)
+                    each = matmul_cycles(columns, 2 if self.fast else g.itemsize, hw)
                     cycles += count * times * tiles_of_it * each
         rounds = g.G * ceil_div(g.C_out, nl.tile_size.pmax)
         sections = ceil_div(self.pool.rows.outputs, pooled_rows) * ceil_div(g.N, images)
@@ -302,6 +309,7 @@ class _Fit:
             cols=self.cols,
             conv_cols=self.conv_cols,
             sections=self._sections(images, pooled_rows),
+            fast=self.fast,
             sbuf_bytes=self.sbuf_bytes(images, pooled_rows, block_tiles),
         )
 
@@ -352,14 +360,14 @@ def _load_vectors(
 
 
 def _load_pixels(
-    x_hbm: nl.NkiTensor, group: int, section: Section, plan: PooledPlan
+    x_hbm: nl.NkiTensor, group: int, section: Section, dtype: str, plan: PooledPlan
 ) -> list[nl.NkiTensor]:
     """x_sb (ci, n, rows, cols) of each tile of input channels, the first rows of all first."""
     images = nl.ds(section.images.start, section.images.size)
     x_sbs = []
     for c_in in plan.c_in_tiles:
         shape = (c_in.size, section.images.size, section.rows.size, plan.cols.size)
-        x_sbs.append(nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf))
+        x_sbs.append(nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf))
     for run in section.loads:
         for i in range(len(plan.c_in_tiles)):
             c_in = plan.c_in_tiles[i]
@@ -471,7 +479,7 @@ def conv2d_pooled(
             scale_sbs = _load_vectors(scale_hbm, group, c_outs, plan)
             bias_sbs = _load_vectors(bias_hbm, group, c_outs, plan)
             for section in plan.sections:
-                x_sbs = _load_pixels(x_hbm, group, section, plan)
+                x_sbs = _load_pixels(x_hbm, group, section, w_hbm.dtype, plan)
                 for i_out in range(len(c_outs)):
                     c_out = c_outs[i_out]
                     residual_sb = _load_residual(residual_hbm, group, section, c_out, plan)
@@ -500,14 +508,18 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        Another precision; or weights and strips do not fit together.
+        There is no pool, or weights and strips do not fit together.
     """
     pool = problem.epilogue.pool
     if pool is None:
         raise NotSuited("there is no pool")
-    if problem.precision != "exact":
-        raise NotSuited("with a pool it has no faster float32")
-    plan = plan_pooled(problem.geometry, problem.epilogue, pool, padding_mode=problem.padding_mode)
+    plan = plan_pooled(
+        problem.geometry,
+        problem.epilogue,
+        pool,
+        padding_mode=problem.padding_mode,
+        fast=problem.precision == "fast",
+    )
     why = f"a matmul per tap and tile, taps read in place, {pool.kind}imum taken in SBUF"
     if pool.kind == "avg":
         why = "a matmul per tap and tile, taps read in place, means taken in SBUF"
@@ -552,7 +564,8 @@ def _price(plan: PooledPlan) -> Price:
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=plan.num_matmuls * matmul_cycles(columns, item, hw, per_tile),
+        tensor_cycles=plan.num_matmuls
+        * matmul_cycles(columns, 2 if plan.fast else item, hw, per_tile),
         transfers=tuple(transfers),
         scalar_elems=rounds * conv,
         scalar_instructions=evictions,
@@ -567,8 +580,8 @@ def _price(plan: PooledPlan) -> Price:
 
 
 def pack(w: PackedWeights, plan: PooledPlan) -> Array:
-    """Return the weights as `pack_weights` made them."""
-    return w.array
+    """Return the weights as `pack_weights` made them, rounded to bfloat16 for a fast plan."""
+    return w.array.astype(DTYPES["bfloat16"]) if plan.fast else w.array
 
 
 def run(launch: Launch, operands: Operands, plan: PooledPlan) -> Any:

@@ -16,7 +16,7 @@ from nkiconv.simulate.embedded import is_embedded_kernel
 from nkiconv.simulate.subset import check_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("bench", "kernels", "reference", "simulate")
+PARTS = ("bench", "kernels", "pytorch", "reference", "simulate")
 FILES = [path for part in PARTS for path in sorted((ROOT / part).rglob("*.py"))]
 
 
@@ -28,7 +28,8 @@ def name_of(path: Path) -> str:
 QUIET_FILES = [
     path
     for path in FILES
-    if name_of(path).startswith(("kernels/", "simulate/")) and path.name != "__main__.py"
+    if name_of(path).startswith(("kernels/", "pytorch/", "simulate/"))
+    and path.name != "__main__.py"
 ]
 
 

@@ -120,6 +120,12 @@ def _streams() -> list[Case]:
             (64, 262_144), (64, 2 * width), _rotated, (width, _STATIC),
         )  # fmt: skip
 
+    def rope_trn1(name: str, kernel: object, width: int) -> Case:
+        return Case(
+            f"rope-{name}-trn1", "rotary embedding, trn1", "trn1", "fp32", kernel,  # type: ignore[arg-type]
+            _rotations, (64, 262_144), (64, 2 * width), _rotated, (width, _STATIC),
+        )  # fmt: skip
+
     return [
         add(1000, "trn2"), add(2000, "trn2"), add(2000, "trn1"), exp(4, 4096), exp(128, 128),
         *(silu(width) for width in (7168, 1792, 896)),
@@ -129,6 +135,7 @@ def _streams() -> list[Case]:
         ),
         *(adamw(width) for width in (2304, 1536, 1368, 1152, 768, 608, 512)),
         rope(2048), rope(1024),
+        rope_trn1("whole", streams.rotate_whole, 512), rope_trn1("halves", streams.rotate, 2048),
     ]  # fmt: skip
 
 

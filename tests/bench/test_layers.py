@@ -14,7 +14,13 @@ from nkiconv.bench import layers, layers_kept
 from nkiconv.bench.cli import run
 from nkiconv.bench.layer_tables import figure_rows, glance, in_readme, layer_page, layer_tables
 from nkiconv.bench.layers import Layer, LayerRow, known_layers, run_layers, select_layers
+from nkiconv.simulate import profile
 from nkiconv.simulate.hardware import HARDWARE
+
+# isort: split
+import nki
+import nki.isa as nisa
+import nki.language as nl
 
 SMALL = "course conv 256 32x16"
 
@@ -104,6 +110,26 @@ def test_without_torch_the_reference_decides(monkeypatch: pytest.MonkeyPatch) ->
     (without,) = run_layers([trial], lambda name: None)
     assert with_torch.exact
     assert without == with_torch
+
+
+def test_copies_within_sbuf_count_and_emptying_psum_does_not() -> None:
+    @nki.jit
+    def copies(x_hbm: nl.NkiTensor) -> nl.NkiTensor:
+        x_sb = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.dma_copy(dst=x_sb, src=x_hbm)
+        twin_sb = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=twin_sb, src=x_sb)
+        acc_ps = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.psum)
+        nisa.nc_matmul(dst=acc_ps, stationary=twin_sb, moving=x_sb)
+        y_sb = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_copy(dst=y_sb, src=acc_ps)
+        y_hbm = nl.ndarray((64, 64), dtype=nl.float32, buffer=nl.shared_hbm)
+        nisa.dma_copy(dst=y_hbm, src=y_sb)
+        return y_hbm
+
+    _, seen = profile(copies, np.ones((64, 64), np.float32))
+    assert seen.instructions["tensor_copy"] == 2
+    assert layers._copies(seen) == 1
 
 
 def test_selection() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,25 @@ def test_numbers_of_a_plan_are_all_there() -> None:
     shown = dict(numbers(chosen_plan(find_layer(TINY), "float32", "trn1").best.plan))
     assert shown["geometry.rows"] == "size 7, taps 3, outputs 4, stride 2, dilation 1, pad 1"
     assert shown["geometry.itemsize"] == "4"
+
+
+def test_many_alike_are_counted_and_the_first_shown() -> None:
+    @dataclass
+    class Part:
+        start: int
+        steps: tuple[int, ...]
+
+    @dataclass
+    class Plan:
+        rounds: tuple[tuple[Part, ...], ...]
+
+    parts = (Part(0, (1, 2)), Part(4, ()))
+    assert dict(numbers(Plan((parts, parts, parts)))) == {
+        "rounds": "3, the first:",
+        "rounds[0]": "2, the first:",
+        "rounds[0][0].start": "0",
+        "rounds[0][0].steps": "(1, 2)",
+    }
 
 
 def test_the_reason_names_what_is_not_suited(

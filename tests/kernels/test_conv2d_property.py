@@ -139,6 +139,7 @@ def problems(draw: st.DrawFn) -> Problem:
         algorithm=draw(st.sampled_from(["auto", *ALGORITHMS])),
         packed=draw(st.booleans()),
         late=draw(st.booleans()),
+        precision=draw(st.sampled_from(["exact", "fast"])) if dtype is np.float32 else "exact",
     )
 
 
@@ -172,6 +173,7 @@ def _check(y: Any, problem: Problem) -> None:
         int(np.prod(problem.operands["w"].shape[1:])) + 16,  # and the additions of a mean
         y.dtype,
         activation=arguments["activation"],
+        precision=problem.precision,
     )
     assert ratio <= 1
 

@@ -222,6 +222,36 @@ def test_rings_share_a_generator_but_not_what_was_made_beforehand() -> None:
     assert (line.issue_ps[Lane.SYNC], line.issue_ps[Lane.SCALAR]) == (50_000, 50_000)
 
 
+def test_two_blocks_generate_side_by_side_where_the_compiler_chooses() -> None:
+    either, sync = int(Descriptors.HARDWARE_EITHER), int(Descriptors.HARDWARE)
+    rows: list[Row] = [(LOAD, 4, 4, either, (), (tensor,)) for tensor in (0, 3, 6)]
+    line = timeline(rows)
+    assert [start // 1000 for start in line.start_ps] == [0, 0, 50]
+    assert (line.issue_ps[Lane.SYNC], line.issue_ps[Lane.SCALAR]) == (100_000, 50_000)
+    assert causes(rows)[2] == ("ISSUE", 0)
+    rows[0] = (LOAD, 4, 4, sync, (), (0,))  # SyncE is busy: the other block takes the second
+    assert [start for start, _ in times(rows)] == [0, 0, 50]
+    assert timeline(rows).issue_ps[Lane.SCALAR] == 50_000
+
+
+def test_an_engine_that_triggers_holds_up_its_own_transfers_alone() -> None:
+    by_scalar = int(Descriptors.HARDWARE_SCALAR)
+    rows: list[Row] = [
+        (V, 500, 500, -1, (), (0,)),
+        (LOAD, 4, 4, by_scalar, (0,), (3,)),  # waits for VectorE, in ScalarE's queue
+        (LOAD, 4, 4, int(Descriptors.HARDWARE), (), (6,)),  # another engine's queue
+    ]
+    assert [start for start, _ in times(rows)] == [0, 510, 0]
+
+
+def test_a_table_loads_while_an_operand_is_waited_for() -> None:
+    machine = replace(MACHINE, scalar_table_load_ns=100)
+    for wait, start, end in ((40, 50, 50 + 50 + 15), (200, 210, 210 + 15)):
+        rows: list[Row] = [(V, wait, wait, -1, (), (0,)), (S, 10, 15, 7, (0,), ())]
+        assert times(rows, machine)[1] == (start, end)
+        assert causes(rows, machine)[1] == ("TABLE" if wait == 40 else "DATA", 0)
+
+
 def test_scalar_engine_triggers_in_its_program_order() -> None:
     by = int(Descriptors.HARDWARE_SCALAR)
     rows: list[Row] = [
