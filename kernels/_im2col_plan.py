@@ -65,7 +65,7 @@ class Load(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Move(nl.NKIObject):
-    """Elements from `shift` on of a strip's first partitions, to `start` of others from `dst` on."""
+    """Elements from `shift` on of the first partitions, to `start` of those from `dst` on."""
 
     dst: int
     partitions: int
