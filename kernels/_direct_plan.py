@@ -151,6 +151,9 @@ class DirectPlan(nl.NKIObject):
         Neighbouring channels lie in one partition, so that a transfer's runs are longer.
     trimmed
         Strips have no border, and taps that leave the image compute fewer outputs.
+    channels_first
+        In a strip, all blocks of a tile of output channels, then the next tile: where weights take
+        longer to load than the strip.  Else all tiles of a block.
     halves
         Output channels are computed in two column tiles of TensorE's array, side by side: float32
         weights of few columns load faster than those of many, which takes longest for small images.
@@ -176,6 +179,7 @@ class DirectPlan(nl.NKIObject):
     interleaved_y: bool
     trimmed: bool
     halves: bool
+    channels_first: bool
     fast: bool
     evict_on_both: bool
     order: str
@@ -249,7 +253,10 @@ class _Planner:
         self.limit = limit
         self.mode = None if padding_mode == "zeros" else padding_mode
         bank = nl.tile_size.psum_bank_fmax
-        self.by_images = g.rows.outputs * g.cols.outputs <= bank
+        outputs = g.rows.outputs * g.cols.outputs
+        # One large tile would have to wait for all of the image, and all of y for it.
+        self.halved = g.N == 1 and bank // 2 <= outputs <= bank and g.rows.outputs > 1
+        self.by_images = outputs <= bank and not self.halved
         self.cols = make_side(g.cols, Tile(0, g.cols.outputs), self.mode, whole=True)
         self.all_rows = make_side(g.rows, Tile(0, g.rows.outputs), self.mode)
         self._choose_channels(pack_taps)
@@ -302,16 +309,26 @@ class _Planner:
         )
 
     def _halves(self) -> bool:
-        hw = hardware()
-        tile = self.image_tiles[0].size * self.row_tiles[0].size * self.col_tiles[0].size
+        """Whether float32 weights take longer to the array than pixels, and than to SBUF."""
+        g, hw = self.g, hardware()
         weights = self.c_out_tiles[0].size
+        elems = self.image_tiles[0].size * self.row_tiles[0].size * self.col_tiles[0].size
         load = hw.float32_weight_load_cycles * weights
-        return (
-            self.g.itemsize == 4
-            and not self.fast
-            and weights > nl.tile_size.pmax // 2
-            and 5 * hw.float32_matmul_row_cycles * tile < 4 * load
-        )
+        if g.itemsize < 4 or self.fast or weights <= nl.tile_size.pmax // 2:
+            return False
+        if 5 * hw.float32_matmul_row_cycles * elems > 4 * load:
+            return False
+        num_tiles = len(self.image_tiles) * len(self.row_tiles) * len(self.col_tiles)
+        matmuls = num_tiles * len(self.c_out_tiles) * len(self.products)
+        cycles = hw.throttle_slowdown * matmuls * hw.float32_matmul_passes * load
+        w_bytes = g.C_in * g.C_out * g.rows.taps * g.cols.taps * g.itemsize
+        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+        return cycles / hw.tensor_ghz > w_bytes / rate
+
+    def _channels_first(self, section: Section, block_tiles: int) -> bool:
+        rows = section.rows.size - section.carry
+        x_elems = section.images.size * rows * self.cols.size * len(self.c_in_tiles)
+        return self._w_bytes(block_tiles) > x_elems * self.g.itemsize
 
     def _tap_order(self) -> list[tuple[int, int]]:
         """Return the taps, first the one that reaches the most outputs."""
@@ -338,7 +355,10 @@ class _Planner:
             return
         self.image_tiles = tiles(g.N, 1)
         self.col_tiles = even_tiles(g.cols.outputs, bank)
-        self.row_tiles = even_tiles(g.rows.outputs, max(1, bank // self.col_tiles[0].size))
+        most = max(1, bank // self.col_tiles[0].size)
+        if self.halved:
+            most = ceil_div(g.rows.outputs, 2)
+        self.row_tiles = even_tiles(g.rows.outputs, most)
         half = nl.tile_size.psum_num_banks // 2
         elems = self.row_tiles[0].size * self.col_tiles[0].size
         wanted = min(half, ceil_div(_STORE_BYTES, elems * g.itemsize))
@@ -352,12 +372,20 @@ class _Planner:
 
     # Sections.
 
-    def _blocks(self, images: Tile, row_tiles: tuple[Tile, ...], last: bool) -> list[Block]:
-        """Return the blocks of some row tiles; of the last ones, the last tile is on its own."""
+    def _blocks(
+        self, images: Tile, row_tiles: tuple[Tile, ...], is_first: bool, is_last: bool
+    ) -> list[Block]:
+        """Return the blocks of some row tiles; the very first and last tile are on their own.
+
+        What is computed first is loaded first, and what is stored last is short.
+        """
         groups = list(tiles(len(row_tiles), self.block_rows))
-        if last and groups[-1].size > 1:
+        if is_last and groups[-1].size > 1:
             group = groups.pop()
             groups += [Tile(group.start, group.size - 1), Tile(group.start + group.size - 1, 1)]
+        if is_first and self.packs and groups[0].size > 1:
+            group = groups.pop(0)
+            groups = [Tile(0, 1), Tile(1, group.size - 1), *groups]
         found = []
         for group in groups:
             rows = row_tiles[group.start : group.start + group.size]
@@ -389,7 +417,7 @@ class _Planner:
                     end = before.origin + before.size * before.step
                     carry = min(side.size, max(0, (end - side.origin) // side.step))
                 is_last = images is self.image_tiles[-1] and part is per_image[-1]
-                blocks = self._blocks(images, row_tiles, is_last)
+                blocks = self._blocks(images, row_tiles, not found, is_last)
                 runs = self._runs(side, carry, blocks[0] if not found else None)
                 found.append(Section(images, outputs, side, carry, runs, tuple(blocks)))
                 before = side
@@ -463,7 +491,9 @@ class _Planner:
             rows = min(size * self.block_rows * self.row_tiles[0].size, self.g.rows.outputs)
             places = span_size(self.g.rows, rows, self.g.rows.taps, self.all_rows.step)
             least = min(places, self.all_rows.size) * self.cols.size * self.g.itemsize
-            if least * len(self.c_in_tiles) > room:
+            several = self.g.N * self.g.G > 1 or size * self.block_rows < len(self.row_tiles)
+            most = room if not several else room / 2 if size == 1 else _X_SHARE * room / 2
+            if least * len(self.c_in_tiles) > most:
                 continue  # saves making sections that cannot fit
             sections = self._sections(size)
             once = self._x_elems(sections) * self.g.itemsize
@@ -534,7 +564,11 @@ class _Planner:
                 f"conv2d: rows of {self.cols.size} pixels are too far apart for an access pattern "
                 f"(at most {_STEP_MAX} elements, int16; architecture guide)"
             )
-        orders = list(self._orders())
+        orders = []
+        for order in self._orders():
+            orders.append(order)
+            if order.times_x == order.times_w == 1:
+                break  # nothing reads less
         if not orders:
             raise CapacityError(
                 f"conv2d: neither the weights of {self.c_out_tiles[0].size} of {g.C_out} output "
@@ -588,6 +622,7 @@ class _Planner:
             interleaved_y=self.interleaved_y,
             trimmed=self.mode is None,
             halves=halves,
+            channels_first=self._channels_first(order.sections[0], order.block_tiles),
             fast=self.fast,
             evict_on_both=matmuls < 4 * sum(len(b.tiles) for s in order.sections for b in s.blocks),
             order=order.name,
@@ -667,6 +702,8 @@ class _Planner:
         first = section.blocks[0].rows
         end = section.rows.place(self.g.rows, first.start + first.size - 1, self.g.rows.taps - 1)
         soon = [i for i in runs[1:] if section.runs[i].place <= end]
+        if self._channels_first(section, len(block)):
+            soon = list(runs[1:])
         for i in soon:
             for t in sources:
                 yield Load(True, t, Tile(i, 1))

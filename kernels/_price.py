@@ -57,6 +57,8 @@ class Price:
         How many transfers are issued before that of the first matmul.
     static_instructions
         What a compiler sees: on-chip loops counted once.
+    lead_ns
+        Work before the first load.
     """
 
     moving_columns: int
@@ -74,6 +76,7 @@ class Price:
     first_transfers: int = 0
     loop_iterations: int = 0
     static_instructions: int = 0
+    lead_ns: float = 0.0
 
     @property
     def hbm_bytes(self) -> int:
@@ -102,7 +105,7 @@ class Price:
         rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
         ends += self.first_transfers * hw.dma_static_issue_ns
-        fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
+        fixed = self.lead_ns + 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
         loops = self.loop_iterations * hw.loop_iteration_ns
         return (max(work) + ends + fixed + loops + hw.tensor_latency_ns) / 1000
 

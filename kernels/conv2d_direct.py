@@ -75,6 +75,8 @@ from nkiconv.simulate import CapacityError
 NAME = "direct"
 POOLS = True
 
+_QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
+
 
 def _strip(plan: DirectPlan, dtype: str) -> nl.NkiTensor:
     """An empty x_sb (ci, sources, images, rows, cols), or (ci, images, sources, rows, cols)."""
@@ -177,7 +179,7 @@ def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTenso
 
 def _copy_shifted(dst_sb: nl.NkiTensor, src_sb: nl.NkiTensor, turn: int) -> None:
     """dst_sb = src_sb on other partitions: by engines in turn if they reach them, else by DMA."""
-    if dst_sb.shape[0] % 32 != 0:
+    if dst_sb.shape[0] % _QUADRANT != 0:
         nisa.dma_copy(dst=dst_sb, src=src_sb, dge_mode=nisa.dge_mode.none)
     elif turn % 2 == 0:
         nisa.tensor_copy(dst=dst_sb, src=src_sb, engine=nisa.engine.vector)
@@ -458,24 +460,32 @@ def _compute(
     else:
         for c_out in c_outs:
             rounds.append((c_out,))
-    for block in section.blocks:
+    pairs = []
+    if plan.channels_first:
         for together in rounds:
-            y_view = _result_view(y_hbm, group, together, block, plan)
-            residual_sb = None
-            if residual_hbm is not None:
-                residual_sb = _results(y_hbm, together, block, plan)
-                nisa.dma_copy(
-                    dst=residual_sb,
-                    src=_result_view(residual_hbm, group, together, block, plan),
-                    dge_mode=nisa.dge_mode.none,
-                )
-            y_sb = _results(y_hbm, together, block, plan)
-            for c_out in together:
-                _compute_tile(
-                    y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block,
-                    c_out, plan,
-                )  # fmt: skip
-            nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=nisa.dge_mode.none)
+            for block in section.blocks:
+                pairs.append((block, together))
+    else:
+        for block in section.blocks:
+            for together in rounds:
+                pairs.append((block, together))
+    for block, together in pairs:
+        y_view = _result_view(y_hbm, group, together, block, plan)
+        residual_sb = None
+        if residual_hbm is not None:
+            residual_sb = _results(y_hbm, together, block, plan)
+            nisa.dma_copy(
+                dst=residual_sb,
+                src=_result_view(residual_hbm, group, together, block, plan),
+                dge_mode=nisa.dge_mode.none,
+            )
+        y_sb = _results(y_hbm, together, block, plan)
+        for c_out in together:
+            _compute_tile(
+                y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block,
+                c_out, plan,
+            )  # fmt: skip
+        nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=nisa.dge_mode.none)
 
 
 @nki.jit
@@ -563,10 +573,9 @@ def plans(problem: Problem) -> Iterator[Candidate]:
             )  # fmt: skip
         except CapacityError:
             continue
-        if pack_taps or not found:
-            found = True
-            yield Candidate(NAME, plan, _price(plan), _why(plan))
-        if not plan.packs and pack_taps:
+        found = True
+        yield Candidate(NAME, plan, _price(plan), _why(plan))
+        if not plan.packs:
             break
     if not found:
         yield from conv2d_streamed.plans(problem)
@@ -587,7 +596,9 @@ def _price(plan: DirectPlan) -> Price:
     """Return what a plan costs."""
     g = plan.geometry
     item = g.itemsize
+    held = 2 if plan.fast else item  # bytes of an element of x and w in SBUF
     moved: Counter[tuple[int, int, bool, bool]] = Counter()  # descriptors, bytes, to HBM, on chip
+    copies = copied = 0  # of packs, by VectorE and ScalarE in turn
     width = plan.cols.inside.size
     partitions, sources = plan.x_shape[0], len(plan.c_in_tiles)
     for step in plan.steps:
@@ -597,9 +608,10 @@ def _price(plan: DirectPlan) -> Price:
             if not load.is_x:
                 size = plan.c_out_blocks[step.block][load.i].size
                 rows = plan.products[load.part.start].rows
-                moved[rows, load.part.size * size * item, False, False] += g.G
+                moved[rows, load.part.size * size * held, False, False] += g.G
                 continue
             run = section.runs[load.part.start]
+            partitions = plan.c_in_tiles[load.i].size
             if plan.interleaved_x:
                 moved[partitions * n, sources * run.size * width * item, False, False] += g.G
             elif plan.trimmed and run.step == 1:
@@ -607,11 +619,15 @@ def _price(plan: DirectPlan) -> Price:
             else:
                 moved[partitions * n * run.size, width * item, False, False] += g.G
         if step.x_back == 0 and section.carry:
-            moved[partitions, section.carry * plan.cols.size * item, False, True] += g.G * sources
-        if step.x_back == 0:
-            for group in plan.packs:
-                runs = group.channels * n * section.outputs.size
-                moved[runs, g.cols.outputs * item, False, True] += g.G * len(group.taps)
+            moved[partitions, section.carry * plan.cols.size * held, False, True] += g.G * sources
+        for block in section.blocks if step.x_back == 0 else ():
+            for group in plan.packs if block.cols.start == 0 else ():
+                if group.channels % _QUADRANT:
+                    runs = group.channels * n * block.rows.size
+                    moved[runs, g.cols.outputs * held, False, True] += g.G * len(group.taps)
+                else:
+                    copies += g.G * len(group.taps)
+                    copied += g.G * len(group.taps) * n * block.rows.size * g.cols.outputs
         c_outs = plan.c_out_blocks[step.block]
         for block in section.blocks:
             run_bytes = block.rows.size * block.cols.size * item
@@ -619,8 +635,8 @@ def _price(plan: DirectPlan) -> Price:
                 runs = c_outs[0].size * block.images.size
                 moved[runs, len(c_outs) * run_bytes, True, False] += g.G
             else:
-                runs = c_outs[0].size * block.images.size
-                moved[runs, run_bytes, True, False] += g.G * len(c_outs)
+                for c_out in c_outs:
+                    moved[c_out.size * block.images.size, run_bytes, True, False] += g.G
     y_elems = g.N * g.rows.outputs * g.cols.outputs * g.G
     num_tiles = sum(len(c_outs) for c_outs in plan.c_out_blocks)
     tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
@@ -633,13 +649,13 @@ def _price(plan: DirectPlan) -> Price:
         matmuls=plan.num_matmuls,
         tensor_cycles=plan.tensor_cycles,
         transfers=transfers,
-        scalar_elems=y_elems * num_tiles * (shared - 1) // shared,
-        scalar_instructions=tiles * (shared - 1) // shared,
-        vector_elems=y_elems * num_tiles // shared,
-        vector_instructions=tiles // shared,
+        scalar_elems=y_elems * num_tiles * (shared - 1) // shared + copied // 2,
+        scalar_instructions=tiles * (shared - 1) // shared + copies // 2,
+        vector_elems=y_elems * num_tiles // shared + copied // 2,
+        vector_instructions=tiles // shared + copies // 2,
         first_load_bytes=partitions * first.runs[0].size * width * item if first.runs else 0,
         last_store_bytes=last.rows.size * last.cols.size * item * plan.c_out_blocks[0][0].size,
-        static_instructions=plan.num_matmuls + tiles + sum(t.count for t in transfers),
+        static_instructions=plan.num_matmuls + tiles + copies + sum(t.count for t in transfers),
     )
 
 
