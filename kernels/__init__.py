@@ -13,5 +13,6 @@ from nkiconv.simulate import simulate_kernel as _simulate_kernel  # noqa: F401
 # isort: split
 from nkiconv.kernels._weights import PackedWeights, pack_weights
 from nkiconv.kernels.conv2d import conv2d
+from nkiconv.kernels.matmul import PackedMatrix, matmul, pack_matrix
 
-__all__ = ["PackedWeights", "conv2d", "pack_weights"]
+__all__ = ["PackedMatrix", "PackedWeights", "conv2d", "matmul", "pack_matrix", "pack_weights"]

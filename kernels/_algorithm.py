@@ -12,7 +12,7 @@ and, where it pools in the same pass, ``POOLS = True``.
 A plan is a frozen `nl.NKIObject` of whole numbers: all that the kernel does, decided beforehand.
 `conv2d` takes the one that is estimated to be the fastest (_choice.py).  An algorithm without
 padding modes raises NotSuited; it is then offered the problem with zeros around a copy of x that
-has the border.  Layouts are handled in the same way, and no algorithm sees them (_stages.py).
+has the border.  Layouts, and pools where it has none, are handled in the same way (_stages.py).
 """
 
 from __future__ import annotations

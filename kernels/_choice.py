@@ -79,28 +79,65 @@ def _candidates(module: Algorithm, problem: Problem) -> list[Candidate]:
     ------
     NotSuited
     """
-    if problem.epilogue.pool is not None and not getattr(module, "POOLS", False):
-        raise NotSuited("it has no fused pooling")
-    if problem.layout == "NCHW":
+    pool = problem.epilogue.pool
+    found: list[Candidate] = []
+    reasons = []
+    if pool is None or getattr(module, "POOLS", False):
+        try:
+            found += _by_layout(module, problem, pool_after=False)
+        except NotSuited as reason:
+            reasons.append(str(reason))
+    else:
+        reasons.append("it has no fused pooling")
+    if pool is not None and (pool.kind == "max" or problem.dtype == "float32"):
+        try:
+            found += _by_layout(module, problem, pool_after=True)
+        except NotSuited as reason:
+            reasons.append(str(reason))
+    elif pool is not None:
+        reasons.append(f"means of {problem.dtype} would be rounded twice if they were taken after")
+    if not found:
+        raise NotSuited("; ".join(dict.fromkeys(reasons)))
+    return found
+
+
+def _by_layout(module: Algorithm, problem: Problem, *, pool_after: bool) -> list[Candidate]:
+    """Return what an algorithm does itself; without that, what it does with stages."""
+    if problem.layout == "NCHW" and not pool_after:
         try:
             return list(module.plans(problem))
         except NotSuited:
             if problem.padding_mode == "zeros":
                 raise
-    return _staged(module, problem)
+    if problem.padding_mode != "zeros":
+        try:  # the border by the algorithm, the rest by stages
+            return _staged(module, problem, padding=False, pool_after=pool_after)
+        except NotSuited:
+            pass
+    return _staged(module, problem, padding=True, pool_after=pool_after)
 
 
-def _staged(module: Algorithm, problem: Problem) -> list[Candidate]:
-    g, pool = problem.geometry, problem.epilogue.pool
+def _staged(
+    module: Algorithm, problem: Problem, *, padding: bool, pool_after: bool
+) -> list[Candidate]:
+    """Return an algorithm's candidates for what stages leave: with `padding`, zeros around x."""
+    g, e = problem.geometry, problem.epilogue
     planes = (g.rows.outputs, g.cols.outputs)
-    if pool is not None:
-        planes = (pool.rows.outputs, pool.cols.outputs)
+    if e.pool is not None:
+        planes = (e.pool.rows.outputs, e.pool.cols.outputs)
     geometry, stages = stages_for(
         g,
         planes,
-        has_residual=problem.epilogue.has_residual,
-        padding_mode=problem.padding_mode,
+        has_residual=e.has_residual,
+        padding_mode=problem.padding_mode if padding else "zeros",
         layout=problem.layout,
+        pool=e.pool if pool_after else None,
     )
-    inner = replace(problem, geometry=geometry, padding_mode="zeros", layout="NCHW")
+    inner = replace(
+        problem,
+        geometry=geometry,
+        epilogue=replace(e, pool=None) if pool_after else e,
+        padding_mode="zeros" if padding else problem.padding_mode,
+        layout="NCHW",
+    )
     return [replace(c, stages=stages, why=f"{c.why}; {stages.why}") for c in module.plans(inner)]

@@ -23,7 +23,7 @@ import nki.language as nl
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
-from nkiconv.kernels._strip import Side, make_side
+from nkiconv.kernels._strip import Run, Side, make_side
 
 _STATIONARY_BYTES = 49152  # per partition and block, to keep; more is built again where it is used
 _LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here
@@ -167,6 +167,23 @@ class GroupedPlans(nl.NKIObject):
     jobs: tuple[Job, ...]
     mask_groups: int
     sbuf_bytes: int
+
+
+def piece_rows(piece: Piece, inside: Run) -> Run:
+    """Return the rows that a transfer brings to a band, of those inside the image.
+
+    Kernels call it, too, and `stored_rows`: they hold to the Python of the compiler.
+    """
+    place = max(piece.places.start, inside.place)
+    end = min(piece.places.start + piece.places.size, inside.place + inside.size)
+    pixel = inside.pixel + (place - inside.place) * inside.step
+    return Run(place, pixel, max(0, end - place), inside.step)
+
+
+def stored_rows(block: Block, band: int, plan: GroupedPlan) -> Tile:
+    """Return the rows of y that a block holds of a band; the last band may have fewer."""
+    first = band * plan.band_rows + block.rows.start
+    return Tile(first, max(0, min(block.rows.size, plan.geometry.rows.outputs - first)))
 
 
 def full_tap(axis: Axis) -> int:

@@ -10,8 +10,8 @@ so that output row i*P + p finds tap (kh, kw) at j, g, and
     place i*T/S + q, column ow*stride + u*G*dilation     with p*stride + kh*dilation = q*S + j
                                                               kw = u*G + g
 
-A matmul (q, u) contracts all partitions at once and makes all rows p of a group.  The weights of it,
-where p, q and j do not fit a tap, are zeros.  There are two ways to choose S and J, the phases j:
+A matmul (q, u) contracts all partitions at once and makes all rows p of a group.  Where p, q and j
+do not fit a tap its weights are zeros.  There are two ways to choose S and J, the phases j:
 
 * J = S, a divisor of T: no row is in SBUF twice; several places q hold a group's rows;
 * S = T, J = all rows of a group: one place, and the rows that groups share are copied.
@@ -29,8 +29,9 @@ from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tiles
 
 _CHUNK_BYTES = 256 * 1024  # of x and y: several are on their way at a time
+_SHORT_BYTES = 400  # runs to HBM that are better put together: they cost as 512 bytes do
 _HOST_ZEROS = 0.015  # of all bytes: zeros that may be read from HBM for a shorter start
-_REREAD = 0.035  # the same for weights that are read once for each row of a group
+_REREAD = 0.045  # the same for weights that are read once for each row of a group
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ class Load(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Move(nl.NKIObject):
-    """Partitions from `src` to `dst` of a strip: elements from `start` on come from `shift` on."""
+    """Elements from `shift` on of the first partitions, to `start` of those from `dst` on."""
 
     dst: int
-    src: int
     partitions: int
     start: int
     size: int
     shift: int
+    by_engine: bool
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,13 @@ class Chunk(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Strip(nl.NKIObject):
-    """Groups whose pixels are in SBUF together."""
+    """Groups whose pixels are in SBUF together.
 
+    The first `carry` places are the last ones, from place `carry_from` on, of the strip before.
+    """
+
+    carry: int
+    carry_from: int
     chunks: tuple[Chunk, ...]
 
 
@@ -121,12 +127,14 @@ class Fill(nl.NKIObject):
     taps: int
     shift: int
     shifts: int
+    by_engine: bool
 
 
 @dataclass(frozen=True)
 class Im2colPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
+    With `joined` the rows p lie one after another in a partition of SBUF before they are stored.
     `weights` is "zeros" (HBM has them with their zeros), "rows" (a transfer from HBM for each row p
     and shift) or "phases" (one, and `fills` on the chip).
     """
@@ -148,6 +156,7 @@ class Im2colPlan(nl.NKIObject):
     weights: str
     fills: tuple[Fill, ...]
     buffers: int
+    joined: bool
     on_both: bool
     num_matmuls: int
     moving_columns: int
@@ -162,8 +171,8 @@ def packings(g: Geometry) -> Iterator[Packing]:
     rows, cols = g.rows, g.cols
     reach = (rows.taps - 1) * rows.dilation + 1
     together = max(1, pmax // g.C_out)
-    for P in sorted({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, together}):
-        if P > max(1, rows.outputs) or ceil_div(P, together) > 8:
+    for P in sorted({1, 2, 4, 8, 16, together}):
+        if max(P, 1) > rows.outputs or ceil_div(P, together) > 8:
             continue
         T, R = P * rows.stride, (P - 1) * rows.stride + reach
         phases = [(S, S) for S in range(1, T + 1) if T % S == 0]
@@ -227,7 +236,9 @@ def make_plan(g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool) -> 
     weights, w_bytes = _weights_way(g, k, entries)
     if weights == "phases":
         kept += len(c_in_tiles) * rows.taps * cols.taps * g.C_out * item
-    y_bytes = (3 if epilogue.has_residual else 2) * len(outs) * chunk * cols.outputs * item
+    joined = joins(g, k)
+    y_rows = k.P if joined else len(outs)
+    y_bytes = (3 if epilogue.has_residual else 2) * y_rows * chunk * cols.outputs * item
     beside = kept + y_bytes + epilogue.scratch_bytes + 8 * len(outs) + 64
     left = nl.tile_size.sbuf_fmax_bytes - beside
     size, buffers = num_groups, 2 if g.N > 1 else 1
@@ -239,7 +250,7 @@ def make_plan(g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool) -> 
         size = size // each * each
         if size < 1:
             return None
-    strips = tuple(_strip(g, k, part, chunk, each, width) for part in tiles(num_groups, size))
+    strips = tuple(_strip(g, k, part, chunk, each, width, size) for part in tiles(num_groups, size))
     used = sum(load.size * load.phases for s in strips for c in s.chunks for load in c.loads)
     y_elems = g.N * g.C_out * rows.outputs * cols.outputs
     num_tiles = sum(len(c.tiles) for s in strips for c in s.chunks) * len(col_tiles) * g.N
@@ -262,6 +273,7 @@ def make_plan(g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool) -> 
         weights=weights,
         fills=_fills(g, k, weights, step, entries),
         buffers=buffers,
+        joined=joined,
         on_both=on_both,
         num_matmuls=num_tiles * passes,
         moving_columns=columns(g, k, outs),
@@ -271,6 +283,15 @@ def make_plan(g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool) -> 
         + 4 * g.C_out * k.P * (epilogue.has_bias + epilogue.has_scale),
         sbuf_bytes=beside + buffers * lines * _places(k, min(size, num_groups)),
     )
+
+
+def joins(g: Geometry, k: Packing) -> bool:
+    """Whether rows p, which come out on partitions of their own, are put together for the store.
+
+    It takes an instruction for each p, and makes short runs long.
+    """
+    short = g.cols.outputs * g.itemsize < _SHORT_BYTES
+    return k.P > 1 and short and g.C_out in (32, 64)  # where engines can start
 
 
 def _places(k: Packing, groups: int) -> int:
@@ -299,7 +320,7 @@ def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tu
         for shift in range(k.G):
             for p in range(k.P):
                 first = (shift * k.J + p * rows.stride) * channels
-                fills.append(Fill(first, rows.taps * channels, p, 1, 0, 1, 1, shift, k.U))
+                fills.append(Fill(first, rows.taps * channels, p, 1, 0, 1, 1, shift, k.U, False))
     if weights == "phases":
         for shift in range(k.G):
             for j in range(k.J):
@@ -315,28 +336,32 @@ def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tu
                     shifts = len(range(shift, cols.taps, k.G))
                     fills.append(
                         Fill((shift * k.J + j) * channels, channels, hits[0][0], z_step,
-                             hits[0][1], tap_step, len(hits), shift, shifts)
+                             hits[0][1], tap_step, len(hits), shift, shifts,
+                             _engine_starts((shift * k.J + j) * channels, channels))
                     )  # fmt: skip
     return tuple(fills)
 
 
-def _strip(g: Geometry, k: Packing, part: Tile, chunk: int, each: int, width: int) -> Strip:
+def _strip(
+    g: Geometry, k: Packing, part: Tile, chunk: int, each: int, width: int, size: int
+) -> Strip:
     """Return the strip of these groups; its first chunk is small, so that work starts early."""
+    carry = max(0, k.Q + k.extra - k.row_step) if part.start > 0 else 0
     starts = tiles(part.size, chunk)
     if part.start == 0 and starts[0].size > each:
         starts = (Tile(0, each), *tiles(part.size - each, chunk, each))
     first = part.start * k.row_step
-    chunks, place, before = [], 0, [0] * (k.extra + k.G)
+    chunks, place, before = [], carry, [0] * (k.G * (k.extra + 1))
     for groups in starts:
         end = _places(k, groups.start + groups.size)
-        loads, zeros = _loads(g, k, first, Tile(place, end - place))
+        loads, zeros = _loads(g, k, first, Tile(place, max(0, end - place)))
         moves, before = _moves(g, k, end, before, width)
         row = (part.start + groups.start) * k.P
         full = min(groups.size, (g.rows.outputs - row) // k.P)
         rest = min(g.rows.outputs - row, groups.size * k.P) - full * k.P
         chunks.append(Chunk(groups, tiles(groups.size, each), zeros, loads, moves, row, full, rest))
         place = end
-    return Strip(tuple(chunks))
+    return Strip(carry, size * k.row_step if carry else 0, tuple(chunks))
 
 
 def _loads(g: Geometry, k: Packing, first: int, places: Tile) -> tuple[tuple[Load, ...], Tile]:
@@ -367,25 +392,25 @@ def _loads(g: Geometry, k: Packing, first: int, places: Tile) -> tuple[tuple[Loa
 def _moves(
     g: Geometry, k: Packing, end: int, before: list[int], width: int
 ) -> tuple[tuple[Move, ...], list[int]]:
-    """Return the copies inside the strip that places up to `end` allow; `before` are done."""
-    channels = g.C_in
+    """Return the copies inside the strip that places up to `end` allow; `before` are done.
+
+    All come from what was loaded, so that none waits for another.
+    """
     moves, done = [], []
-    for level in range(1, k.extra + 1):
-        upto = (end - level) * width
-        start, phases = before[level - 1], min(k.S, k.J - level * k.S)
-        if upto > start:
-            moves.append(
-                Move(level * k.S * channels, 0, phases * channels, start, upto - start,
-                     start + level * width)
-            )  # fmt: skip
-        done.append(max(upto, start))
-    size = k.J * channels
-    for shift in range(1, k.G):
-        upto = (end - k.extra) * width - shift * g.cols.dilation
-        start = before[k.extra + shift - 1]
-        if upto > start:
-            moves.append(
-                Move(shift * size, 0, size, start, upto - start, start + shift * g.cols.dilation)
-            )
-        done.append(max(upto, start))
-    return tuple(moves), [*done, 0]
+    for shift in range(k.G):
+        for level in range(k.extra + 1):
+            offset = level * width + shift * g.cols.dilation
+            start = before[len(done)]
+            upto = max(start, end * width - offset)
+            done.append(upto)
+            if offset > 0 and upto > start:
+                phases = min(k.S, k.J - level * k.S)
+                first, size = (shift * k.J + level * k.S) * g.C_in, phases * g.C_in
+                fits = _engine_starts(first, size)
+                moves.append(Move(first, size, start, upto - start, start + offset, fits))
+    return tuple(moves), done
+
+
+def _engine_starts(start: int, size: int) -> bool:
+    """Whether an engine can write so many partitions from there on."""
+    return start % (32 if size <= 32 else 64 if size <= 64 else 128) == 0

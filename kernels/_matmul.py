@@ -22,7 +22,7 @@ from __future__ import annotations
 import nki.isa as nisa
 import nki.language as nl
 
-from nkiconv.kernels._epilogue import Epilogue, evict, load_table
+from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._matmul_plan import Box, Group, MatmulPlan
 from nkiconv.kernels._plan import Tile
 
@@ -37,33 +37,34 @@ def multiply(
     plan: MatmulPlan,
 ) -> None:
     """Write y, visit by visit; each multiplies a group of pixels by a chunk of weights."""
-    if not plan.vector_only:
-        load_table(plan.epilogue)
+    load_table(plan.epilogue)
     scale_sb, bias_sb = None, None
     x_sbs = [None] * len(plan.groups)
     w_sbs = [None] * len(plan.chunks)
     for i_visit in range(len(plan.visits)):
         visit = plan.visits[i_visit]
         group, chunk = plan.groups[visit.i_group], plan.chunks[visit.i_chunk]
+        if visit.load_x:  # first, since stacked weights have to wait for zeros
+            x_sbs[visit.i_group] = load_moving(x, group, plan)
         if visit.load_w:
             w_sbs[visit.i_chunk] = load_stationary(w_hbm, chunk, plan)
-        if visit.load_x:
-            x_sbs[visit.i_group] = load_moving(x, group, plan)
         if i_visit == 0:
             scale_sb = load_vector(scale_hbm, plan)
             bias_sb = load_vector(bias_hbm, plan)
-        residual_sb = None
-        if residual is not None:
-            residual_sb = _result_tile(residual.dtype, group, chunk, plan)
-            copy_results(residual, residual_sb, group.box, chunk, plan, False)
-        y_sb = _result_tile(y.dtype, group, chunk, plan)
-        for tile in group.tiles:
-            for i_m in range(chunk.start, chunk.start + chunk.size):
-                acc_ps = accumulate(
-                    w_sbs[visit.i_chunk], x_sbs[visit.i_group], tile, i_m, chunk, plan
-                )
-                _evict(y_sb, acc_ps, scale_sb, bias_sb, residual_sb, tile, i_m, chunk, plan)
-        copy_results(y, y_sb, group.box, chunk, plan, True)
+        for part in visit.parts:
+            residual_sb = None
+            if residual is not None:
+                residual_sb = _result_tile(residual.dtype, group, part, plan)
+                copy_results(residual, residual_sb, group.box, part, plan, False)
+            y_sb = _result_tile(y.dtype, group, part, plan)
+            for tile in group.tiles:
+                for i_m in range(part.start, part.start + part.size):
+                    i_w = i_m - chunk.start
+                    acc_ps = accumulate(
+                        w_sbs[visit.i_chunk], x_sbs[visit.i_group], tile, i_w, i_m, plan
+                    )
+                    _evict(y_sb, acc_ps, scale_sb, bias_sb, residual_sb, tile, i_m, part, plan)
+            copy_results(y, y_sb, group.box, part, plan, True)
 
 
 def load_stationary(w_hbm: nl.NkiTensor, chunk: Tile, plan: MatmulPlan) -> nl.NkiTensor:
@@ -72,7 +73,7 @@ def load_stationary(w_hbm: nl.NkiTensor, chunk: Tile, plan: MatmulPlan) -> nl.Nk
     shape = (k * plan.stack, chunk.size, w_hbm.shape[2], m * plan.stack)
     w_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
     if plan.stack > 1:
-        nisa.memset(dst=w_sb, value=0.0)
+        _zero(w_sb)
     for i in range(plan.stack):
         nisa.dma_copy(
             dst=w_sb[nl.ds(i * k, k), :, :, nl.ds(i * m, m)],
@@ -80,6 +81,14 @@ def load_stationary(w_hbm: nl.NkiTensor, chunk: Tile, plan: MatmulPlan) -> nl.Nk
             dge_mode=nisa.dge_mode.none,
         )
     return w_sb
+
+
+def _zero(w_sb: nl.NkiTensor) -> None:
+    """Zero a tensor, half of it on each of two engines."""
+    half = w_sb.shape[1] // 2
+    if half > 0:
+        nisa.memset(dst=w_sb[:, 0:half, :, :], value=0.0, engine=nisa.engine.gpsimd)
+    nisa.memset(dst=w_sb[:, half : w_sb.shape[1], :, :], value=0.0, engine=nisa.engine.vector)
 
 
 def load_moving(x: nl.NkiTensor, group: Group, plan: MatmulPlan) -> nl.NkiTensor:
@@ -155,11 +164,11 @@ def load_vector(vector_hbm: nl.NkiTensor | None, plan: MatmulPlan) -> nl.NkiTens
 
 
 def accumulate(
-    w_sb: nl.NkiTensor, x_sb: nl.NkiTensor, tile: Box, i_m: int, chunk: Tile, plan: MatmulPlan
+    w_sb: nl.NkiTensor, x_sb: nl.NkiTensor, tile: Box, i_w: int, i_m: int, plan: MatmulPlan
 ) -> nl.NkiTensor:
     """acc_ps (m, images, rows, cols) = sum over k of w_sb (k, m).T @ x_sb (k, images, rows, cols).
 
-    `tile` counts from the group's first pixel.
+    `tile` counts from the group's first pixel, `i_w` from the first tile of w_sb.
     """
     row = tile.rows.start * plan.row_step
     row_end = row + (tile.rows.size - 1) * plan.row_step + 1
@@ -172,7 +181,7 @@ def accumulate(
         k_size = plan.stack * plan.k.rows[i_k]
         nisa.nc_matmul(
             dst=acc_ps,
-            stationary=w_sb[0:k_size, i_m - chunk.start, i_k, 0:m_size],
+            stationary=w_sb[0:k_size, i_w, i_k, 0:m_size],
             moving=x_sb[
                 0:k_size, nl.ds(tile.images.start, tile.images.size), i_k,
                 row : row_end : plan.row_step, col : col_end : plan.col_step,
@@ -182,11 +191,11 @@ def accumulate(
     return acc_ps
 
 
-def _result_tile(dtype: str, group: Group, chunk: Tile, plan: MatmulPlan) -> nl.NkiTensor:
+def _result_tile(dtype: str, group: Group, part: Tile, plan: MatmulPlan) -> nl.NkiTensor:
     """Return a fresh tensor (m, images, tile of m, rows, cols)."""
     box = group.box
     partitions = plan.stack * plan.m.partitions
-    shape = (partitions, box.images.size, chunk.size, box.rows.size, box.cols.size)
+    shape = (partitions, box.images.size, part.size, box.rows.size, box.cols.size)
     return nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf)
 
 
@@ -198,7 +207,7 @@ def _evict(
     residual_sb: nl.NkiTensor | None,
     tile: Box,
     i_m: int,
-    chunk: Tile,
+    part: Tile,
     plan: MatmulPlan,
 ) -> None:
     """y_sb[m, tile] = act(scale*acc_ps + bias + residual_sb[m, tile]), by two engines in turn."""
@@ -206,7 +215,7 @@ def _evict(
     images = nl.ds(tile.images.start, tile.images.size)
     rows = nl.ds(tile.rows.start, tile.rows.size)
     cols = nl.ds(tile.cols.start, tile.cols.size)
-    i = i_m - chunk.start
+    i = i_m - part.start
     scale = None
     if scale_sb is not None:
         scale = scale_sb[m, i_m : i_m + 1]
@@ -216,34 +225,34 @@ def _evict(
     added = None
     if residual_sb is not None:
         added = residual_sb[m, images, i, rows, cols]
-    on_vector = plan.vector_only or (plan.takes_turns and (i_m + tile.turn) % 2 == 1)
+    on_vector = plan.takes_turns and (i_m + tile.turn) % 2 == 1
     evict(y_sb[m, images, i, rows, cols], acc_ps, scale, bias, added, plan.epilogue, on_vector)
 
 
 def copy_results(
-    y: nl.NkiTensor, y_sb: nl.NkiTensor, box: Box, chunk: Tile, plan: MatmulPlan, store: bool
+    y: nl.NkiTensor, y_sb: nl.NkiTensor, box: Box, part: Tile, plan: MatmulPlan, store: bool
 ) -> None:
-    """Copy the box's pixels of the chunk's channels: y = y_sb, or y_sb = y."""
+    """Copy the box's pixels of the part's channels: y = y_sb, or y_sb = y."""
     m = plan.m
     images = nl.ds(box.images.start, box.images.size)
     if plan.stack > 1:
-        _copy_pieces(y, y_sb, box, chunk, plan, store)
+        _copy_pieces(y, y_sb, box, part, plan, store)
         return
     pixels = y[
         images, :, nl.ds(box.rows.start, box.rows.size), nl.ds(box.cols.start, box.cols.size)
     ]
     dealt = pixels[:, 0 : m.full * m.tiles, :, :].reshape_dim(1, (m.full, m.tiles))
-    dealt = dealt[:, :, nl.ds(chunk.start, chunk.size), :, :]
+    dealt = dealt[:, :, nl.ds(part.start, part.size), :, :]
     _copy(dealt.permute((1, 0, 2, 3, 4)), y_sb[0 : m.full, :, :, :, :], store)
-    rest = min(chunk.start + chunk.size, m.rest) - chunk.start
+    rest = min(part.start + part.size, m.rest) - part.start
     if rest > 0:
-        first = m.full * m.tiles + chunk.start
+        first = m.full * m.tiles + part.start
         last_sb = y_sb[m.full : m.full + 1, :, 0:rest, :, :]
         _copy(pixels[:, nl.ds(first, rest), :, :], last_sb, store)
 
 
 def _copy_pieces(
-    y: nl.NkiTensor, y_sb: nl.NkiTensor, box: Box, chunk: Tile, plan: MatmulPlan, store: bool
+    y: nl.NkiTensor, y_sb: nl.NkiTensor, box: Box, part: Tile, plan: MatmulPlan, store: bool
 ) -> None:
     """As `copy_results`, of a box in each of the stacked pieces.
 
@@ -254,7 +263,7 @@ def _copy_pieces(
     if not store:
         own = cols.size
     if own > 0:
-        mine = _stacked(y, plan.m.tiles, box.images, chunk, Tile(cols.start, own), plan)
+        mine = _stacked(y, plan.m.tiles, box.images, part, Tile(cols.start, own), plan)
         _copy(mine, y_sb[:, :, :, :, 0:own], store)
     if own < cols.size:
         first = (plan.stack - 1) * plan.m.partitions
@@ -262,7 +271,7 @@ def _copy_pieces(
         dealt = pixels[nl.ds(box.images.start, box.images.size), :, :, :]
         dealt = dealt.reshape_dim(1, (plan.m.full, plan.m.tiles)).permute((1, 0, 2, 3, 4))
         last_sb = y_sb[nl.ds(first, plan.m.partitions), :, :, :, own : cols.size]
-        _copy(dealt[:, :, nl.ds(chunk.start, chunk.size), :, :], last_sb, store)
+        _copy(dealt[:, :, nl.ds(part.start, part.size), :, :], last_sb, store)
 
 
 def _last_pixel(col: int, plan: MatmulPlan) -> int:

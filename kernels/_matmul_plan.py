@@ -27,6 +27,8 @@ from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.simulate.hardware import hardware
 
 _COLUMNS = (512, 1024, 2048, 4096)  # of a group: from one PSUM tile to runs as long as pay
+_FEW_COLUMNS = (256, 128, 64)  # where K is so large that no more fit
+_TILE = 512  # columns of a matmul, and of a PSUM bank in float32
 _IN_FLIGHT = 3  # groups, and results, in SBUF at a time: loaded, computed, stored
 _STACKS = (1, 2, 3, 4, 5, 6, 8)
 
@@ -81,10 +83,14 @@ class Group(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Visit(nl.NKIObject):
-    """A group, a chunk, and which of the two have to be loaded."""
+    """A group, a chunk, and which of the two have to be loaded.
+
+    `parts` are the tiles of the chunk that each have a store: all, but for the last visit.
+    """
 
     i_group: int
     i_chunk: int
+    parts: tuple[Tile, ...]
     load_x: bool
     load_w: bool
 
@@ -133,7 +139,6 @@ class MatmulPlan(nl.NKIObject):
     chunks: tuple[Tile, ...]
     visits: tuple[Visit, ...]
     takes_turns: bool
-    vector_only: bool
     num_matmuls: int
     moving_columns: int
     hbm_bytes: int
@@ -165,6 +170,7 @@ class Cut:
     chunk: int  # tiles of y's channels
     group_block: int  # groups that stay in SBUF together, or 0 for weights that stay
     chunk_block: int
+    pixels_stay: bool  # all of them
     sbuf_bytes: int
     price: Price
 
@@ -174,7 +180,7 @@ class Cut:
         if self.group_block == 0:
             stays = "weights stay in SBUF" if self.chunk_block == 0 else "blocks of weights stay"
         else:
-            stays = "pixels stay in SBUF"
+            stays = "pixels stay in SBUF" if self.pixels_stay else "blocks of pixels stay"
         if self.shape.stack > 1:
             stays += f", {self.shape.stack} pieces of an image side by side"
         return stays
@@ -208,28 +214,43 @@ def shapes(product: Product) -> Iterator[Shape]:
             yield Shape(*common, whole_rows=True)
 
 
-def cuts(product: Product, epilogue: Epilogue) -> list[Cut]:
-    """Return sizes of groups, chunks and blocks that fit SBUF, the cheapest first."""
-    found = []
-    for shape in shapes(product):
-        m_tiles = shape.m.tiles
-        sizes = {1, m_tiles, *(ceil_div(m_tiles, n) for n in (2, 4, 8))}
-        pixels = product.N * product.rows * shape.cols
-        for columns in _COLUMNS:
-            if columns > 512 and columns // 2 >= pixels:
-                break
-            for chunk in sorted(sizes):
-                found += _orders(shape, columns, chunk, epilogue)
+def cuts(product: Product, epilogue: Epilogue, *, sbuf_bytes: int | None = None) -> list[Cut]:
+    """Return sizes of groups, chunks and blocks that fit SBUF, the cheapest first.
+
+    Parameters
+    ----------
+    sbuf_bytes
+        SBUF to use per partition; None takes all that the target in force has.
+    """
+    limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
+    found: list[Cut] = []
+    for sizes in (_COLUMNS, _FEW_COLUMNS):
+        if not found:
+            for shape in shapes(product):
+                found += _cuts(shape, sizes, epilogue, limit)
     return sorted(found, key=lambda cut: cut.price.estimate_us())
 
 
-def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Iterator[Cut]:
+def _cuts(shape: Shape, sizes: tuple[int, ...], epilogue: Epilogue, limit: int) -> Iterator[Cut]:
+    """Yield what fits of one shape, for groups of these sizes."""
+    m_tiles = shape.m.tiles
+    chunks = {m_tiles}
+    if shape.stack == 1:  # stacked weights are few, and each transfer of them waits for zeros
+        chunks = {1, m_tiles, *(ceil_div(m_tiles, n) for n in (2, 4, 8))}
+    pixels = shape.product.N * shape.product.rows * shape.cols
+    for columns in sizes:
+        if columns // 2 >= max(pixels, _TILE):
+            break
+        for chunk in sorted(chunks):
+            yield from _orders(shape, columns, chunk, epilogue, limit)
+
+
+def _orders(
+    shape: Shape, columns: int, chunk: int, epilogue: Epilogue, limit: int
+) -> Iterator[Cut]:
     """Yield the orders of visits that fit, for these sizes."""
     p, itemsize = shape.product, shape.product.moving_itemsize
-    limit = nl.tile_size.sbuf_fmax_bytes
-    group = _group_columns(shape, columns)
-    pixels = p.N * p.rows * shape.cols
-    num_groups = ceil_div(pixels, group)
+    group, num_groups = _largest(shape, columns), _num_boxes(shape, columns)
     spread = p.stride[1] * (p.stride[0] if shape.whole_rows else 1)
     x_bytes = shape.k.tiles * group * itemsize * spread
     w_bytes = chunk * shape.k.tiles * shape.m.partitions * shape.stack * itemsize
@@ -237,11 +258,18 @@ def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Itera
     num_chunks = ceil_div(shape.m.tiles, chunk)
     vectors = 4 * shape.m.tiles * (epilogue.has_bias + epilogue.has_scale) + 64
     fixed = vectors + epilogue.scratch_bytes + _IN_FLIGHT * y_bytes
-    in_flight = min(_IN_FLIGHT, num_groups)
+    in_flight = min(_IN_FLIGHT if columns >= _TILE else 2, num_groups)
 
-    def cut(group_block: int, chunk_block: int, x_times: int, w_times: int, used: int) -> Cut:
+    def cut(
+        group_block: int,
+        chunk_block: int,
+        x_times: int,
+        w_times: int,
+        used: int,
+        stay: bool = False,
+    ) -> Cut:
         price = _price(shape, epilogue, columns, chunk, x_times, w_times)
-        return Cut(shape, columns, chunk, group_block, chunk_block, used, price)
+        return Cut(shape, columns, chunk, group_block, chunk_block, stay, used, price)
 
     all_w, all_x = num_chunks * w_bytes, num_groups * x_bytes
     weights_stay = fixed + all_w + in_flight * x_bytes
@@ -249,7 +277,7 @@ def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Itera
     if weights_stay <= limit:
         yield cut(0, 0, 1, 1, weights_stay)
     if pixels_stay <= limit:
-        yield cut(num_groups, 0, 1, 1, pixels_stay)
+        yield cut(num_groups, 0, 1, 1, pixels_stay, stay=True)
     if weights_stay <= limit or pixels_stay <= limit:
         return
     groups = (limit - fixed - 2 * w_bytes) // (2 * x_bytes)  # the next block loads meanwhile
@@ -262,15 +290,25 @@ def _orders(shape: Shape, columns: int, chunk: int, epilogue: Epilogue) -> Itera
         yield cut(0, chunks, ceil_div(num_chunks, chunks), 1, used)
 
 
-def _group_columns(shape: Shape, columns: int) -> int:
-    """Return the pixels of the largest group."""
+def _num_boxes(shape: Shape, columns: int) -> int:
+    """Return how many boxes `split` makes of all pixels."""
     p = shape.product
+    if p.rows * shape.cols <= columns:
+        return ceil_div(p.N, columns // (p.rows * shape.cols))
+    if shape.cols <= columns:
+        return p.N * ceil_div(p.rows, columns // shape.cols)
+    return p.N * p.rows * ceil_div(shape.cols, columns)
+
+
+def _largest(shape: Shape, columns: int) -> int:
+    """Return the pixels of the largest of these boxes."""
+    p, count = shape.product, _num_boxes(shape, columns)
     plane = p.rows * shape.cols
     if plane <= columns:
-        return min(p.N, columns // plane) * plane
+        return ceil_div(p.N, count) * plane
     if shape.cols <= columns:
-        return min(p.rows, columns // shape.cols) * shape.cols
-    return ceil_div(shape.cols, ceil_div(shape.cols, columns))
+        return ceil_div(p.rows, count // p.N) * shape.cols
+    return ceil_div(shape.cols, count // (p.N * p.rows))
 
 
 def _price(
@@ -278,18 +316,16 @@ def _price(
 ) -> Price:
     """Return what these sizes cost."""
     p, hw = shape.product, hardware()
-    k, m = shape.k, shape.m
+    k, m, stack = shape.k, shape.m, shape.stack
     pixels = p.N * p.rows * shape.cols
-    group = min(pixels, _group_columns(shape, columns))
-    tile = _group_columns(shape, nl.tile_size.gemm_moving_fmax)
-    num_groups, num_tiles = ceil_div(pixels, group), ceil_div(pixels, tile)
+    num_groups, num_tiles = _num_boxes(shape, columns), _num_boxes(shape, min(columns, _TILE))
     num_chunks = ceil_div(m.tiles, chunk)
     matmuls = num_tiles * k.tiles * m.tiles
     each = ceil_div(pixels, num_tiles)
-    cycles = matmul_cycles(each, p.moving_itemsize, hw, shape.stack * m.rows[0])
+    cycles = matmul_cycles(each, p.moving_itemsize, hw, stack * m.rows[0])
     if p.stride[1] * p.moving_itemsize >= hw.wide_stride_bytes:
         cycles *= 2
-    fed = shape.stack * k.rows[0] / hw.partitions
+    fed = stack * k.rows[0] / hw.partitions
     if hw.throttle_slowdown > 1 and fed / hw.throttle_slowdown < hw.throttle_busy_share:
         cycles *= hw.throttle_slowdown
     evictions = num_tiles * m.tiles
@@ -297,28 +333,22 @@ def _price(
     if epilogue.has_residual:
         by_vector = evictions
     by_scalar = evictions if epilogue.has_residual else evictions - by_vector
-    y_group = Transfers(
-        num_groups * num_chunks,
-        ceil_div(
-            group * m.tiles * m.partitions * shape.stack, num_chunks * _y_run(shape, group, chunk)
-        ),
-        _y_run(shape, group, chunk) * p.itemsize,
-    )
-    x_group = _x_transfers(shape, group, num_groups * x_times)
-    w_chunk = Transfers(
-        num_chunks * w_times * shape.stack,
-        k.partitions,
-        chunk * k.tiles * m.partitions * p.moving_itemsize,
-    )
-    if shape.stack > 1:
-        w_chunk = Transfers(
-            num_chunks * shape.stack, k.partitions * chunk, m.partitions * p.moving_itemsize
-        )
-    transfers = [x_group, w_chunk, replace(y_group, to_hbm=True)]
+    # small groups at both ends: as many more as a group has tiles, less the group itself
+    ramp = 2 * (ceil_div(num_tiles, num_groups) - 1) if num_groups > 1 else 0
+    x = _x_transfers(shape, columns, num_groups + ramp)
+    y = _y_transfers(shape, columns, chunk, (num_groups + ramp) * num_chunks)
+    w = Transfers(num_chunks, k.partitions, chunk * k.tiles * m.partitions * p.moving_itemsize)
+    if stack > 1:
+        run = m.partitions * p.moving_itemsize
+        w = Transfers(num_chunks * stack, k.partitions * chunk, run)
+    transfers = [
+        replace(x, count=x.count * x_times),
+        replace(w, count=w.count * w_times),
+        replace(y, to_hbm=True),
+    ]
     if epilogue.has_residual:
-        transfers.append(y_group)
-    first = 1 / num_tiles if num_groups > 1 else 1 / num_groups
-    y_bytes = pixels * shape.stack * p.M * p.itemsize
+        transfers.append(y)
+    first = 1 / num_tiles if num_groups > 1 else 1
     return Price(
         moving_columns=pixels * k.tiles * m.tiles,
         matmuls=matmuls,
@@ -328,10 +358,9 @@ def _price(
         scalar_instructions=by_scalar,
         vector_elems=by_vector * each,
         vector_instructions=by_vector,
-        first_load_bytes=round(
-            first * x_group.bytes / x_times + w_chunk.bytes / w_times / num_chunks
-        ),
-        last_store_bytes=round(first * y_bytes / num_chunks),
+        first_load_bytes=round(first * x.bytes + w.bytes / num_chunks),
+        last_store_bytes=round(first * y.bytes / m.tiles),
+        lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * (2 if epilogue.has_residual else 1)
         + sum(t.count for t in transfers)
@@ -339,31 +368,45 @@ def _price(
     )
 
 
-def _y_run(shape: Shape, group: int, chunk: int) -> int:
-    """Return the neighbouring elements of y that a store writes from a partition."""
-    plane = shape.product.rows * shape.cols
-    if group % plane == 0 and shape.stack == 1:
-        return plane * chunk
-    return group if shape.stack == 1 else min(group, plane)
+def _lead_ns(shape: Shape, chunk: int) -> float:
+    """Return for how long stacked weights are zeroed before they are loaded."""
+    if shape.stack == 1:
+        return 0.0
+    hw = hardware()
+    zeroed = ceil_div(chunk, 2) * shape.stack * shape.m.partitions
+    loads = shape.stack * hw.dma_static_issue_ns
+    return zeroed / hw.vector_ghz + hw.vector_latency_ns + loads
 
 
-def _x_transfers(shape: Shape, group: int, count: int) -> Transfers:
+def _y_transfers(shape: Shape, columns: int, chunk: int, count: int) -> Transfers:
+    """Return the stores of groups of pixels."""
+    p, m = shape.product, shape.m
+    plane = p.rows * shape.cols
+    elems = p.N * plane * m.tiles * m.partitions * shape.stack
+    run = min(plane, _largest(shape, columns))
+    if plane <= columns and shape.stack == 1:
+        run = plane * chunk
+    return Transfers(count, ceil_div(elems, run * count), run * p.itemsize)
+
+
+def _x_transfers(shape: Shape, columns: int, count: int) -> Transfers:
     """Return the loads of groups of pixels."""
     p, k = shape.product, shape.k
-    channels = k.partitions * k.tiles * shape.stack
     plane = p.rows * shape.cols
+    pixels = p.N * k.partitions * k.tiles * shape.stack * plane
     if p.stride == (1, 1):
-        run = group if group < plane else plane * (k.tiles if shape.stack == 1 else 1)
-        descriptors = ceil_div(group * channels, run)
+        run = min(plane, _largest(shape, columns))
+        if plane <= columns and shape.stack == 1:
+            run = plane * k.tiles
     elif shape.whole_rows:
-        run = p.x_size[1] * p.stride[0] * max(1, min(group, plane) // shape.cols)
-        if group >= plane:
-            run *= k.tiles
-        descriptors = ceil_div(group * p.stride[0] * p.stride[1] * channels, run)
+        pixels = p.N * k.partitions * k.tiles * p.x_size[0] * p.x_size[1]
+        run = p.x_size[1] * max(1, min(plane, columns) // shape.cols) * p.stride[0]
+        if plane <= columns:
+            run = p.x_size[0] * p.x_size[1] * k.tiles
     else:
-        run = p.x_size[1]
-        descriptors = ceil_div(group, shape.cols) * channels
-    return Transfers(count, descriptors, run * p.itemsize)
+        pixels = p.N * k.partitions * k.tiles * p.rows * p.x_size[1]
+        run = min(p.x_size[1], columns * p.stride[1])
+    return Transfers(count, ceil_div(pixels, run * count), run * p.itemsize)
 
 
 def _takes_turns(epilogue: Epilogue) -> bool:
@@ -377,7 +420,15 @@ def make_plan(cut: Cut, epilogue: Epilogue) -> MatmulPlan:
     shape, p = cut.shape, cut.shape.product
     groups = tuple(_group(shape, box) for box in _ramped(shape, cut.columns))
     chunks = even_tiles(shape.m.tiles, cut.chunk)
-    visits = tuple(_visits(cut, len(groups), len(chunks)))
+    visits = tuple(
+        Visit(g, c, (chunks[c],), load_x, load_w)
+        for g, c, load_x, load_w in _visits(cut, len(groups), len(chunks))
+    )
+    last = visits[-1]
+    least = 1
+    if groups[-1].box.rows.size * groups[-1].box.cols.size == p.rows * p.cols:
+        least = ceil_div(hardware().dma_hbm_write_bytes, p.rows * p.cols * p.itemsize)
+    visits = (*visits[:-1], replace(last, parts=_halves(chunks[last.i_chunk], least)))
     num_tiles = sum(len(group.tiles) for group in groups)
     return MatmulPlan(
         k=shape.k,
@@ -395,26 +446,67 @@ def make_plan(cut: Cut, epilogue: Epilogue) -> MatmulPlan:
         chunks=chunks,
         visits=visits,
         takes_turns=_takes_turns(epilogue),
-        vector_only=False,
         num_matmuls=num_tiles * shape.k.tiles * shape.m.tiles,
         moving_columns=cut.price.moving_columns,
-        hbm_bytes=cut.price.hbm_bytes,
+        hbm_bytes=_hbm_bytes(shape, epilogue, groups, visits, chunks),
         sbuf_bytes=cut.sbuf_bytes,
     )
 
 
-def _visits(cut: Cut, num_groups: int, num_chunks: int) -> Iterator[Visit]:
-    """Yield the visits in their order."""
+def _hbm_bytes(
+    shape: Shape,
+    epilogue: Epilogue,
+    groups: tuple[Group, ...],
+    visits: tuple[Visit, ...],
+    chunks: tuple[Tile, ...],
+) -> int:
+    """Return the bytes that cross HBM."""
+    p, k, m = shape.product, shape.k, shape.m
+    x = sum(
+        groups[v.i_group].box.images.size * groups[v.i_group].x_rows.size
+        * groups[v.i_group].x_cols.size
+        for v in visits
+        if v.load_x
+    )  # fmt: skip
+    w = sum(chunks[v.i_chunk].size for v in visits if v.load_w) * k.tiles * m.partitions
+    y = p.N * p.M * p.rows * p.cols * p.itemsize
+    # residuals of pieces are loaded with what neighbours share
+    residual = p.N * p.M * p.rows * shape.cols * shape.stack * p.itemsize
+    vectors = 4 * p.M * shape.stack * (epilogue.has_bias + epilogue.has_scale)
+    return (
+        x * p.K * shape.stack * p.itemsize
+        + w * k.partitions * shape.stack * p.moving_itemsize
+        + y
+        + residual * epilogue.has_residual
+        + vectors
+    )
+
+
+def _halves(tile: Tile, least: int) -> tuple[Tile, ...]:
+    """Return a half of the tile, a half of the rest, and so on: what is stored last is small.
+
+    Parts shorter than `least` would cost as much.
+    """
+    parts, start, size = [], tile.start, tile.size
+    while size >= 2 * least and size > 1:
+        parts.append(Tile(start, ceil_div(size, 2)))
+        start, size = start + ceil_div(size, 2), size // 2
+    return (*parts, Tile(start, size))
+
+
+def _visits(cut: Cut, num_groups: int, num_chunks: int) -> Iterator[tuple[int, int, bool, bool]]:
+    """Yield group, chunk, and whether to load x and w, in the order of the visits."""
+    ramp = num_groups if cut.pixels_stay else 0
     if cut.group_block == 0:
         for chunks in tiles(num_chunks, cut.chunk_block or num_chunks):
             for g in range(num_groups):
                 for c in range(chunks.start, chunks.start + chunks.size):
-                    yield Visit(g, c, load_x=c == chunks.start, load_w=g == 0)
+                    yield g, c, c == chunks.start, g == 0
         return
-    for groups in tiles(num_groups, cut.group_block + 2):
+    for groups in tiles(num_groups, cut.group_block + ramp):
         for c in range(num_chunks):
             for g in range(groups.start, groups.start + groups.size):
-                yield Visit(g, c, load_x=c == 0, load_w=g == groups.start)
+                yield g, c, c == 0, g == groups.start
 
 
 def _ramped(shape: Shape, columns: int) -> list[Box]:
@@ -422,8 +514,8 @@ def _ramped(shape: Shape, columns: int) -> list[Box]:
     p = shape.product
     whole = Box(Tile(0, p.N), Tile(0, p.rows), Tile(0, shape.cols))
     boxes = split(whole, columns)
-    small = nl.tile_size.gemm_moving_fmax
-    if len(boxes) < 3:
+    small = _TILE
+    if len(boxes) == 1:
         return boxes
     return [*split(boxes[0], small), *boxes[1:-1], *split(boxes[-1], small)]
 
@@ -449,7 +541,7 @@ def split(box: Box, columns: int) -> list[Box]:
 def _group(shape: Shape, box: Box) -> Group:
     p = shape.product
     inner = Box(Tile(0, box.images.size), Tile(0, box.rows.size), Tile(0, box.cols.size))
-    parts = split(inner, nl.tile_size.gemm_moving_fmax)
+    parts = split(inner, _TILE)
     if shape.whole_rows:
         rows = _span(box.rows, p.rows, p.stride[0], p.x_size[0])
     else:

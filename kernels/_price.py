@@ -53,8 +53,12 @@ class Price:
         What has to arrive before the first matmul.
     last_store_bytes
         What is stored after the last one.
+    first_transfers
+        How many transfers are issued before that of the first matmul.
     static_instructions
         What a compiler sees: on-chip loops counted once.
+    lead_ns
+        Work before the first load.
     """
 
     moving_columns: int
@@ -69,8 +73,10 @@ class Price:
     gpsimd_instructions: int = 0
     first_load_bytes: int = 0
     last_store_bytes: int = 0
+    first_transfers: int = 0
     loop_iterations: int = 0
     static_instructions: int = 0
+    lead_ns: float = 0.0
 
     @property
     def hbm_bytes(self) -> int:
@@ -98,7 +104,8 @@ class Price:
         )
         rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
-        fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
+        ends += self.first_transfers * hw.dma_static_issue_ns
+        fixed = self.lead_ns + 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
         loops = self.loop_iterations * hw.loop_iteration_ns
         return (max(work) + ends + fixed + loops + hw.tensor_latency_ns) / 1000
 

@@ -4,6 +4,7 @@ Each is a launch of its own and takes x or y once more through HBM:
 
     layout "NHWC"       x and the residual are transposed to (N, C, H, W) before, y back after
     a padding_mode      x is copied with its border before (zeros need no copy)
+    a pool              y is pooled after; not means of 16-bit types, which would be rounded twice
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from nkiconv.kernels._blocks import Pool
 from nkiconv.kernels._plan import Axis, Geometry
 from nkiconv.kernels.pad_planes import PadPlan, pad_planes, plan_pad
+from nkiconv.kernels.pool_planes import (
+    PoolPlan,
+    bytes_moved,
+    plan_pool,
+    pool_planes,
+    vector_elems,
+)
 from nkiconv.kernels.transpose_planes import TransposePlan, plan_transpose, transpose_planes
 from nkiconv.simulate.hardware import hardware
 
@@ -28,7 +37,7 @@ class Stages:
     Parameters
     ----------
     x_shape, y_shape
-        (N, C, H, W) of x before its border, and of y.
+        (N, C, H, W) of x before its border, and of y after its pool.
     """
 
     geometry: Geometry
@@ -37,6 +46,7 @@ class Stages:
     x_first: TransposePlan | None
     residual_first: TransposePlan | None
     pad: PadPlan | None
+    pool: PoolPlan | None
     y_last: TransposePlan | None
     why: str
 
@@ -56,10 +66,14 @@ class Stages:
         return x.reshape(N, C, H, W), residual
 
     def after(self, launch: Launch, y: Any) -> Any:
-        """Return y in the caller's layout."""
+        """Return y pooled, in the caller's layout."""
+        N, C, OH, OW = self.y_shape
+        if self.pool is not None:
+            g = self.geometry
+            planes = y.reshape(N * C, 1, g.rows.outputs, g.cols.outputs)
+            y = launch(pool_planes, planes, self.pool).reshape(N, C, OH, OW)
         if self.y_last is None:
             return y
-        N, C, OH, OW = self.y_shape
         return launch(transpose_planes, y.reshape(N, C, OH * OW), self.y_last).reshape(N, OH, OW, C)
 
     def estimate_us(self) -> float:
@@ -80,6 +94,9 @@ class Stages:
             moved = 2 * itemsize * shape[0] * shape[2] * shape[3]
             issue = self.pad.num_loads * hw.dma_static_issue_ns
             total += ends + max(moved / rate, issue)
+        if self.pool is not None:
+            moved = bytes_moved(self.pool, itemsize)
+            total += ends + max(moved / rate, vector_elems(self.pool) / hw.vector_ghz)
         return total / 1000
 
 
@@ -90,6 +107,7 @@ def stages_for(
     has_residual: bool,
     padding_mode: str,
     layout: str,
+    pool: Pool | None,
 ) -> tuple[Geometry, Stages]:
     """Return the convolution that is left, of NCHW images with zeros around them, and the stages.
 
@@ -97,6 +115,8 @@ def stages_for(
     ----------
     y_planes
         Rows and columns of y, after a pool if there is one.
+    pool
+        What is to be pooled afterwards; None also where the algorithm pools.
     """
     g = geometry
     N, C, C_out = g.N, g.G * g.C_in, g.G * g.C_out
@@ -109,6 +129,10 @@ def stages_for(
         pad = plan_pad((N * C, H, W), rows, cols, padding_mode, g.itemsize)
         geometry = replace(g, rows=_padded(g.rows, rows), cols=_padded(g.cols, cols))
         why.append(f"x copied with its {padding_mode} border before, through HBM")
+    after = None
+    if pool is not None:
+        after = plan_pool(N * C_out, g.cols.outputs, pool, g.itemsize)
+        why.append("y pooled after, through HBM")
     turned = layout == "NHWC"
     outputs = g.rows.outputs * g.cols.outputs
     return geometry, Stages(
@@ -118,6 +142,7 @@ def stages_for(
         x_first=plan_transpose((N, H * W, C)) if turned else None,
         residual_first=plan_transpose((N, outputs, C_out)) if turned and has_residual else None,
         pad=pad,
+        pool=after,
         y_last=plan_transpose((N, C_out, y_planes[0] * y_planes[1])) if turned else None,
         why="; ".join(why),
     )

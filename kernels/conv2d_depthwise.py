@@ -1,39 +1,524 @@
-"""conv2d with a channel per group (depthwise, also with a multiplier): diagonal operands.
+"""conv2d with a channel per group (depthwise): diagonal operands, or banded ones for tall kernels.
 
-The kernel is that of conv2d_grouped.py; a group's block is one weight.
+*Diagonal*: the kernel of conv2d_grouped.py, where a group's block is one weight.  It takes KH*KW
+columns per output of up to 128 channels.
+
+*Banded*: TensorE contracts over the rows of the image instead of channels, so that all taps of a
+column of taps take one pass:
+
+    y[n, c, ho, wo] = sum over kw of  T[c, kw].T @ x[n, c, :, wo*s + kw*d - pad]
+    T[c, kw][hi, ho] = w[c, hi + pad - ho, kw]      0 where that is no tap
+
+KW columns per output of `size` channels, which share the partitions as blocks of a diagonal.  A row
+of T is a piece of the zero-padded weights, reversed; the next row is the same piece one place on,
+if rows are taken from the bottom up.  So T is one transfer per channel, within SBUF, and x is
+loaded with its last row first.  `step` columns of taps lie side by side: 16 bytes, the widest step
+that TensorE reads at full rate, and runs of OH*16 bytes.
+
+Shapes
+------
+x_hbm         (N, C, H, W)                  f32 f16 bf16  HBM
+w_hbm         (C, KW/step, KH, step)        as x          HBM, rows reversed, zeros behind KW
+scale_hbm     (C, 1)                        f32           HBM, or None
+bias_hbm      (C, 1)                        f32           HBM, or None
+residual_hbm  (N, C, OH, OW)                as x          HBM, or None
+y_hbm         (N, C, OH, OW)                as x          HBM
+
+Loop nest (banded)
+------------------
+for tile of <= 128 channels:                    weights once, x once, last row first
+    for round of sets of channels:              a set shares the partitions
+        for set:
+            T (block row, kw, block row) from the weights
+            for tile of images, kw:
+                acc (block row, images, cols) += T[kw].T @ x (block row, images, cols)
+        y = act(...); a store for each block
+
+Transfers within SBUF limit it: C * H * OH * KW elements.
+
+Sources
+-------
+Vendor documentation of NKI 0.6.0, read 2026-08: isa nc_matmul, dma_copy; access patterns (steps).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
+
+import nki
+import nki.isa as nisa
+import nki.language as nl
+import numpy as np
 
 from nkiconv.kernels import conv2d_grouped
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._epilogue import Epilogue, evict, load_table
+from nkiconv.kernels._groups import full_tap
+from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
+from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.kernels._weights import PackedWeights
+from nkiconv.simulate.hardware import hardware
 
 NAME = "depthwise"
 
+_STATIC = nisa.dge_mode.none  # all addresses are known: descriptors are made beforehand
+_STEP_BYTES = 16  # neighbours of an operand: TensorE reads at half rate from further apart
+_BUFFERS = (16, 8, 4, 2)  # sets whose operands are in SBUF, if they fit: transfers run ahead
+_MAX_INSTRUCTIONS = 20000
+
+
+@dataclass(frozen=True)
+class Round(nl.NKIObject):
+    """Sets of channels that share a PSUM bank; `blocks` channels are in each of them."""
+
+    sets: Tile
+    blocks: int
+
+
+@dataclass(frozen=True)
+class ChannelTile(nl.NKIObject):
+    """Channels that are loaded together: `sets` sets; block b of set i is channel b*sets + i."""
+
+    start: int
+    size: int
+    sets: int
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True)
+class BandedPlan(nl.NKIObject):
+    """Everything that the banded kernel does, decided beforehand.
+
+    `blocks` channels share the partitions, and `buffers` sets of them are in SBUF; `before` zeros
+    stand in front of a column of `height` padded weights; `image_tiles` are the images of a matmul;
+    taps are taken in the order `cols`.
+    """
+
+    geometry: Geometry
+    epilogue: Epilogue
+    y_shape: tuple[int, int, int, int]
+    blocks: int
+    buffers: int
+    step: int
+    before: int
+    height: int
+    cols: tuple[int, ...]
+    channel_tiles: tuple[ChannelTile, ...]
+    image_tiles: tuple[Tile, ...]
+    num_matmuls: int
+    moving_columns: int
+    sbuf_bytes: int
+
+
+def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
+    """Return the plan, or None for what the banded kernel does not do."""
+    pmax, bank = nl.tile_size.pmax, nl.tile_size.psum_bank_fmax
+    blocks = min(pmax // g.rows.size, pmax // g.rows.outputs, g.G)
+    first = full_tap(g.cols)
+    if (
+        g.C_out > 1
+        or blocks == 0
+        or (g.rows.stride, g.rows.dilation) != (1, 1)
+        or first < 0
+        or g.cols.outputs > bank
+    ):
+        return None
+    step = _STEP_BYTES // g.itemsize
+    while step // 2 >= g.cols.taps:
+        step = step // 2
+    before = max(0, g.rows.size + g.rows.pad - g.rows.taps)
+    after_last = before + g.rows.taps - g.rows.pad + g.rows.outputs - 1
+    height = max(before + g.rows.taps, after_last)
+    images = min(g.N, bank // g.cols.outputs)
+    image_tiles = even_tiles(g.N, images)
+    channel_tiles = tuple(
+        _channel_tile(tile, min(blocks, tile.size), max(1, bank // (g.N * g.cols.outputs)))
+        for tile in even_tiles(g.G, pmax)
+    )
+    sets = channel_tiles[0].sets
+    per_round = max(r.sets.size for tile in channel_tiles for r in tile.rounds)
+    row = g.N * g.cols.outputs
+    wide = ceil_div(g.cols.taps, step) * step
+    sbuf = g.itemsize * (
+        2 * (sets * g.N * g.cols.size + wide * height)
+        + (4 if epilogue.has_residual else 2) * per_round * row
+    )
+    sbuf += 16 * sets + epilogue.scratch_bytes + 64
+    buffer = wide * blocks * g.rows.outputs * g.itemsize
+    room = [n for n in _BUFFERS if sbuf + n * buffer <= nl.tile_size.sbuf_fmax_bytes]
+    if not room or len(image_tiles) > nl.tile_size.psum_num_banks // 2:
+        return None
+    buffers = min(room[0], sets)
+    every = Tile(0, g.cols.outputs)
+    reached = [tap_outputs(g.cols, every, tap).size for tap in range(g.cols.taps)]
+    all_sets = sum(tile.sets for tile in channel_tiles)
+    return BandedPlan(
+        geometry=g,
+        epilogue=epilogue,
+        y_shape=(g.N, g.G, g.rows.outputs, g.cols.outputs),
+        blocks=blocks,
+        buffers=buffers,
+        step=step,
+        before=before,
+        height=height,
+        cols=(first, *(tap for tap in range(g.cols.taps) if tap != first and reached[tap])),
+        channel_tiles=channel_tiles,
+        image_tiles=image_tiles,
+        num_matmuls=all_sets * len(image_tiles) * sum(n > 0 for n in reached),
+        moving_columns=all_sets * g.N * sum(reached),
+        sbuf_bytes=sbuf + buffers * buffer,
+    )
+
+
+def _channel_tile(tile: Tile, blocks: int, per_round: int) -> ChannelTile:
+    """Return the sets of a tile; a set lacks the last blocks where channels do not fill it."""
+    sets = ceil_div(tile.size, blocks)
+    full, rest = divmod(tile.size, sets)
+    spans = [(Tile(0, rest), full + 1), (Tile(rest, sets - rest), full)]
+    rounds = tuple(
+        Round(part, count)
+        for span, count in spans
+        for part in tiles(span.size, per_round, span.start)
+    )
+    return ChannelTile(tile.start, tile.size, sets, rounds)
+
+
+def _load_columns(w_hbm: nl.NkiTensor, tile: ChannelTile, plan: BandedPlan) -> nl.NkiTensor:
+    """w_sb (c, kw/step, rows, step): each column of reversed taps, zeros before and after."""
+    taps = plan.geometry.rows.taps
+    end = plan.before + taps
+    shape = (tile.size, w_hbm.shape[1], plan.height, plan.step)
+    w_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
+    if plan.before > 0:
+        nisa.memset(dst=w_sb[:, :, 0 : plan.before, :], value=0)
+    if plan.height > end:
+        nisa.memset(dst=w_sb[:, :, end : plan.height, :], value=0)
+    nisa.dma_copy(
+        dst=w_sb[:, :, plan.before : end, :],
+        src=w_hbm[nl.ds(tile.start, tile.size), :, :, :],
+        dge_mode=_STATIC,
+    )
+    return w_sb
+
+
+def _block_channels(tile: ChannelTile, block: int) -> Tile:
+    """Return a block's channels, counted within the tile."""
+    start = block * tile.sets
+    return Tile(start, min(tile.sets, tile.size - start))
+
+
+def _load_images(x_hbm: nl.NkiTensor, tile: ChannelTile, plan: BandedPlan) -> nl.NkiTensor:
+    """x_sb (block row, sets, images, cols), each block's last row first."""
+    g = plan.geometry
+    blocks = tile.rounds[0].blocks
+    shape = (blocks * g.rows.size, tile.sets, g.N, g.cols.size)
+    x_sb = nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf)
+    for row in range(g.rows.size):
+        for block in range(blocks):
+            some = _block_channels(tile, block)
+            at = block * g.rows.size + g.rows.size - 1 - row
+            src = x_hbm[:, nl.ds(tile.start + some.start, some.size), row, :]
+            nisa.dma_copy(
+                dst=x_sb[nl.ds(at, 1), nl.ds(0, some.size), :, :],
+                src=src.permute((1, 0, 2)),
+                dge_mode=_STATIC,
+            )
+    return x_sb
+
+
+def _load_vector(
+    vector_hbm: nl.NkiTensor | None, tile: ChannelTile, plan: BandedPlan
+) -> nl.NkiTensor | None:
+    """vector_sb (block row, sets), or None."""
+    if vector_hbm is None:
+        return None
+    rows = plan.geometry.rows.outputs
+    blocks = tile.rounds[0].blocks
+    vector_sb = nl.ndarray((blocks * rows, tile.sets), dtype=nl.float32, buffer=nl.sbuf)
+    for block in range(blocks):
+        some = _block_channels(tile, block)
+        src = vector_hbm[nl.ds(tile.start + some.start, some.size), :]
+        nisa.dma_copy(
+            dst=vector_sb[nl.ds(block * rows, rows), nl.ds(0, some.size)],
+            src=src.expand_dim(0).broadcast(0, rows),
+            dge_mode=_STATIC,
+        )
+    return vector_sb
+
+
+def _build(
+    band_sb: nl.NkiTensor, w_sb: nl.NkiTensor, tile: ChannelTile, i_set: int, blocks: int,
+    plan: BandedPlan,
+) -> None:  # fmt: skip
+    """band_sb (block row, kw/step, block row, step): a set's T, from overlapping pieces of w_sb."""
+    g = plan.geometry
+    groups = w_sb.shape[1]
+    length = plan.height * plan.step
+    # The last row of the image comes first, and finds output 0 at this place of the column.
+    first = plan.before + g.rows.taps - g.rows.pad - g.rows.size
+    for block in range(blocks):
+        channel = block * tile.sets + i_set
+        nisa.dma_copy(
+            dst=band_sb[
+                nl.ds(block * g.rows.size, g.rows.size),
+                :,
+                nl.ds(block * g.rows.outputs, g.rows.outputs),
+                :,
+            ],
+            src=w_sb.ap(
+                [
+                    [groups * length, 1],
+                    [plan.step, g.rows.size],
+                    [length, groups],
+                    [1, g.rows.outputs * plan.step],
+                ],
+                offset=channel * groups * length + first * plan.step,
+            ),
+            dge_mode=_STATIC,
+        )
+
+
+def _accumulate(
+    acc_ps: nl.NkiTensor,
+    band_sb: nl.NkiTensor,
+    x_sb: nl.NkiTensor,
+    i_set: int,
+    images: Tile,
+    plan: BandedPlan,
+) -> None:
+    """acc_ps (block row, images, cols) = sum over kw of T[kw].T @ x_sb."""
+    axis = plan.geometry.cols
+    rows = acc_ps.shape[0] // plan.geometry.rows.outputs * plan.geometry.rows.size
+    for i in range(len(plan.cols)):
+        tap = plan.cols[i]
+        cols = tap_outputs(axis, Tile(0, axis.outputs), tap)
+        col = cols.start * axis.stride + tap * axis.dilation - axis.pad
+        col_end = col + (cols.size - 1) * axis.stride + 1
+        nisa.nc_matmul(
+            dst=acc_ps[:, :, nl.ds(cols.start, cols.size)],
+            stationary=band_sb[
+                0:rows, tap // plan.step, nl.ds(0, acc_ps.shape[0]), tap % plan.step
+            ],
+            moving=x_sb[
+                0:rows, i_set, nl.ds(images.start, images.size), col : col_end : axis.stride
+            ],
+            accumulate=i > 0,
+        )
+
+
+def _move_results(
+    y_hbm: nl.NkiTensor, y_sb: nl.NkiTensor, tile: ChannelTile, some: Round, store: bool
+) -> None:
+    """Move a round's results: y_sb (block row, sets, images, cols) to y_hbm, or back."""
+    rows = y_hbm.shape[2]
+    for block in range(some.blocks):
+        start = tile.start + block * tile.sets + some.sets.start
+        in_hbm = y_hbm[:, nl.ds(start, some.sets.size), :, :].permute((2, 1, 0, 3))
+        in_sbuf = y_sb[nl.ds(block * rows, rows), :, :, :]
+        if store:
+            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=_STATIC)
+        else:
+            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=_STATIC)
+
+
+def _load_tile(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    tile: ChannelTile,
+    plan: BandedPlan,
+) -> dict[str, Any]:
+    """Load all of a tile of channels."""
+    w_sb = _load_columns(w_hbm, tile, plan)
+    x_sb = _load_images(x_hbm, tile, plan)
+    scale_sb = _load_vector(scale_hbm, tile, plan)
+    bias_sb = _load_vector(bias_hbm, tile, plan)
+    return {"w": w_sb, "x": x_sb, "scale": scale_sb, "bias": bias_sb}
+
+
+def _zero_buffers(w_hbm: nl.NkiTensor, plan: BandedPlan) -> list[nl.NkiTensor]:
+    """band_sb (block row, kw/step, block row, step), some: what is off the diagonal stays zero."""
+    g = plan.geometry
+    band_sbs = []
+    for i in range(plan.buffers):
+        band_sb = nl.ndarray(
+            (plan.blocks * g.rows.size, w_hbm.shape[1], plan.blocks * g.rows.outputs, plan.step),
+            dtype=w_hbm.dtype,
+            buffer=nl.sbuf,
+        )
+        engine = nisa.engine.vector
+        if i % 2 == 1:
+            engine = nisa.engine.gpsimd
+        nisa.memset(dst=band_sb, value=0, engine=engine)
+        band_sbs.append(band_sb)
+    return band_sbs
+
+
+def _run_round(
+    y_hbm: nl.NkiTensor,
+    ready: dict[str, Any],
+    band_sbs: list[nl.NkiTensor],
+    residual_hbm: nl.NkiTensor | None,
+    tile: ChannelTile,
+    some: Round,
+    plan: BandedPlan,
+) -> None:
+    """Compute and store a round of sets."""
+    g = plan.geometry
+    rows = some.blocks * g.rows.outputs
+    shape = (rows, some.sets.size, g.N, g.cols.outputs)
+    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+    residual_sb = None
+    if residual_hbm is not None:
+        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        _move_results(residual_hbm, residual_sb, tile, some, False)
+    acc_pss = []
+    for images in plan.image_tiles:
+        shape = (rows, some.sets.size, images.size, g.cols.outputs)
+        acc_pss.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum))
+    for i in range(some.sets.size):
+        i_set = some.sets.start + i
+        band_sb = band_sbs[i_set % len(band_sbs)]
+        _build(band_sb, ready["w"], tile, i_set, some.blocks, plan)
+        for i_images in range(len(plan.image_tiles)):
+            images = plan.image_tiles[i_images]
+            acc_ps = acc_pss[i_images][:, i, :, :]
+            _accumulate(acc_ps, band_sb, ready["x"], i_set, images, plan)
+            within = nl.ds(images.start, images.size)
+            residual = None
+            if residual_sb is not None:
+                residual = residual_sb[:, i, within, :]
+            scale = None
+            if ready["scale"] is not None:
+                scale = ready["scale"][0:rows, nl.ds(i_set, 1)]
+            bias = None
+            if ready["bias"] is not None:
+                bias = ready["bias"][0:rows, nl.ds(i_set, 1)]
+            evict(y_sb[:, i, within, :], acc_ps, scale, bias, residual, plan.epilogue, i % 2 == 1)
+    _move_results(y_hbm, y_sb, tile, some, True)
+
+
+@nki.jit
+def conv2d_banded(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: BandedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm; the loop nest is the one at the top of this file."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    load_table(plan.epilogue)
+    # What comes first here comes first on its engine: VectorE has to zero the columns' ends before
+    # the buffers, and the next tile is loaded while one is computed.
+    following = _load_tile(x_hbm, w_hbm, scale_hbm, bias_hbm, plan.channel_tiles[0], plan)
+    band_sbs = _zero_buffers(w_hbm, plan)
+    for i_tile in range(len(plan.channel_tiles)):
+        ready = following
+        tile = plan.channel_tiles[i_tile]
+        if i_tile + 1 < len(plan.channel_tiles):
+            following = _load_tile(
+                x_hbm, w_hbm, scale_hbm, bias_hbm, plan.channel_tiles[i_tile + 1], plan
+            )
+        for some in tile.rounds:
+            _run_round(y_hbm, ready, band_sbs, residual_hbm, tile, some, plan)
+    return y_hbm
+
+
+def _price(plan: BandedPlan) -> Price:
+    """Return what a banded plan costs."""
+    g = plan.geometry
+    hw = hardware()
+    groups = ceil_div(g.cols.taps, plan.step)
+    rounds = [(tile, some) for tile in plan.channel_tiles for some in tile.rounds]
+    row, vectors = g.itemsize, plan.epilogue.has_scale + plan.epilogue.has_bias
+    transfers = []
+    for tile in plan.channel_tiles:
+        w_run = g.rows.taps * plan.step * g.itemsize
+        transfers.append(Transfers(1, tile.size * groups, w_run))
+        for block in range(tile.rounds[0].blocks):
+            size = _block_channels(tile, block).size
+            transfers.append(Transfers(g.rows.size, size * g.N, g.cols.size * row))
+            if vectors:
+                transfers.append(Transfers(vectors, g.rows.outputs, 4 * size))
+    run = g.rows.outputs * plan.step * g.itemsize
+    transfers.append(Transfers(g.G, g.rows.size * groups, run, on_chip=True))
+    for _, some in rounds:
+        lines = g.rows.outputs * some.sets.size * g.N
+        if plan.epilogue.has_residual:
+            transfers.append(Transfers(some.blocks, lines, g.cols.outputs * row))
+        transfers.append(Transfers(some.blocks, lines, g.cols.outputs * row, to_hbm=True))
+    evictions = sum(some.sets.size for _, some in rounds) * len(plan.image_tiles)
+    elems = sum(some.sets.size for _, some in rounds) * g.N * g.cols.outputs
+    built = plan.buffers * groups * plan.step * plan.blocks * g.rows.outputs
+    each = ceil_div(plan.moving_columns, plan.num_matmuls)
+    m = plan.blocks * g.rows.outputs
+    fed = each / matmul_cycles(each, 2, hw) * plan.blocks * g.rows.size / hw.partitions
+    slow = hw.throttle_slowdown if fed / 2 < hw.throttle_busy_share else 1
+    return Price(
+        moving_columns=plan.moving_columns,
+        matmuls=plan.num_matmuls,
+        tensor_cycles=slow * plan.num_matmuls * matmul_cycles(each, g.itemsize, hw, m),
+        transfers=tuple(transfers),
+        scalar_elems=elems // 2,
+        scalar_instructions=ceil_div(evictions, 2),
+        vector_elems=elems // 2 + built // 2,
+        vector_instructions=evictions // 2 + plan.buffers // 2,
+        first_load_bytes=g.G * g.rows.size * g.cols.size * g.itemsize,
+        last_store_bytes=rounds[-1][1].sets.size * m * g.N * g.cols.outputs * g.itemsize,
+        first_transfers=plan.blocks * g.rows.size,
+        static_instructions=plan.num_matmuls + evictions + sum(t.count for t in transfers) + 16,
+    )
+
 
 def plans(problem: Problem) -> Iterator[Candidate]:
-    """Yield plans.
+    """Yield diagonal plans, and the banded one.
 
     Raises
     ------
     NotSuited
         One group, or several channels in a group; and as conv2d_grouped.py.
     """
-    if problem.geometry.G == 1 or problem.geometry.C_in > 1:
+    g = problem.geometry
+    if g.G == 1 or g.C_in > 1:
         raise NotSuited("a group has other channels than one, or is alone")
-    yield from conv2d_grouped.block_diagonal_plans(problem, NAME)
+    diagonal = conv2d_grouped.block_diagonal_plans(problem, NAME)
+    banded = plan_banded(g, problem.epilogue)
+    price = None if banded is None else _price(banded)
+    if price is None or price.static_instructions > _MAX_INSTRUCTIONS:
+        yield from diagonal
+        return
+    why = f"rows contracted with banded operands, {banded.blocks if banded else 0} channels at once"
+    conv2d_grouped.check_problem(problem)
+    yield Candidate(NAME, banded, price, why)
+    if g.rows.taps * g.cols.taps <= _DIAGONAL_TAPS:
+        yield from diagonal
+
+
+_DIAGONAL_TAPS = 150  # of more, banded operands are always faster, and planning them takes long
 
 
 def pack(w: PackedWeights, plan: Any) -> Array:
     """Return the weights as the kernel of this plan loads them."""
-    return conv2d_grouped.pack(w, plan)
+    if not isinstance(plan, BandedPlan):
+        return conv2d_grouped.pack(w, plan)
+    g = plan.geometry
+    wide = ceil_div(g.cols.taps, plan.step) * plan.step
+    taps = w.array.reshape(g.G, g.rows.taps, g.cols.taps)
+    columns = np.zeros((g.G, g.rows.taps, wide), dtype=w.array.dtype)
+    columns[:, :, : g.cols.taps] = taps[:, ::-1]
+    grouped = columns.reshape(g.G, g.rows.taps, -1, plan.step).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(grouped)
 
 
 def run(launch: Launch, operands: Operands, plan: Any) -> Any:
     """Launch the kernel; return y."""
-    return conv2d_grouped.run(launch, operands, plan)
+    if not isinstance(plan, BandedPlan):
+        return conv2d_grouped.run(launch, operands, plan)
+    o = operands
+    return launch(conv2d_banded, o.x, o.w, o.scale, o.bias, o.residual, plan)

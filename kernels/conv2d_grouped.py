@@ -37,7 +37,9 @@ architecture guide, start partitions of engines.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import nki
@@ -57,9 +59,11 @@ from nkiconv.kernels._groups import (
     Outputs,
     Strip,
     join_sections,
+    piece_rows,
     plan_grouped,
     sections,
     side_by_side,
+    stored_rows,
 )
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, tap_outputs
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles
@@ -97,8 +101,8 @@ def _load_weights(w_hbm: nl.NkiTensor, groups: Tile, plan: GroupedPlan) -> nl.Nk
     w_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
     some = w_hbm[nl.ds(groups.start, groups.size * plan.planes), :, :, :]
     src = some.reshape((rows, plan.planes, taps, g.C_out))
-    for lane in range(plan.lanes):
-        nisa.dma_copy(dst=w_sb[nl.ds(lane * rows, rows), :, :, :], src=src, dge_mode=_STATIC)
+    src = src.expand_dim(0).broadcast(0, plan.lanes)
+    nisa.dma_copy(dst=w_sb, src=src, dge_mode=_STATIC)
     return w_sb
 
 
@@ -113,8 +117,8 @@ def _load_vector(
     vector_sb = nl.ndarray((plan.lanes * rows, plan.planes), dtype=nl.float32, buffer=nl.sbuf)
     some = vector_hbm[nl.ds(groups.start * g.C_out, rows * plan.planes), :]
     src = some.reshape((rows, plan.planes))
-    for lane in range(plan.lanes):
-        nisa.dma_copy(dst=vector_sb[nl.ds(lane * rows, rows), :], src=src, dge_mode=_STATIC)
+    src = src.expand_dim(0).broadcast(0, plan.lanes)
+    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=_STATIC)
     return vector_sb
 
 
@@ -177,17 +181,15 @@ def _load_strip(
             src = _channels_first(
                 x_hbm, Tile(first, piece.images.size), groups.start * g.C_in, rows, plan.planes
             )
-            here = strip.bands[lane % plan.bands].inside
-            place = max(piece.places.start, here.place)
-            end = min(piece.places.start + piece.places.size, here.place + here.size)
-            if end > place:
-                pixel = here.pixel + (place - here.place) * here.step
-                last = pixel + (end - place - 1) * here.step + 1
+            part = piece_rows(piece, strip.bands[lane % plan.bands].inside)
+            if part.size > 0:
+                end = part.pixel + (part.size - 1) * part.step + 1
+                places = nl.ds(part.place, part.size)
                 images = nl.ds(piece.images.start, piece.images.size)
                 planes = nl.ds(piece.planes.start, piece.planes.size)
                 nisa.dma_copy(
-                    dst=x_sb[nl.ds(lane * rows, rows), images, planes, place:end, inside],
-                    src=src[:, :, planes, pixel : last : here.step, :],
+                    dst=x_sb[nl.ds(lane * rows, rows), images, planes, places, inside],
+                    src=src[:, :, planes, part.pixel : end : part.step, :],
                     dge_mode=_STATIC,
                 )
     return x_sb
@@ -276,15 +278,14 @@ def _move_results(
 ) -> None:
     """Move a lane's rows of a block: y_sb to y_hbm, or back."""
     rows = groups.size * plan.geometry.C_out
-    first = (lane % plan.bands) * plan.band_rows + block.rows.start
-    count = min(block.rows.size, plan.geometry.rows.outputs - first)
-    if count > 0:
+    part = stored_rows(block, lane % plan.bands, plan)
+    if part.size > 0:
         images = Tile(_image(lane, batch, plan) + block.images.start, block.images.size)
         start = groups.start * plan.geometry.C_out
         view = _channels_first(y_hbm, images, start, rows, plan.planes)
         planes = nl.ds(block.planes.start, block.planes.size)
-        in_hbm = view[:, :, planes, nl.ds(first, count), :]
-        in_sbuf = y_sb[nl.ds(lane * rows, rows), :, :, 0:count, :]
+        in_hbm = view[:, :, planes, nl.ds(part.start, part.size), :]
+        in_sbuf = y_sb[nl.ds(lane * rows, rows), :, :, 0 : part.size, :]
         if store:
             nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=_STATIC)
         else:
@@ -454,18 +455,8 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
     ------
     NotSuited
     """
+    check_problem(problem)
     g = problem.geometry
-    if side_by_side(g) == 0:
-        raise NotSuited(
-            f"a group has {max(g.C_in, g.C_out)} channels; block-diagonal operands are for at most "
-            f"{nl.tile_size.pmax}"
-        )
-    if problem.padding_mode != "zeros":
-        raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
-    if problem.epilogue.pool is not None:
-        raise NotSuited("it has no fused pooling")
     shortest = 0
     for shape in _shapes(g):
         planned = [plan_grouped(g, problem.epilogue, *section) for section in shape]
@@ -484,6 +475,27 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
         raise NotSuited(
             f"its program would have {shortest} instructions; {_MAX_INSTRUCTIONS} are the limit"
         )
+
+
+def check_problem(problem: Problem) -> None:
+    """Refuse what block-diagonal operands cannot do.
+
+    Raises
+    ------
+    NotSuited
+    """
+    g = problem.geometry
+    if side_by_side(g) == 0:
+        raise NotSuited(
+            f"a group has {max(g.C_in, g.C_out)} channels; block-diagonal operands are for at most "
+            f"{nl.tile_size.pmax}"
+        )
+    if problem.padding_mode != "zeros":
+        raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
+    if problem.precision != "exact":
+        raise NotSuited("it has no faster float32")
+    if problem.epilogue.pool is not None:
+        raise NotSuited("it has no fused pooling")
 
 
 def _shapes(g: Geometry) -> list[list[tuple[Tile, int, int]]]:
@@ -536,8 +548,54 @@ def _price(plan: GroupedPlans) -> Price:
         gpsimd_instructions=sum(p.gpsimd_instructions for p in prices),
         first_load_bytes=prices[0].first_load_bytes,
         last_store_bytes=last.last_store_bytes,
+        first_transfers=prices[0].first_transfers,
         static_instructions=sum(p.static_instructions for p in prices),
     )
+
+
+def _strip_transfers(
+    strip: Strip, plan: GroupedPlan, groups: int, count: int
+) -> Iterator[Transfers]:
+    """Yield the transfers of a strip for a block of so many groups, each `count` times."""
+    g = plan.geometry
+    pixels = plan.cols.inside.size
+    for band in range(plan.bands):
+        for piece in strip.pieces:
+            rows = piece_rows(piece, strip.bands[band].inside)
+            run = _Run(piece.images.size, piece.planes.size, rows.size, g.rows.size, pixels)
+            split = rows.step > 1 or len(plan.cols.zeros) > 0
+            if rows.size:
+                yield run.transfers(count, groups * g.C_in, g.itemsize, split=split)
+        for block in strip.blocks:
+            stored = stored_rows(block, band, plan).size
+            run = _Run(block.images.size, block.planes.size, stored, g.rows.outputs, g.cols.outputs)
+            if stored and plan.epilogue.has_residual:
+                yield run.transfers(count, groups * g.C_out, g.itemsize)
+            if stored:
+                yield run.transfers(count, groups * g.C_out, g.itemsize, to_hbm=True)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a transfer moves per partition: rows of a plane that has `height`."""
+
+    images: int
+    planes: int
+    rows: int
+    height: int
+    cols: int
+
+    def transfers(
+        self, count: int, channels: int, itemsize: int, *, split: bool = False, to_hbm: bool = False
+    ) -> Transfers:
+        """Return the transfers; `split` where rows are apart on either side."""
+        elems = self.images * self.planes * self.rows * self.cols
+        run = self.rows * self.cols
+        if split:
+            run = self.cols
+        elif self.rows == self.height:
+            run *= self.planes
+        return Transfers(count, channels * elems // run, run * itemsize, to_hbm)
 
 
 def _section_price(plan: GroupedPlan) -> Price:
@@ -546,64 +604,41 @@ def _section_price(plan: GroupedPlan) -> Price:
     hw = hardware()
     blocks = plan.groups[0].size * plan.lanes
     k, m = blocks * g.C_in, blocks * g.C_out
-    transfers = [
-        Transfers(
-            len(plan.groups) * plan.lanes,
-            k // plan.lanes,
-            plan.planes * len(plan.taps) * g.C_out * g.itemsize,
-        )
-    ]
+    taps = len(plan.taps)
+    transfers: list[Transfers] = []
     vectors = plan.epilogue.has_scale + plan.epilogue.has_bias
-    if vectors:
-        transfers.append(
-            Transfers(len(plan.groups) * plan.lanes * vectors, m // plan.lanes, 4 * plan.planes)
-        )
-    evicted = tiles = built = rounds = 0
-    for part in plan.parts:
-        for batch in part.batches:
-            count = len(plan.groups) * batch.lanes
+    weights = plan.planes * taps * g.C_out * g.itemsize
+    for size, count in Counter(groups.size for groups in plan.groups).items():
+        transfers.append(Transfers(count, plan.lanes * size * g.C_in, weights))
+        if vectors:
+            few = Transfers(count * vectors, plan.lanes * size * g.C_out, 4 * plan.planes)
+            transfers.append(few)
+        for part in plan.parts:
+            lanes = sum(batch.lanes for batch in part.batches) // plan.bands
             for strip in part.strips:
-                for piece in strip.pieces:
-                    whole = piece.places.size == g.rows.size and strip.bands[0].step == 1
-                    runs = piece.images.size * (1 if whole else piece.planes.size)
-                    elems = piece.places.size * plan.cols.inside.size
-                    elems = elems * (piece.planes.size if whole else 1)
-                    if strip.bands[0].step > 1 or plan.cols.zeros:
-                        runs, elems = runs * piece.places.size, plan.cols.inside.size
-                    transfers.append(Transfers(count, k // plan.lanes * runs, elems * g.itemsize))
-                for block in strip.blocks:
-                    whole = block.rows.size == g.rows.outputs
-                    runs = block.images.size * (1 if whole else block.planes.size)
-                    elems = block.rows.size * g.cols.outputs * (block.planes.size if whole else 1)
-                    store = Transfers(count, m // plan.lanes * runs, elems * g.itemsize, True)
-                    transfers.append(store)
-                    if plan.epilogue.has_residual:
-                        transfers.append(
-                            Transfers(count, m // plan.lanes * runs, elems * g.itemsize)
-                        )
-                    for together in block.rounds:
-                        rounds += len(plan.groups)
-                        tiles += len(plan.groups) * len(together)
-                        for tile in together:
-                            evicted += (
-                                len(plan.groups)
-                                * tile.images.size
-                                * tile.rows.size
-                                * tile.cols.size
-                            )
+                transfers += _strip_transfers(strip, plan, size, count * lanes)
+    evicted = tiles = rounds = 0
+    for part in plan.parts:
+        times = len(plan.groups) * len(part.batches)
+        for together in (r for s in part.strips for block in s.blocks for r in block.rounds):
+            rounds += times
+            tiles += times * len(together)
+            evicted += times * sum(t.images.size * t.rows.size * t.cols.size for t in together)
     times = len(plan.groups) if plan.resident else rounds
-    built = times * plan.planes * len(plan.taps) * m
+    built = times * plan.planes * taps * m
     builds = times * len(plan.chunks)
-    each = ceil_div(plan.moving_columns, plan.num_matmuls)
+    each_columns = ceil_div(plan.moving_columns, plan.num_matmuls)
     rate = hw.float32_pair_cycles if hw.generation < 3 else 1
     # Rows at rest count against the array's clock, which starts slow (NeuronCore-v3).
-    fed = each / matmul_cycles(each, 2, hw) * k / hw.partitions
+    fed = each_columns / matmul_cycles(each_columns, 2, hw) * k / hw.partitions
     slow = hw.throttle_slowdown if fed / 2 < hw.throttle_busy_share else 1
-    first = plan.parts[0].strips[0].pieces[0]
+    cycles = slow * plan.num_matmuls * matmul_cycles(each_columns, g.itemsize, hw, m)
+    first = plan.parts[0].strips[0].pieces[0].places.size * plan.cols.inside.size
+    last = plan.parts[-1].strips[-1].blocks[-1].rows.size * g.cols.outputs
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=round(slow * plan.num_matmuls * matmul_cycles(each, g.itemsize, hw, m)),
+        tensor_cycles=cycles,
         transfers=tuple(transfers),
         scalar_elems=evicted // 2,
         scalar_instructions=ceil_div(tiles, 2),
@@ -611,11 +646,9 @@ def _section_price(plan: GroupedPlan) -> Price:
         vector_instructions=tiles // 2 + builds // 2,
         gpsimd_elems=round(built * rate / 2),
         gpsimd_instructions=ceil_div(builds, 2),
-        first_load_bytes=k * first.places.size * plan.cols.inside.size * g.itemsize,
-        last_store_bytes=m
-        * plan.parts[-1].strips[-1].blocks[-1].rows.size
-        * g.cols.outputs
-        * g.itemsize,
+        first_load_bytes=k * first * g.itemsize,
+        last_store_bytes=m * last * g.itemsize,
+        first_transfers=plan.lanes,
         static_instructions=plan.num_matmuls + tiles + builds + sum(t.count for t in transfers) + 8,
     )
 

@@ -1,4 +1,4 @@
-"""conv2d with the contraction packed over taps and channels, and output rows packed beside channels.
+"""conv2d with taps packed beside channels in the contraction, and output rows in the result.
 
 y[n, co, i*P + p, ow] = act(scale[co]*acc + bias[co] + residual), acc = sum over (q, u, g, j, ci) of
     w[co, ci, kh, u*G + g] * x[n, ci, (i*T/S + q)*S + j - pad, ow*s + (u*G + g)*d - pad]
@@ -19,13 +19,13 @@ y_hbm         (N, C_out, OH, OW)  as x          HBM
 Loop nest
 ---------
 weights, with their zeros, stay in SBUF
-for image, strip:                               two buffers in turn
+for image, strip:                                   two buffers in turn
     for chunk of groups of P output rows:
         load its rows of x (a run is a row of the image); copy them for shifts and shared rows
-        for tile of (p, co) <= 128, tile of <= 512 outputs of p:
-            for tile of C_in, q, u:
-                acc (p co, outputs) += w_sb (g j ci, p co).T @ x_sb (g j ci, outputs at q, u)
-            y = act(acc), one store for the chunk's tiles of outputs
+    for chunk, tile of (p, co) <= 128, tile of <= 512 outputs of p:
+        for tile of C_in, q, u:
+            acc (p co, outputs) += w_sb (g j ci, p co).T @ x_sb (g j ci, outputs at q, u)
+        y = act(acc); one store for the chunk
 
 Nothing is stored with zeros but the weights: those of row p are a view that slides over entries,
 entry z holding the tap of p*s - q*S = z*step - (Q-1)*S.
@@ -49,21 +49,24 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
-from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
+from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
-from nkiconv.kernels._epilogue import evict
+from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._im2col_plan import (
     Chunk,
     Im2colPlan,
     OutTile,
     Packing,
+    Strip,
     columns,
+    joins,
     make_plan,
     out_tiles,
     packings,
 )
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles, transfer_ns
+from nkiconv.kernels._stages import Launch
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import Hardware, hardware
 
@@ -111,15 +114,16 @@ def _fill_phases(w_sb: nl.NkiTensor, w_hbm: nl.NkiTensor, c_in: Tile, plan: Im2c
         entry_end = fill.entry + (fill.taps - 1) * fill.entry_step + 1
         tap_end = fill.tap + (fill.taps - 1) * fill.tap_step + 1
         shift_end = fill.shift + (fill.shifts - 1) * k.G + 1
-        nisa.dma_copy(
-            dst=w_sb[
-                nl.ds(fill.partition, c_in.size),
-                fill.entry : entry_end : fill.entry_step,
-                0 : fill.shifts * g.C_out,
-            ],
-            src=taps_sb[:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : k.G, :],
-            dge_mode=nisa.dge_mode.none,
-        )
+        dst = w_sb[
+            nl.ds(fill.partition, c_in.size),
+            fill.entry : entry_end : fill.entry_step,
+            0 : fill.shifts * g.C_out,
+        ]
+        src = taps_sb[:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : k.G, :]
+        if fill.by_engine:
+            nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
+        else:
+            nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
 
 
 def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.NkiTensor | None]:
@@ -153,9 +157,11 @@ def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
             loaded = plan.packing.S * c_in.size
             x_sb = nl.ndarray((size, plan.places, plan.width), dtype=dtype, buffer=nl.sbuf)
             if left > 0:
-                nisa.memset(dst=x_sb[0:loaded, :, 0:left], value=0.0)
+                nisa.memset(dst=x_sb[0:loaded, :, 0:left], value=0.0, engine=nisa.engine.gpsimd)
             if right < plan.width:
-                nisa.memset(dst=x_sb[0:loaded, :, right : plan.width], value=0.0)
+                nisa.memset(
+                    dst=x_sb[0:loaded, :, right : plan.width], value=0.0, engine=nisa.engine.gpsimd
+                )
             x_sbs.append(x_sb)
         buffers.append(x_sbs)
     return buffers
@@ -174,7 +180,9 @@ def _load_chunk(
         x_sb = x_sbs[i]
         if chunk.zero_places.size > 0:
             places = nl.ds(chunk.zero_places.start, chunk.zero_places.size)
-            nisa.memset(dst=x_sb[0 : S * c_in.size, places, :], value=0.0)
+            nisa.memset(
+                dst=x_sb[0 : S * c_in.size, places, :], value=0.0, engine=nisa.engine.gpsimd
+            )
         for load in chunk.loads:
             channel = n * g.C_in + c_in.start
             nisa.dma_copy(
@@ -191,11 +199,25 @@ def _load_chunk(
             )
         flat_sb = x_sb.flatten_dims(1, 2)
         for move in chunk.moves:
-            nisa.dma_copy(
-                dst=flat_sb[nl.ds(move.dst, move.partitions), nl.ds(move.start, move.size)],
-                src=flat_sb[nl.ds(move.src, move.partitions), nl.ds(move.shift, move.size)],
-                dge_mode=nisa.dge_mode.none,
-            )
+            dst = flat_sb[nl.ds(move.dst, move.partitions), nl.ds(move.start, move.size)]
+            src = flat_sb[0 : move.partitions, nl.ds(move.shift, move.size)]
+            if move.by_engine:
+                nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.gpsimd)
+            else:
+                nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
+
+
+def _carry(
+    x_sbs: list[nl.NkiTensor], before_sbs: list[nl.NkiTensor], strip: Strip, plan: Im2colPlan
+) -> None:
+    """Copy the places that a strip shares with the one before."""
+    for i in range(len(plan.c_in_tiles)):
+        size = plan.packing.S * plan.c_in_tiles[i].size
+        nisa.dma_copy(
+            dst=x_sbs[i][0:size, 0 : strip.carry, :],
+            src=before_sbs[i][0:size, nl.ds(strip.carry_from, strip.carry), :],
+            dge_mode=nisa.dge_mode.none,
+        )
 
 
 def _accumulate(
@@ -261,10 +283,23 @@ def _copy_rows(
                 offset=start + first * P * OW,
             )
             here = y_sb[0 : rows * out.channels.size, nl.ds(first, groups), :]
-            if to_hbm:
-                nisa.dma_copy(dst=there, src=here, dge_mode=nisa.dge_mode.none)
-            else:
-                nisa.dma_copy(dst=here, src=there, dge_mode=nisa.dge_mode.none)
+            _transfer(there, here, to_hbm)
+
+
+def _copy_joined(
+    y_hbm: nl.NkiTensor, y_sb: nl.NkiTensor, n: int, chunk: Chunk, to_hbm: bool, plan: Im2colPlan
+) -> None:
+    """Between y_hbm[n, co, row + i*P + p, :] and y_sb (co, i*P + p, OW)."""
+    rows = chunk.full * plan.packing.P + chunk.rest
+    there = y_hbm[n, :, nl.ds(chunk.y_row, rows), :]
+    _transfer(there, y_sb[:, 0:rows, :], to_hbm)
+
+
+def _transfer(there: nl.NkiTensor, here: nl.NkiTensor, to_hbm: bool) -> None:
+    if to_hbm:
+        nisa.dma_copy(dst=there, src=here, dge_mode=nisa.dge_mode.none)
+    else:
+        nisa.dma_copy(dst=here, src=there, dge_mode=nisa.dge_mode.none)
 
 
 def _finish_chunk(
@@ -302,10 +337,65 @@ def _finish_chunk(
                 residual = residual_sb[:, rows, columns]
             evict(
                 y_sb[:, rows, columns], acc_ps, scale_sb, bias_sb, residual, plan.epilogue,
-                on_vector or not plan.on_both,
+                on_vector,
             )  # fmt: skip
-            on_vector = not on_vector
+            on_vector = plan.on_both and not on_vector
     _copy_rows(y_hbm, y_sb, n, out, chunk, True, plan)
+
+
+def _finish_joined(
+    y_hbm: nl.NkiTensor,
+    residual_hbm: nl.NkiTensor | None,
+    w_sbs: list[nl.NkiTensor],
+    x_sbs: list[nl.NkiTensor],
+    scale_sbs: list[nl.NkiTensor | None],
+    bias_sbs: list[nl.NkiTensor | None],
+    n: int,
+    chunk: Chunk,
+    plan: Im2colPlan,
+) -> None:
+    """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before."""
+    C_out = plan.geometry.C_out
+    P = plan.packing.P
+    shape = (C_out, chunk.groups.size * P, plan.geometry.cols.outputs)
+    residual_sb = None
+    if residual_hbm is not None:
+        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        if chunk.rest > 0:
+            first = chunk.full * P + chunk.rest
+            nisa.memset(dst=residual_sb[:, first : shape[1], :], value=0.0)
+        _copy_joined(residual_hbm, residual_sb, n, chunk, False, plan)
+    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+    on_vector = False
+    for tile in chunk.tiles:
+        groups = Tile(chunk.groups.start + tile.start, tile.size)
+        for i in range(len(plan.out_tiles)):
+            out = plan.out_tiles[i]
+            for cols in plan.col_tiles:
+                acc_ps = nl.ndarray(
+                    (out.rows.size * C_out, tile.size, cols.size), dtype=nl.float32, buffer=nl.psum
+                )
+                _accumulate(acc_ps, w_sbs, x_sbs, out, groups, cols, plan)
+                for p in range(out.rows.size):
+                    first = tile.start * P + out.rows.start + p
+                    end = first + (tile.size - 1) * P + 1
+                    columns = nl.ds(cols.start, cols.size)
+                    channels = nl.ds(p * C_out, C_out)
+                    scale_sb = scale_sbs[i]
+                    if scale_sb is not None:
+                        scale_sb = scale_sb[channels, :]
+                    bias_sb = bias_sbs[i]
+                    if bias_sb is not None:
+                        bias_sb = bias_sb[channels, :]
+                    residual = None
+                    if residual_sb is not None:
+                        residual = residual_sb[:, first:end:P, columns]
+                    evict(
+                        y_sb[:, first:end:P, columns], acc_ps[channels, :, :], scale_sb, bias_sb,
+                        residual, plan.epilogue, on_vector,
+                    )  # fmt: skip
+                    on_vector = plan.on_both and not on_vector
+    _copy_joined(y_hbm, y_sb, n, chunk, True, plan)
 
 
 @nki.jit
@@ -319,7 +409,9 @@ def conv2d_im2col(
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    load_table(plan.epilogue)
     buffers = _strip_buffers(x_hbm.dtype, plan)
+    _load_chunk(buffers[0], x_hbm, 0, plan.strips[0].chunks[0], plan)  # what takes longest
     w_sbs = _load_weights(w_hbm, plan)
     scale_sbs = _load_vectors(scale_hbm, plan)
     bias_sbs = _load_vectors(bias_hbm, plan)
@@ -327,14 +419,23 @@ def conv2d_im2col(
     for n in range(plan.y_shape[0]):
         for strip in plan.strips:
             x_sbs = buffers[turn % plan.buffers]
-            turn = turn + 1
+            if strip.carry > 0:
+                _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
+            for i_chunk in range(len(strip.chunks)):
+                if turn + i_chunk > 0:
+                    _load_chunk(x_sbs, x_hbm, n, strip.chunks[i_chunk], plan)
             for chunk in strip.chunks:
-                _load_chunk(x_sbs, x_hbm, n, chunk, plan)
-                for i in range(len(plan.out_tiles)):
-                    _finish_chunk(
-                        y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[i], bias_sbs[i], n,
-                        plan.out_tiles[i], chunk, plan,
-                    )  # fmt: skip
+                if plan.joined:
+                    _finish_joined(
+                        y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, chunk, plan
+                    )
+                else:
+                    for i in range(len(plan.out_tiles)):
+                        _finish_chunk(
+                            y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[i], bias_sbs[i], n,
+                            plan.out_tiles[i], chunk, plan,
+                        )  # fmt: skip
+            turn = turn + 1
     return y_hbm
 
 
@@ -408,11 +509,14 @@ def _quick_ns(g: Geometry, k: Packing, hw: Hardware) -> float:
     x = g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize
     copied = x * (k.G * k.J / k.S - 1)
     moved = copied / hw.dma_aggregate_bytes_per_ns
-    store = Transfers(1, g.N * g.C_out * g.rows.outputs, g.cols.outputs * g.itemsize, to_hbm=True)
+    at_once = 8 if k.P == 1 or joins(g, k) else 1
+    runs = ceil_div(g.N * g.C_out * g.rows.outputs, at_once)
+    store = Transfers(1, runs, at_once * g.cols.outputs * g.itemsize, to_hbm=True)
     load = Transfers(1, g.N * g.C_in * g.rows.size, g.cols.size * g.itemsize)
     moved += transfer_ns(store, hw) + transfer_ns(load, hw)
     emptied = num_columns / max(1, sum(len(o.places) for o in outs) * k.U) * len(outs)
-    emptied /= 2 * hw.vector_ghz if hw.generation > 2 else hw.vector_ghz
+    emptied *= outs[0].rows.size if joins(g, k) else 1
+    emptied *= 1.2 / (2 * hw.vector_ghz if hw.generation > 2 else hw.scalar_ghz)
     work = (tensor, moved, emptied)
     return max(work) + 0.1 * sum(work) + (1500.0 if k.G > 1 or k.J > k.S else 0.0)
 
@@ -434,10 +538,10 @@ def _price(plan: Im2colPlan, hw: Hardware) -> Price:
             for move in chunk.moves:
                 transfers.append(Transfers(g.N, move.partitions, move.size * item, on_chip=True))
         y_rows = chunk.full * k.P + chunk.rest
-        both = 2 if plan.epilogue.has_residual else 1
-        count = g.N * len(plan.out_tiles) * both
-        runs = ceil_div(y_rows * g.C_out, len(plan.out_tiles))
-        transfers.append(Transfers(count, runs, g.cols.outputs * item, to_hbm=True))
+        count = g.N * (2 if plan.epilogue.has_residual else 1)
+        run = y_rows if plan.joined or k.P == 1 else 1
+        runs = ceil_div(y_rows * g.C_out, run)
+        transfers.append(Transfers(count, runs, run * g.cols.outputs * item, to_hbm=True))
     weights = plan.rows * plan.entries * k.U * g.C_out * item
     transfers.append(Transfers(1, plan.rows, max(1, weights // plan.rows)))
     fills = len(plan.fills)
@@ -447,10 +551,10 @@ def _price(plan: Im2colPlan, hw: Hardware) -> Price:
         )
     tiles = g.N * len(plan.col_tiles) * sum(len(chunk.tiles) for chunk in chunks)
     tiles *= len(plan.out_tiles)
-    elems = ceil_div(plan.moving_columns * len(plan.out_tiles) * tiles, max(1, plan.num_matmuls))
     elems = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * len(plan.out_tiles)
-    simple = plan.epilogue.activation in (None, "relu") and not plan.epilogue.has_residual
-    by_scalar = 0.5 if plan.on_both else (0.0 if simple else 1.0)
+    if plan.joined:
+        elems, tiles = elems * out.rows.size, tiles * out.rows.size
+    by_scalar = 0.5 if plan.on_both else 1.0
     first = chunks[0]
     loaded = sum(load.phases * load.size for load in first.loads) * g.C_in * plan.x_width * item
     last = (chunks[-1].full * k.P + chunks[-1].rest) * g.C_out * g.cols.outputs * item

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from nkiconv.pytorch._options import Options, is_even, padded, unpadded
 from nkiconv.simulate import ConstraintError
 
 
@@ -59,16 +59,15 @@ def _torch_gradient(
 
     It pads alike on both sides only; where that is not enough, x is padded before.
     """
-    top, bottom, left, right = padding
-    even = top == bottom and left == right
-    padded = x if even else F.pad(x, (left, right, top, bottom))
+    options = Options(stride, padding, dilation, groups, "zeros", None, 0.0)
+    even = is_even(options)
     gradients = torch.ops.aten.convolution_backward(
         grad_y,
-        padded,
+        x if even else padded(x, options),
         weight,
         None,
         stride,
-        [top, left] if even else [0, 0],
+        [padding[0], padding[2]] if even else [0, 0],
         dilation,
         False,
         [0, 0],
@@ -76,9 +75,7 @@ def _torch_gradient(
         [of == 0, of == 1, False],
     )
     gradient: Tensor = gradients[of]
-    if of == 0 and not even:
-        gradient = gradient[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-    return gradient
+    return gradient if even or of == 1 else unpadded(gradient, x, options)
 
 
 _registry: dict[str, Gradients] = {

@@ -36,11 +36,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nkiconv.kernels import _arguments
 from nkiconv.pytorch._activations import activate
-from nkiconv.pytorch.modules import Conv2d
+from nkiconv.pytorch.modules import Conv2d, LayerOperands
 from nkiconv.pytorch.profiling import ModelProfile, profile_model
 from nkiconv.pytorch.rewrite import Layer, Report, replace_convs
 from nkiconv.reference import bounds
+from nkiconv.reference.bounds import U32
 from nkiconv.simulate import ConstraintError
 from nkiconv.simulate.arrays import as_numpy
 
@@ -273,11 +275,15 @@ class _Call:
 
 def _error_ratio(call: _Call) -> float:
     """Return the largest error of a layer's call as a share of its allowance."""
-    weight, bias, activation = call.layer.operands()
-    r, magnitude = _wide(call.layer, call.x.double(), weight, bias, activation)
+    r, magnitude = _wide(call.layer, call.x.double(), call.layer.operands())
     y = as_numpy(call.y.contiguous())
     return bounds.max_error_ratio(
-        y, r.numpy(), magnitude.numpy(), _terms(call.layer), y.dtype, activation=activation
+        y,
+        r.numpy(),
+        magnitude.numpy(),
+        _terms(call.layer),
+        y.dtype,
+        activation=call.layer.operands().activation,
     )
 
 
@@ -286,20 +292,22 @@ def _terms(layer: Conv2d) -> int:
     return KH * KW * layer.in_channels // layer.groups
 
 
-def _wide(
-    layer: Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
-) -> tuple[Tensor, Tensor]:
+def _wide(layer: Conv2d, x: Tensor, operands: LayerOperands) -> tuple[Tensor, Tensor]:
     """Return a layer's result in float64 by PyTorch, and the magnitude of its sums."""
     padding: Any = layer.padding
     if layer.padding_mode != "zeros":
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
         padding = 0
-    w, b = weight.double(), None if bias is None else bias.double()
+    w = operands.weight.double()
+    b, s = (None if t is None else t.double() for t in (operands.bias, operands.scale))
     geometry = (layer.stride, padding, layer.dilation, layer.groups)
-    z = F.conv2d(x, w, b, *geometry)
-    return activate(activation, z), F.conv2d(
-        x.abs(), w.abs(), None if b is None else b.abs(), *geometry
-    )
+    z, magnitude = F.conv2d(x, w, None, *geometry), F.conv2d(x.abs(), w.abs(), None, *geometry)
+    if s is not None:
+        z, magnitude = z * s[:, None, None], magnitude * s.abs()[:, None, None]
+    if b is not None:
+        z, magnitude = z + b[:, None, None], magnitude + b.abs()[:, None, None]
+    name, slope = _arguments.activation("check_model", operands.activation)
+    return activate(name, slope, z), magnitude
 
 
 def _moved(wide: nn.Module, model: nn.Module, report: Report, images: Tensor) -> Tensor:
@@ -311,7 +319,6 @@ def _moved(wide: nn.Module, model: nn.Module, report: Report, images: Tensor) ->
     plain, ours = dict(wide.named_modules()), dict(model.named_modules())
     generator = np.random.default_rng(SEED)
     dtype = as_numpy(images).dtype
-    unit = torch.finfo(images.dtype).eps / 2  # of rounding a weight
 
     def signs(*shape: int) -> Tensor:
         return torch.from_numpy(generator.choice((-1.0, 1.0), size=shape))
@@ -319,18 +326,22 @@ def _moved(wide: nn.Module, model: nn.Module, report: Report, images: Tensor) ->
     def move(taken: Layer) -> None:
         conv: Any = plain[taken.name]
         layer: Any = ours[taken.name]
-        weight, bias, activation = layer.operands()
+        operands = layer.operands()
         allowed: list[Tensor] = []
 
         def measure(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
-            y, magnitude = _wide(layer, inputs[0], weight, bias, activation)
+            y, magnitude = _wide(layer, inputs[0], operands)
             allowance = bounds.allowance(
-                y.numpy(), magnitude.numpy(), _terms(layer), dtype, activation=activation
+                y.numpy(),
+                magnitude.numpy(),
+                _terms(layer),
+                dtype,
+                activation=operands.activation,
             )
             allowed.append(torch.from_numpy(allowance))
 
         def shift(_: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            rounded: Tensor = unit * bias.double().abs()
+            rounded: Tensor = U32 * operands.bias.double().abs()
             moved: Tensor = y + (signs(*rounded.shape) * rounded)[:, None, None]
             return moved
 
@@ -338,8 +349,8 @@ def _moved(wide: nn.Module, model: nn.Module, report: Report, images: Tensor) ->
             return y + signs(*y.shape) * allowed.pop()
 
         conv.register_forward_hook(measure)
-        if taken.batchnorm:  # the folded weight and bias were rounded
-            conv.weight.mul_(1 + unit * signs(*conv.weight.shape))
+        if taken.batchnorm:  # the folded weight, or the scale, and the bias were rounded
+            conv.weight.mul_(1 + U32 * signs(*conv.weight.shape))
             plain[taken.batchnorm].register_forward_hook(shift)
         plain[taken.activation or taken.batchnorm or taken.name].register_forward_hook(shake)
 

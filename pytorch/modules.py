@@ -10,17 +10,27 @@ before: the layer convolves, and the modules behind it do their own work.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from nkiconv.kernels._activations import ACTIVATIONS
+from nkiconv.kernels import _arguments
+from nkiconv.kernels._arguments import Activation
 from nkiconv.pytorch._packed import Snapshot
 from nkiconv.pytorch.backends import check_backend
 from nkiconv.pytorch.functional import IntOrPair, conv2d
 from nkiconv.simulate import ConstraintError
+
+
+class LayerOperands(NamedTuple):
+    """What a layer's next pass takes beside its input."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor | None
+    activation: Activation
 
 
 @dataclass(eq=False)
@@ -31,7 +41,7 @@ class Fusion:
     """
 
     batchnorm: nn.BatchNorm2d | None
-    activation: str | None
+    activation: Activation
     between: tuple[nn.Dropout | nn.Dropout2d, ...] = ()
 
     @property
@@ -48,7 +58,7 @@ class Conv2d(nn.Conv2d):
     Parameters
     ----------
     activation
-        Done in the same pass: None or one of the kernels' activations.
+        Done in the same pass; as in `nkiconv.kernels.conv2d`.
     backend
         As in `nkiconv.pytorch.conv2d`.
 
@@ -56,15 +66,10 @@ class Conv2d(nn.Conv2d):
     ------
     ConstraintError
         An unknown activation or backend.  What `nn.Conv2d` refuses raises as there.
-
-    Notes
-    -----
-    A `padding_mode` other than "zeros" is done by `torch.nn.functional.pad` before the kernel: one
-    more pass over x.
     """
 
     # class attributes: a layer that `replace_convs` took has them from here
-    activation: str | None = None
+    activation: Activation = None
     backend: str | None = None
     fusion: Fusion | None = None
 
@@ -82,16 +87,11 @@ class Conv2d(nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
-        activation: str | None = None,
+        activation: Activation = None,
         backend: str | None = None,
     ) -> None:
         check_backend(backend)
-        if activation not in ACTIVATIONS:
-            known = ", ".join(f'"{name}"' for name in ACTIVATIONS if name)
-            raise ConstraintError(
-                f"Conv2d: activation is {activation!r}; it must be None or one of {known} (the "
-                "activations of the kernels)"
-            )
+        _arguments.activation("Conv2d", activation)
         super().__init__(
             in_channels,
             out_channels,
@@ -110,32 +110,31 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """Return act(conv(input) + bias + residual)."""
-        weight, bias, activation = self.operands()
-        padding: str | int | tuple[int, ...] = self.padding
-        if self.padding_mode != "zeros":
-            input = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
+        weight, bias, scale, activation = self.operands()
         return conv2d(
             input,
             weight,
             bias,
             stride=self.stride,
-            padding=padding,
+            padding=self.padding,
             dilation=self.dilation,
             groups=self.groups,
             activation=activation,
             residual=residual,
+            scale=scale,
+            padding_mode=self.padding_mode,
             backend=self.backend,
         )
 
-    def operands(self) -> tuple[Tensor, Tensor | None, str | None]:
-        """Return weight, bias and activation of the next pass, with what is fused in them."""
+    def operands(self) -> LayerOperands:
+        """Return weight, bias, scale and activation of the next pass, with what is fused in."""
         fusion = self.fusion
         if fusion is None or not fusion.active:
-            return self.weight, self.bias, self.activation
+            return LayerOperands(self.weight, self.bias, None, self.activation)
         if fusion.batchnorm is None:
-            return self.weight, self.bias, fusion.activation
-        return (*_folded(self, fusion.batchnorm), fusion.activation)
+            return LayerOperands(self.weight, self.bias, None, fusion.activation)
+        weight, bias, scale = _folded(self, fusion.batchnorm)
+        return LayerOperands(weight, bias, scale, fusion.activation)
 
     def extra_repr(self) -> str:
         """Return nn.Conv2d's, and what the layer does besides."""
@@ -150,15 +149,17 @@ class Conv2d(nn.Conv2d):
 
 # --- BatchNorm ------------------------------------------------------------------------------------
 
-Folded = tuple[Tensor, Tensor]
+Folded = tuple[Tensor, Tensor, Tensor | None]
 
 _kept: WeakKeyDictionary[nn.Module, tuple[Snapshot, Folded]] = WeakKeyDictionary()
 
 
 def fold(weight: Tensor, bias: Tensor | None, batchnorm: nn.BatchNorm2d) -> Folded:
-    """Return the weight and bias of conv2d followed by a BatchNorm in eval mode, rounded once.
+    """Return weight, bias and scale of conv2d followed by a BatchNorm in eval mode.
 
-    w' = w*s and b' = (b - mean)*s + beta, with s = gamma / sqrt(var + eps).
+    s = gamma / sqrt(var + eps) is multiplied into a float32 weight, rounded once.  A float16 or
+    bfloat16 weight stays as it is, so that nothing is rounded to fewer bits, and s becomes the
+    kernel's scale.  The bias is (b - mean)*s + beta, in float32.
     """
     mean, var = batchnorm.running_mean, batchnorm.running_var
     if mean is None or var is None:
@@ -175,8 +176,10 @@ def fold(weight: Tensor, bias: Tensor | None, batchnorm: nn.BatchNorm2d) -> Fold
     shift = shift * scale
     if batchnorm.bias is not None:
         shift = shift + batchnorm.bias.to(wide)
+    if weight.dtype in (torch.float16, torch.bfloat16):
+        return weight, shift.float(), scale.float()
     folded = weight.to(wide) * scale[:, None, None, None]
-    return folded.to(weight.dtype), shift.to(weight.dtype)
+    return folded.to(weight.dtype), shift.to(weight.dtype), None
 
 
 def _folded(layer: Conv2d, batchnorm: nn.BatchNorm2d) -> Folded:
@@ -226,6 +229,18 @@ class FusedReLU(_HandsOn, nn.ReLU):
     """`nn.ReLU` that a `Conv2d` does."""
 
 
+class FusedReLU6(_HandsOn, nn.ReLU6):
+    """`nn.ReLU6` that a `Conv2d` does."""
+
+
+class FusedLeakyReLU(_HandsOn, nn.LeakyReLU):
+    """`nn.LeakyReLU` that a `Conv2d` does."""
+
+
+class FusedHardswish(_HandsOn, nn.Hardswish):
+    """`nn.Hardswish` that a `Conv2d` does."""
+
+
 class FusedGELU(_HandsOn, nn.GELU):
     """`nn.GELU` that a `Conv2d` does."""
 
@@ -245,6 +260,9 @@ class FusedTanh(_HandsOn, nn.Tanh):
 FUSED: dict[type[nn.Module], type[_HandsOn]] = {
     nn.BatchNorm2d: FusedBatchNorm2d,
     nn.ReLU: FusedReLU,
+    nn.ReLU6: FusedReLU6,
+    nn.LeakyReLU: FusedLeakyReLU,
+    nn.Hardswish: FusedHardswish,
     nn.GELU: FusedGELU,
     nn.SiLU: FusedSiLU,
     nn.Sigmoid: FusedSigmoid,

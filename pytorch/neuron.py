@@ -16,17 +16,19 @@ version counter says that they changed: each change costs a round trip to the ho
 from __future__ import annotations
 
 import importlib
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
 
 from nkiconv.kernels import pack_weights
 from nkiconv.kernels._algorithm import Candidate, Operands, Problem
-from nkiconv.kernels._choice import ALGORITHMS, choose
+from nkiconv.kernels._choice import ALGORITHMS, choose, run
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.pytorch._options import Options
 from nkiconv.pytorch._packed import PerTensor
-from nkiconv.simulate import ConstraintError
+from nkiconv.simulate import ConstraintError, current_target
 from nkiconv.simulate.arrays import like
 from nkiconv.simulate.embedded import is_embedded_kernel
 
@@ -37,15 +39,12 @@ def conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    activation: str | None,
+    scale: Tensor | None,
     residual: Tensor | None,
+    options: Options,
     sizes: list[int],
 ) -> Tensor:
-    """Call the kernel on tensors of a NeuronCore; the arguments are checked, `sizes` is y's shape.
+    """Call the kernels on tensors of a NeuronCore; all is checked, `sizes` is y's shape.
 
     Raises
     ------
@@ -53,31 +52,45 @@ def conv2d(
         No kernel can do this, or there is no NKI but the embedded simulator.
     """
     (N, C_in, H, W), (C_out, _, KH, KW) = x.shape, weight.shape
-    geometry = Geometry(
-        N=N,
-        G=groups,
-        C_in=C_in // groups,
-        C_out=C_out // groups,
-        rows=Axis(H, KH, sizes[2], stride[0], dilation[0], padding[0]),
-        cols=Axis(W, KW, sizes[3], stride[1], dilation[1], padding[2]),
-        itemsize=x.element_size(),
+    groups = options.groups
+    (s_h, s_w), (d_h, d_w) = options.stride, options.dilation
+    problem = Problem(
+        Geometry(
+            N=N,
+            G=groups,
+            C_in=C_in // groups,
+            C_out=C_out // groups,
+            rows=Axis(H, KH, sizes[2], s_h, d_h, options.padding[0]),
+            cols=Axis(W, KW, sizes[3], s_w, d_w, options.padding[2]),
+            itemsize=x.element_size(),
+        ),
+        Epilogue(
+            activation=options.activation,
+            has_scale=scale is not None,
+            has_bias=bias is not None,
+            has_residual=residual is not None,
+            slope=options.slope,
+        ),
+        str(x.dtype).removeprefix("torch."),
+        padding_mode=options.padding_mode,
     )
-    epilogue = Epilogue(
-        activation=activation, has_bias=bias is not None, has_residual=residual is not None
-    )
-    dtype = str(x.dtype).removeprefix("torch.")
-    best = choose(Problem(geometry, epilogue, dtype)).candidates[0]
+    best = _best(problem, current_target())
     arrays: dict[str, Any] = {  # Operands declares arrays of the host
-        "x": x.detach().contiguous(),
+        "x": x.contiguous(),
         "w": _weights_on_device(weight, groups, best),
-        "bias": None if bias is None else bias.detach().float().reshape(-1, 1),
-        "residual": None if residual is None else residual.detach().contiguous(),
+        "scale": None if scale is None else scale.float().reshape(-1, 1),
+        "bias": None if bias is None else bias.float().reshape(-1, 1),
+        "residual": None if residual is None else residual.contiguous(),
     }
-    native = x.device.type == "neuron"
-    y: Tensor = ALGORITHMS[best.algorithm].run(
-        _launch_native if native else _launch_xla, Operands(**arrays), best.plan
-    )
+    launch = _launch_native if x.device.type == "neuron" else _launch_xla
+    y: Tensor = run(launch, best, Operands(**arrays))
     return y
+
+
+@lru_cache(maxsize=256)
+def _best(problem: Problem, target: str) -> Candidate:
+    """Return the choice for the target in force, whose name is part of the cache's key."""
+    return choose(problem).candidates[0]
 
 
 def _weights_on_device(weight: Tensor, groups: int, best: Candidate) -> Tensor:

@@ -31,6 +31,8 @@ class LayerTime:
         ``kernel stride channels in>out, rows x columns of the input``, for people.
     modelled_us
         Modelled latency on the target, launch included.
+    flops
+        Multiplications and additions, those with padding included.
     profile
         Everything else that the timing model says.
     """
@@ -38,6 +40,7 @@ class LayerTime:
     name: str
     sizes: str
     modelled_us: float
+    flops: int
     profile: Profile = field(repr=False)
 
     def to_dict(self) -> dict[str, object]:
@@ -48,7 +51,7 @@ class LayerTime:
             "modelled_us": self.modelled_us,
             "mfu": self.profile.mfu,
             "bound": self.profile.bound,
-            "macs": self.profile.macs,
+            "flops": self.flops,
             "hbm_read_bytes": self.profile.hbm_read_bytes,
             "hbm_write_bytes": self.profile.hbm_write_bytes,
         }
@@ -183,7 +186,7 @@ def profile_model(
         target=name,
         layers=tuple(times),
         not_modelled=dict(sorted(others.counts.items(), key=lambda item: (-item[1], item[0]))),
-        conv_flops=2 * sum(layer.profile.macs for layer in times),
+        conv_flops=sum(layer.flops for layer in times),
         other_flops=int(flops.get_total_flops()),
     )
 
@@ -234,7 +237,9 @@ def _timing(
                     observe(name, layer, input, y)
             finally:
                 others.inside_layer = False
-            times.append(LayerTime(name, _sizes(layer, input), seen.latency_us, seen))
+            KH, KW = layer.kernel_size
+            flops = 2 * y.numel() * KH * KW * layer.in_channels // layer.groups
+            times.append(LayerTime(name, _sizes(layer, input), seen.latency_us, flops, seen))
             return y
 
         return forward

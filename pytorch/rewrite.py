@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from nkiconv.kernels._arguments import DTYPES
-from nkiconv.pytorch._activations import name_of
+from nkiconv.pytorch._activations import activation_of
 from nkiconv.pytorch._order import Order, find_order
 from nkiconv.pytorch.backends import check_backend
 from nkiconv.pytorch.modules import FUSED, Conv2d, Fusion
@@ -177,7 +177,7 @@ def replace_convs(
         if others:
             notes.append(f"shared: also {', '.join(others)}")
         if conv.padding_mode != "zeros":
-            notes.append(f"{conv.padding_mode} padding by torch, before the kernel")
+            notes.append(f"{conv.padding_mode} padding takes a copy of the image first")
         layers.append(
             Layer(
                 name,
@@ -266,7 +266,7 @@ def _plan(
         between.append(user)
         last = user
         user = _only_user(last, order, notes)
-    if user is not None and fuse_activation and name_of(user) is not None:
+    if user is not None and fuse_activation and activation_of(user) is not None:
         problem = _why_not_fused(last, user, order)
         if problem:
             notes.append(f"{names[user][0]} not fused: {problem}")
@@ -276,7 +276,7 @@ def _plan(
     if batchnorm is not None or activation is not None:
         fusion = Fusion(
             batchnorm=batchnorm if isinstance(batchnorm, nn.BatchNorm2d) else None,
-            activation=None if activation is None else name_of(activation),
+            activation=None if activation is None else activation_of(activation),
             between=tuple(between) if activation is not None else (),
         )
     return _Step(conv, fusion, batchnorm, activation), notes

@@ -18,6 +18,10 @@ from nkiconv.reference._dtypes import DTYPES, Array, round_once
 _ALL = ("float32", "float16", "bfloat16")
 _BOTH = ("direct", "naive")
 _DIRECT = ("direct",)
+_POINTWISE = ("direct", "pointwise")
+_IM2COL = ("direct", "im2col")
+_GROUPED = ("direct", "grouped")
+_DEPTHWISE = ("direct", "depthwise")
 
 
 class Arguments(TypedDict):
@@ -198,11 +202,14 @@ CASES: tuple[Case, ...] = (
     Case(id="3x3-s1-p1-c64-k128-28x28", C_in=64, H=28, W=28, C_out=128, KH=3, KW=3, padding=1,
          activation="relu", why="the common layer of a ResNet"),
     Case(id="1x1-s1-p0-c256-k128-28x28", C_in=256, H=28, W=28, C_out=128, KH=1, KW=1,
-         activation="gelu", why="pointwise: a plain matrix product over two full channel tiles"),
+         activation="gelu", algorithms=_POINTWISE,
+         why="pointwise: a plain matrix product over two full channel tiles"),
     Case(id="1x1-s2-p0-c64-k130-14x14", C_in=64, H=14, W=14, C_out=130, KH=1, KW=1, stride=2,
-         bias=False, why="shortcut of a ResNet: reads every second pixel; C_out just over 128"),
+         bias=False, algorithms=_POINTWISE,
+         why="shortcut of a ResNet: reads every second pixel; C_out just over 128"),
     Case(id="7x7-s2-p3-c3-k64-64x64", C_in=3, H=64, W=64, C_out=64, KH=7, KW=7, stride=2,
-         padding=3, activation="relu", why="stem: three channels, large kernel, stride 2"),
+         padding=3, activation="relu", algorithms=_IM2COL,
+         why="stem: three channels, large kernel, stride 2"),
     Case(id="2x2-s2-p0-c100-k64-12x12", C_in=100, H=12, W=12, C_out=64, KH=2, KW=2, stride=2,
          why="patches: stride equal to the kernel, no pixel read twice"),
     Case(id="3x3-s1-valid-c128-k129-10x10-n3", N=3, C_in=128, H=10, W=10, C_out=129, KH=3, KW=3,
@@ -232,7 +239,8 @@ CASES: tuple[Case, ...] = (
     Case(id="3x3-s1-p1-c32-k64-14x14", C_in=32, H=14, W=14, C_out=64, KH=3, KW=3, padding=1,
          scale=True, activation="relu6", why="a folded batch-norm and MobileNet's activation"),
     Case(id="1x1-s1-p0-c48-k130-9x10-n2", N=2, C_in=48, H=9, W=10, C_out=130, KH=1, KW=1,
-         scale=True, residual=True, activation="relu", why="end of a residual block, all at once"),
+         scale=True, residual=True, activation="relu", algorithms=_POINTWISE,
+         why="end of a residual block, all at once"),
     Case(id="1x1-s1-p0-c40-k72-13x11", C_in=40, H=13, W=11, C_out=72, KH=1, KW=1, bias=False,
          residual=True, activation="hardswish", why="residual and MobileNetV3's activation"),
     Case(id="3x3-s2-p1-c24-k40-15x14", C_in=24, H=15, W=14, C_out=40, KH=3, KW=3, stride=2,
@@ -261,16 +269,20 @@ CASES: tuple[Case, ...] = (
     Case(id="3x3-s1-p1-c40-k136-14x13-nhwc", C_in=40, H=14, W=13, C_out=136, KH=3, KW=3, padding=1,
          activation="relu", layout="NHWC", why="channels last"),
     Case(id="1x1-s1-p0-c130-k40-9x9-n2-nhwc", N=2, C_in=130, H=9, W=9, C_out=40, KH=1, KW=1,
-         residual=True, layout="NHWC", why="channels last, with a residual; two tiles"),
+         residual=True, layout="NHWC", algorithms=_POINTWISE,
+         why="channels last, with a residual; two tiles"),
     # --- groups --------------------------------------------------------------------------------
     Case(id="3x3-s1-p1-g2-c64-k96-15x15", C_in=64, H=15, W=15, C_out=96, KH=3, KW=3, padding=1,
-         groups=2, activation="relu", why="two groups"),
+         groups=2, activation="relu", algorithms=_GROUPED,
+         why="two groups"),
     Case(id="1x1-s1-p0-g2-c260-k264-9x7", C_in=260, H=9, W=7, C_out=264, KH=1, KW=1, groups=2,
          bias=False, quick=False, why="groups that each need two channel tiles"),
     Case(id="3x3-s1-p1-g24-c24-k24-16x16", C_in=24, H=16, W=16, C_out=24, KH=3, KW=3, padding=1,
-         groups=24, why="depthwise: one channel per group"),
+         groups=24, algorithms=_DEPTHWISE,
+         why="depthwise: one channel per group"),
     Case(id="3x3-s2-p1-g6-c6-k12-11x9-n2", N=2, C_in=6, H=11, W=9, C_out=12, KH=3, KW=3, stride=2,
-         padding=1, groups=6, quick=False, why="depthwise, two results per channel, stride 2"),
+         padding=1, groups=6, quick=False, algorithms=_DEPTHWISE,
+         why="depthwise, two results per channel, stride 2"),
     # --- real sizes ----------------------------------------------------------------------------
     Case(id="7x7-s2-p3-c3-k64-224x224", C_in=3, H=224, W=224, C_out=64, KH=7, KW=7, stride=2,
          padding=3, activation="relu", quick=False, why="the stem of a ResNet-50"),

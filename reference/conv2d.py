@@ -18,7 +18,7 @@ from nkiconv.reference._activations import ACTIVATIONS, activate
 from nkiconv.reference._arguments import Activation, IntOrPair, Padding, Pool
 from nkiconv.reference._dtypes import DTYPES, Array, Float64, round_once
 
-ALGORITHMS = ("auto", "direct", "im2col", "pointwise", "depthwise", "naive")
+ALGORITHMS = ("auto", "direct", "im2col", "pointwise", "depthwise", "grouped", "naive")
 LAYOUTS = ("NCHW", "NHWC")
 PRECISIONS = ("exact", "fast")
 TARGETS = (None, "trn1", "inf2", "trn2", "trn3")

@@ -670,7 +670,7 @@ def altered_facts(changes: Mapping[tuple[str, str], float]) -> Iterator[None]:
     """
     before = dict(_HARDWARE)
     for (target, name), value in changes.items():
-        _HARDWARE[target] = dataclasses.replace(_HARDWARE[target], **{name: value})
+        _HARDWARE[target] = dataclasses.replace(_HARDWARE[target], **{name: value})  # type: ignore[arg-type]  # numbers by name
     try:
         yield
     finally:

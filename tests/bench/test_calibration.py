@@ -175,6 +175,11 @@ def test_launch_is_counted_where_it_was_measured() -> None:
     assert total.modelled_us > seen.launch_us
 
 
+def test_a_benchmark_leaves_out_a_part_of_the_launch() -> None:
+    rows = {row.point.kind: row for row in _measured("attention-phases-bf16-512")}
+    assert rows["total"].modelled_us - rows["nc_latency"].modelled_us == pytest.approx(6.5)
+
+
 # --- The command ---------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from nkiconv.kernels import conv2d, pack_weights
 from nkiconv.kernels._activations import ACTIVATIONS, IN_ONE_STEP
+from nkiconv.kernels._algorithm import Candidate
+from nkiconv.kernels._choice import ALGORITHMS
 from nkiconv.reference import bounds, conv2d_float64
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.reference.cases import CASES, Case, make_inputs
@@ -68,6 +71,25 @@ def test_cases_exactly_on_integers(case: Case, dtype: str, algorithm: str) -> No
     inputs, arguments = make_inputs(case, dtype, integers=True), case.exact_arguments()
     y = conv2d(**inputs, **arguments, algorithm=algorithm)
     np.testing.assert_array_equal(y, conv2d_ref(**inputs, **arguments))
+
+
+def test_cases_reach_every_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By name, and by "auto": a row for each that it prefers to the others."""
+    assert {name for case in CASES for name in case.algorithms} == {*ALGORITHMS, "naive"}
+    chosen = []
+    module = sys.modules["nkiconv.kernels.conv2d"]  # the name in the package is the function
+
+    def run(launch: object, best: Candidate, operands: object) -> Any:
+        chosen.append(best)
+        return np.zeros((1, 1, 1, 1), np.float32)
+
+    monkeypatch.setattr(module, "run", run)
+    for case in CASES:
+        if _macs(case) < _MAX_MACS:
+            for dtype in case.dtypes:
+                conv2d(**make_inputs(case, dtype), **case.arguments())
+    assert {best.algorithm for best in chosen} == set(ALGORITHMS)
+    assert {best.stages is None for best in chosen} == {True, False}
 
 
 @pytest.mark.parametrize("target", ["trn1", "inf2", "trn2", "trn3"])

@@ -11,10 +11,9 @@ import pytest
 from nkiconv.kernels import conv2d, pack_weights
 from nkiconv.kernels._algorithm import NotSuited, Problem
 from nkiconv.kernels._blocks import Pool, PoolAxis
-from nkiconv.kernels._choice import choose
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
-from nkiconv.kernels.conv2d_pooled import PooledPlan, conv2d_pooled, plan_pooled
+from nkiconv.kernels.conv2d_pooled import PooledPlan, conv2d_pooled, plan_pooled, plans
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.simulate import ConstraintError, profile, use_dma, use_target
 
@@ -107,7 +106,7 @@ def test_the_price_counts_what_the_profile_sees() -> None:
     x, w = _draw(np.float32, 2, 130, 20, 20), _draw(np.float32, 140, 130, 3, 3)
     g = _geometry(x, w)
     epilogue = Epilogue(pool=_pool("max", 2, 2, g))
-    best = choose(Problem(g, epilogue, "float32")).candidates[0]
+    (best,) = plans(Problem(g, epilogue, "float32"))
     assert best.algorithm == "direct"
     assert "maximum taken in SBUF" in best.why
     _, seen = _run(best.plan, x, w, (None, None), None)
@@ -125,11 +124,14 @@ def test_what_does_not_fit_is_refused() -> None:
     g = _geometry(x, w, pad=15)
     with pytest.raises(NotSuited, match=r"weights and the smallest strip need \d+ B .* streamed"):
         plan_pooled(g, Epilogue(), _pool("max", 2, 2, g))
-    with pytest.raises(ConstraintError, match=r"no algorithm can do this \(.*direct: with a pool"):
-        conv2d(x, w, padding=15, pool=("max", 2))
 
 
-def test_rows_too_far_apart_are_refused() -> None:
+def test_rows_too_far_apart_are_pooled_afterwards_or_refused() -> None:
     x, w = _draw(np.float32, 1, 1, 3, 20_000), _draw(np.float32, 1, 1, 1, 1)
-    with pytest.raises(ConstraintError, match=r"rows of 20000 pixels are too far apart"):
-        conv2d(x, w, stride=2, pool=("max", 1))
+    arguments: dict[str, Any] = {"stride": 2, "pool": ("max", (2, 1))}
+    y = conv2d(x, w, **arguments)  # by another kernel
+    np.testing.assert_array_equal(y, conv2d_ref(x, w, **arguments))
+    x, w = (v.astype(ml_dtypes.bfloat16) for v in (x, w))
+    arguments["pool"] = ("avg", (2, 1))  # which would be rounded twice
+    with pytest.raises(ConstraintError, match=r"direct: rows of 20000 pixels are too far apart"):
+        conv2d(x, w, **arguments)

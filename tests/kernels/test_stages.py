@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from nkiconv.kernels import conv2d, pack_weights
+from nkiconv.kernels._blocks import Pool, PoolAxis
 from nkiconv.kernels.pad_planes import pad_planes, plan_pad
+from nkiconv.kernels.pool_planes import bytes_moved, plan_pool, pool_planes
 from nkiconv.kernels.transpose_planes import plan_transpose, transpose_planes
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.simulate import profile, simulate_kernel, use_dma, use_target
@@ -118,3 +120,38 @@ def test_torch_tensors_are_taken_as_they_lie() -> None:
     assert seen.instructions["nc_transpose"] == 6
     naive = conv2d(last, w, algorithm="naive")
     assert torch.equal(naive, torch.nn.functional.conv2d(x, w))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("kind", "size", "stride"),
+    [("max", 2, 2), ("max", 3, 1), ("avg", 2, 3), ("max", 1, 2)],
+    ids=str,
+)
+def test_pool_planes(kind: str, size: int, stride: int, target: str) -> None:
+    # two tiles of planes, and several strips of rows of 3,600 B
+    x = _draw("float32", 130, 1, 20, 900)
+    rows, cols = (PoolAxis(size, stride, (n - size) // stride + 1) for n in x.shape[2:])
+    with use_target(target), use_dma("late"):
+        plan = plan_pool(130, 900, Pool(kind, rows, cols), 4)
+        y, seen = profile(pool_planes, x, plan)
+    one = np.ones((1, 1, 1, 1), np.float32)
+    np.testing.assert_array_equal(y, conv2d_ref(x, one, pool=(kind, size, stride)))
+    assert len(plan.strips) > 1
+    if size > 1 or stride == 1:
+        assert seen.hbm_read_bytes + seen.hbm_write_bytes == bytes_moved(plan, 4)
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_algorithm_that_does_not_pool(dtype: str, mode: str, layout: str) -> None:
+    x, w = _draw(dtype, 2, 6, 7, 8), _draw(dtype, 8, 6, 1, 1)
+    arguments: dict[str, Any] = {"pool": ("max", 2), "padding_mode": mode, "layout": layout}
+    arguments |= {"padding": 0 if mode == "zeros" else 1, "activation": "relu"}
+    if layout == "NHWC":
+        x = x.transpose(0, 2, 3, 1)
+    expected = conv2d_ref(x, w, **arguments)
+    for algorithm in ("pointwise", "direct"):
+        y = conv2d(x, w, **arguments, algorithm=algorithm)
+        np.testing.assert_array_equal(y, expected)

@@ -60,8 +60,10 @@ def test_asymmetric_padding_residual_and_activation() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", ["gelu", "silu", "sigmoid", "tanh"])
-def test_activations_within_the_bounds(dtype: Any, activation: str) -> None:
+@pytest.mark.parametrize(
+    "activation", ["gelu", "gelu_tanh", "silu", "hardswish", "sigmoid", "tanh", ("leaky_relu", 0.3)]
+)
+def test_activations_within_the_bounds(dtype: Any, activation: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     x, w = (torch.randn(s, generator=generator).to(dtype) for s in ((1, 6, 7, 7), (5, 6, 3, 3)))
     with torch.no_grad():
@@ -76,6 +78,23 @@ def test_activations_within_the_bounds(dtype: Any, activation: str) -> None:
         activation=activation,
     )
     assert ratio <= 1
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_scale_and_what_lies_around_the_image(mode: str) -> None:
+    x, w, b = integers(1, 2, 5, 6), integers(3, 2, 3, 3, seed=1), integers(3, seed=2)
+    scale = torch.tensor([0.5, -2.0, 4.0])
+    around = F.pad(x, (2, 0, 1, 3), mode=mode)
+    expected = F.conv2d(around, w) * scale[:, None, None] + b[:, None, None]
+    arguments = {"padding": ((1, 3), (2, 0)), "padding_mode": mode, "scale": scale}
+    assert torch.equal(conv2d(x, w, b, **arguments), expected)
+    assert torch.equal(conv2d(x, w, b, backend="torch", **arguments), expected)
+    leaky = F.leaky_relu(expected, 0.25)
+    assert torch.equal(conv2d(x, w, b, activation=("leaky_relu", 0.25), **arguments), leaky)
+    with pytest.raises(ConstraintError, match=r"padding_mode is 'mirror'"):
+        conv2d(x, w, padding_mode="mirror")
+    with pytest.raises(ShapeError, match=r"scale has shape \(2,\); weight has 3 output"):
+        conv2d(x, w, scale=scale[:2])
 
 
 def test_an_image_without_a_batch() -> None:
@@ -195,7 +214,7 @@ def test_operands_that_do_not_fit() -> None:
         conv2d(x, w.half())
     with pytest.raises(DtypeError, match=r"x has dtype int64"):
         conv2d(x.long(), w.long())
-    with pytest.raises(ShapeError, match=r"weight is on meta, x is on cpu"):
+    with pytest.raises(ConstraintError, match=r"weight is on meta, x is on cpu"):
         conv2d(x, w.to("meta"))
 
 
@@ -205,11 +224,11 @@ def test_operands_that_do_not_fit() -> None:
 def test_the_operator_keeps_the_dispatchers_rules() -> None:
     x, w = integers(1, 2, 5, 5).requires_grad_(), integers(3, 2, 3, 3).requires_grad_()
     b = integers(3).requires_grad_()
-    tail = ([1, 1], [1, 0, 0, 1], [1, 1], 1)
-    results = torch.library.opcheck(
-        torch.ops.nkiconv.conv2d.default, (x, w, b, *tail, "relu", None, None)
-    )
-    assert set(results.values()) == {"SUCCESS"}
+    for scale, mode, activation in ((None, "zeros", "relu"), (b.detach(), "reflect", "gelu")):
+        geometry = ([1, 1], [1, 0, 0, 1], [1, 1], 1)
+        arguments = (x, w, b, scale, None, *geometry, mode, activation, 0.0, None)
+        results = torch.library.opcheck(torch.ops.nkiconv.conv2d.default, arguments)
+        assert set(results.values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -47,23 +47,35 @@ def test_equal_torchs_on_integers(padding: Any, pads: Any, dtype: Any) -> None:
         assert torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_first_and_second_derivatives(activation: str | None) -> None:
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, ("leaky_relu", 0.3)], ids=str)
+def test_first_and_second_derivatives(activation: Any, mode: str) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def values(*shape: int) -> Any:
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    x, w, b, residual = values(1, 2, 4, 3), values(2, 2, 3, 2), values(2), values(1, 2, 2, 2)
+    leaves = (values(1, 2, 4, 3), values(2, 2, 3, 2), values(2), values(2), values(1, 2, 2, 2))
 
-    def function(x: Any, w: Any, b: Any, residual: Any) -> Any:
+    def function(x: Any, w: Any, b: Any, scale: Any, residual: Any) -> Any:
         return conv2d(
-            x, w, b, residual=residual, activation=activation, stride=(2, 1),
-            padding=((1, 0), (0, 0)), backend="torch",
+            x, w, b, scale=scale, residual=residual, activation=activation, stride=(2, 1),
+            padding=((1, 0), (0, 0)), padding_mode=mode, backend="torch",
         )  # fmt: skip
 
-    assert torch.autograd.gradcheck(function, (x, w, b, residual))
-    assert torch.autograd.gradgradcheck(function, (x, w, b, residual))
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_borders_give_their_gradient_back(mode: str) -> None:
+    x, w = integers(2, 2, 5, 4), integers(3, 2, 3, 3, seed=1)
+    y = conv2d(x, w, padding=((2, 1), (0, 3)), padding_mode=mode)
+    expected = F.conv2d(F.pad(x, (0, 3, 2, 1), mode=mode), w)
+    assert torch.equal(y, expected)
+    ours = torch.autograd.grad(y.square().sum(), (x, w))
+    theirs = torch.autograd.grad(expected.square().sum(), (x, w))
+    assert all(map(torch.equal, ours, theirs))
 
 
 def test_only_what_is_needed_has_a_gradient() -> None:

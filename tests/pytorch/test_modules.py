@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 from nkiconv.pytorch import Conv2d, _packed, modules, replace_convs, use_backend  # noqa: E402
 from nkiconv.simulate import ConstraintError  # noqa: E402
 
-nn = torch.nn
+nn, F = torch.nn, torch.nn.functional
 
 
 def integers(*shape: int, seed: int = 0) -> Any:
@@ -201,6 +201,19 @@ def test_folding_is_what_the_batchnorm_did(affine: bool) -> None:
     assert torch.equal(model[0](x), expected)  # the layer does all of it
     assert torch.equal(model(x), expected)
     assert list(model.state_dict()) == keys
+
+
+def test_low_precision_weights_are_not_rounded_again() -> None:
+    model, x = normed().bfloat16(), integers(1, 2, 5, 5).bfloat16()
+    model[1].weight.data.mul_(1 + 2**-7)  # an odd factor: w times it needs more bits
+    with torch.no_grad():
+        z = F.conv2d(x.float(), model[0].weight.float(), model[0].bias.float())
+        expected = model.float()[1:](z).bfloat16()
+        replace_convs(model.bfloat16())
+        assert torch.equal(model(x), expected)
+        weight, bias, scale, _ = model[0].operands()
+    assert weight is model[0].weight
+    assert bias.dtype == scale.dtype == torch.float32
 
 
 @pytest.mark.parametrize("source", ["0.weight", "0.bias", "1.running_mean", "1.bias", "1.weight"])

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from nkiconv.pytorch import neuron  # noqa: E402
+from nkiconv.pytorch._options import Options  # noqa: E402
 from nkiconv.simulate import ConstraintError, simulate_kernel  # noqa: E402
 
 F = torch.nn.functional
@@ -21,14 +22,11 @@ def integers(*shape: int, seed: int = 0) -> Any:
     return torch.randint(-3, 4, shape, generator=generator).float()
 
 
-ARGUMENTS = ([2, 1], [1, 0, 0, 2], [1, 1], 2, "relu")
+OPTIONS = Options([2, 1], [1, 0, 0, 2], [1, 1], 2, "zeros", "relu", 0.0)
 
 
 def call(x: Any, w: Any, b: Any, residual: Any) -> Any:
-    stride, padding, dilation, groups, activation = ARGUMENTS
-    return neuron.conv2d(
-        x, w, b, stride, padding, dilation, groups, activation, residual, list(residual.shape)
-    )
+    return neuron.conv2d(x, w, b, None, residual, OPTIONS, list(residual.shape))
 
 
 @pytest.fixture
@@ -56,6 +54,15 @@ def test_plans_packs_and_calls_one_kernel(device: list[Any]) -> None:
     x, w, b, residual, expected = operands()
     assert torch.equal(call(x, w, b, residual), expected)
     assert len(device) == 1
+
+
+def test_borders_and_scales_arrive(device: list[Any]) -> None:
+    x, w, scale = integers(1, 2, 5, 4), integers(3, 2, 3, 3, seed=1), torch.tensor([0.5, 2, -1])
+    options = OPTIONS._replace(stride=[1, 1], groups=1, padding_mode="reflect", activation=None)
+    y = neuron.conv2d(x, w, None, scale, None, options, [1, 3, 4, 4])
+    expected = F.conv2d(F.pad(x, (0, 2, 1, 0), mode="reflect"), w) * scale[:, None, None]
+    assert torch.equal(y, expected)
+    assert device
 
 
 def test_weights_are_packed_once_and_again_when_they_change(

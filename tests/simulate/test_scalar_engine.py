@@ -311,3 +311,10 @@ def test_the_sine_outside_its_range_is_a_cubic(chip: Any) -> None:
     expected = [27.65, -27.65, distance**3 / 6 - distance, 0]
     np.testing.assert_allclose(result, expected, atol=5e-3)
     np.testing.assert_allclose(result[2], math.sin(4.0), atol=5e-3)  # near pi it still resembles
+
+
+def test_copies_need_no_activation_table(chip: Any) -> None:
+    x = chip.put(np.ones((4, 8)))
+    for op, needs in ((nl.exp, True), (nl.copy, False), (nl.square, True)):
+        nisa.activation(dst=chip.new((4, 8)), op=op, data=x)
+        assert (chip.last.table >= 0) is needs
