@@ -286,7 +286,7 @@ def _accumulate(
     images = nl.ds(tile.images.start - section.images.start, tile.images.size)
     for i in order:
         product = plan.products[i]
-        if product.kh < 0:
+        if packed_sb is not None and product.kh < 0:
             down = tile.rows
             across = tile.cols
             rows = nl.ds(down.start - section.outputs.start, down.size)
@@ -500,9 +500,9 @@ def conv2d_direct(
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     num = len(plan.steps)
-    x_sbs = []  # of each step
-    w_sbs = []
-    packed_sbs = []
+    x_sbs: list[nl.NkiTensor] = []  # of each step
+    w_sbs: list[nl.NkiTensor] = []
+    packed_sbs: list[nl.NkiTensor | None] = []
     scale_sb = None
     bias_sb = None
     for at in range(plan.geometry.G * num + 1):
