@@ -73,7 +73,7 @@ from nkiconv.simulate.hardware import Hardware, hardware
 NAME = "im2col"
 
 _MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
-_PLANS = 3  # made in full: the first by a quick estimate
+_PLANS = 2  # made in full: the first by a quick estimate
 
 
 def _load_weights(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
