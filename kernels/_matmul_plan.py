@@ -27,6 +27,7 @@ from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.simulate.hardware import hardware
 
 _COLUMNS = (512, 1024, 2048, 4096)  # of a group: from one PSUM tile to runs as long as pay
+_FEW_COLUMNS = (256, 128, 64)  # where K is so large that no more fit
 _TILE = 512  # columns of a matmul, and of a PSUM bank in float32
 _IN_FLIGHT = 3  # groups, and results, in SBUF at a time: loaded, computed, stored
 _STACKS = (1, 2, 3, 4, 5, 6, 8)
@@ -222,19 +223,26 @@ def cuts(product: Product, epilogue: Epilogue, *, sbuf_bytes: int | None = None)
         SBUF to use per partition; None takes all that the target in force has.
     """
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    found = []
-    for shape in shapes(product):
-        m_tiles = shape.m.tiles
-        sizes = {m_tiles}
-        if shape.stack == 1:  # stacked weights are few, and each transfer of them waits for zeros
-            sizes = {1, m_tiles, *(ceil_div(m_tiles, n) for n in (2, 4, 8))}
-        pixels = product.N * product.rows * shape.cols
-        for columns in _COLUMNS:
-            if columns // 2 >= max(pixels, _TILE):
-                break
-            for chunk in sorted(sizes):
-                found += _orders(shape, columns, chunk, epilogue, limit)
+    found: list[Cut] = []
+    for sizes in (_COLUMNS, _FEW_COLUMNS):
+        if not found:
+            for shape in shapes(product):
+                found += _cuts(shape, sizes, epilogue, limit)
     return sorted(found, key=lambda cut: cut.price.estimate_us())
+
+
+def _cuts(shape: Shape, sizes: tuple[int, ...], epilogue: Epilogue, limit: int) -> Iterator[Cut]:
+    """Yield what fits of one shape, for groups of these sizes."""
+    m_tiles = shape.m.tiles
+    chunks = {m_tiles}
+    if shape.stack == 1:  # stacked weights are few, and each transfer of them waits for zeros
+        chunks = {1, m_tiles, *(ceil_div(m_tiles, n) for n in (2, 4, 8))}
+    pixels = shape.product.N * shape.product.rows * shape.cols
+    for columns in sizes:
+        if columns // 2 >= max(pixels, _TILE):
+            break
+        for chunk in sorted(chunks):
+            yield from _orders(shape, columns, chunk, epilogue, limit)
 
 
 def _orders(
@@ -250,7 +258,7 @@ def _orders(
     num_chunks = ceil_div(shape.m.tiles, chunk)
     vectors = 4 * shape.m.tiles * (epilogue.has_bias + epilogue.has_scale) + 64
     fixed = vectors + epilogue.scratch_bytes + _IN_FLIGHT * y_bytes
-    in_flight = min(_IN_FLIGHT, num_groups)
+    in_flight = min(_IN_FLIGHT if columns >= _TILE else 2, num_groups)
 
     def cut(
         group_block: int,
@@ -310,7 +318,7 @@ def _price(
     p, hw = shape.product, hardware()
     k, m, stack = shape.k, shape.m, shape.stack
     pixels = p.N * p.rows * shape.cols
-    num_groups, num_tiles = _num_boxes(shape, columns), _num_boxes(shape, _TILE)
+    num_groups, num_tiles = _num_boxes(shape, columns), _num_boxes(shape, min(columns, _TILE))
     num_chunks = ceil_div(m.tiles, chunk)
     matmuls = num_tiles * k.tiles * m.tiles
     each = ceil_div(pixels, num_tiles)

@@ -162,7 +162,7 @@ def test_every_branch_of_the_plan_is_reached() -> None:
             next(conv2d_pointwise.plans(_problem(shape, "bfloat16"))).plan
             for shape in SHAPES.values()
         ]
-    assert {plan.stack for plan in plans} >= {1, 2, 5}
+    assert {plan.stack for plan in plans} >= {1, 2, 3}
     assert {plan.k.rest > 0 for plan in plans} == {True, False}
     assert {plan.m.rest > 0 for plan in plans} == {True, False}
     assert {(plan.row_step > 1, plan.x_row_step > 1) for plan in plans} >= {

@@ -42,6 +42,7 @@ SIZES = {
     "tall": (700, 16, 3),
     "stacked": (144, 24, 1500),
     "square": (256, 256, 1024),
+    "deep": (140, 12_000, 130),  # in float32 fewer columns than a tile has
 }
 
 
@@ -105,7 +106,7 @@ def _plan(stays: str, M: int, K: int, N: int, sbuf_bytes: int | None) -> MatmulP
 ORDERS = {
     "weights stay": (256, 128, 2048, None, 1, 1),
     "pixels stay": (256, 128, 2048, None, 1, 1),
-    "blocks of weights stay": (512, 1024, 2048, 72_000, 2, 1),
+    "blocks of weights stay": (1024, 1024, 2048, 72_000, 4, 1),
     "blocks of pixels stay": (512, 1024, 2048, 60_000, 1, 4),
 }
 

@@ -832,10 +832,10 @@ def test_codes_that_resemble() -> None:
 
 
 def test_engines_reach_their_memories_alone(start: Any) -> None:
-    from nkiconv.bench.generated import _engines
+    from nkiconv.bench.generated import engines
 
     for sheet in SHEETS.values():
-        engines = _engines(sheet.lane)
+        engines = engines(sheet.lane)
         spaces = {name: operand.spaces for name, operand in sheet.operands.items()}
         reaches_psum = any("psum" in found for found in spaces.values())
         if "DMA" in engines:
