@@ -398,7 +398,8 @@ def _moves(
 
     All come from what was loaded, so that none waits for another.
     """
-    moves, done = [], []
+    moves: list[Move] = []
+    done: list[int] = []
     for shift in range(k.G):
         for level in range(k.extra + 1):
             offset = level * width + shift * g.cols.dilation
