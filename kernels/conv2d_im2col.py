@@ -73,7 +73,7 @@ from nkiconv.simulate.hardware import Hardware, hardware
 NAME = "im2col"
 
 _MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
-_PLANS = 3  # made in full: the first by a quick estimate
+_PLANS = 2  # made in full: the first by a quick estimate
 
 
 def _load_weights(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
@@ -557,6 +557,9 @@ def _price(plan: Im2colPlan, hw: Hardware) -> Price:
     by_scalar = 0.5 if plan.on_both else 1.0
     first = chunks[0]
     loaded = sum(load.phases * load.size for load in first.loads) * g.C_in * plan.x_width * item
+    if first.moves:  # a second transfer's way before the first matmul, in bytes
+        wait = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
+        loaded += int(wait * min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns))
     last = (chunks[-1].full * k.P + chunks[-1].rest) * g.C_out * g.cols.outputs * item
     return Price(
         moving_columns=plan.moving_columns,
