@@ -72,7 +72,6 @@ from nkiconv.simulate.hardware import hardware
 
 NAME = "grouped"
 
-_STATIC = nisa.dge_mode.none  # all addresses are known: descriptors are made beforehand
 _MAX_INSTRUCTIONS = 20000
 
 
@@ -102,7 +101,7 @@ def _load_weights(w_hbm: nl.NkiTensor, groups: Tile, plan: GroupedPlan) -> nl.Nk
     some = w_hbm[nl.ds(groups.start, groups.size * plan.planes), :, :, :]
     src = some.reshape((rows, plan.planes, taps, g.C_out))
     src = src.expand_dim(0).broadcast(0, plan.lanes)
-    nisa.dma_copy(dst=w_sb, src=src, dge_mode=_STATIC)
+    nisa.dma_copy(dst=w_sb, src=src, dge_mode=nisa.dge_mode.none)
     return w_sb
 
 
@@ -118,7 +117,7 @@ def _load_vector(
     some = vector_hbm[nl.ds(groups.start * g.C_out, rows * plan.planes), :]
     src = some.reshape((rows, plan.planes))
     src = src.expand_dim(0).broadcast(0, plan.lanes)
-    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=_STATIC)
+    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=nisa.dge_mode.none)
     return vector_sb
 
 
@@ -190,7 +189,7 @@ def _load_strip(
                 nisa.dma_copy(
                     dst=x_sb[nl.ds(lane * rows, rows), images, planes, places, inside],
                     src=src[:, :, planes, brought.pixel : end : brought.step, :],
-                    dge_mode=_STATIC,
+                    dge_mode=nisa.dge_mode.none,
                 )
     return x_sb
 
@@ -287,9 +286,9 @@ def _move_results(
         in_hbm = view[:, :, planes, nl.ds(part.start, part.size), :]
         in_sbuf = y_sb[nl.ds(lane * rows, rows), :, :, 0 : part.size, :]
         if store:
-            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=_STATIC)
+            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=nisa.dge_mode.none)
         else:
-            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=_STATIC)
+            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=nisa.dge_mode.none)
 
 
 def _view(tensor_sb: nl.NkiTensor, tile: Outputs, block: Block) -> nl.NkiTensor:
