@@ -75,6 +75,8 @@ from nkiconv.simulate import CapacityError
 NAME = "direct"
 POOLS = True
 
+_BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
+
 _QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
 
 
@@ -503,8 +505,7 @@ def conv2d_direct(
     x_sbs: list[nl.NkiTensor] = []  # of each step
     w_sbs: list[nl.NkiTensor] = []
     packed_sbs: list[nl.NkiTensor | None] = []
-    scale_sb = None
-    bias_sb = None
+    vector_sbs: list[tuple[nl.NkiTensor | None, nl.NkiTensor | None]] = []  # of each group
     for at in range(plan.geometry.G * num + 1):
         if at < plan.geometry.G * num:  # one step ahead
             group = at // num
@@ -519,12 +520,22 @@ def conv2d_direct(
             if step.x_back == 0 and section.carry > 0:
                 before = plan.sections[step.section - 1]
                 _carry_rows(x_sb, x_sbs[at - 1], section, before, plan)
-            for load in step.loads:
+            for i_load in range(len(step.loads)):
+                load = step.loads[i_load]
                 if load.is_x:
                     _load_pixels(x_sb, x_hbm, group, section, load, plan)
                 else:
                     c_out = plan.c_out_blocks[step.block][load.i]
                     _load_weights(w_sb, w_hbm, group, c_out, load.part, plan)
+                if at % num == 0 and i_load == min(_BEFORE_VECTORS, len(step.loads) - 1):
+                    # behind what the first matmuls need, before the bulk
+
+                    vector_sbs.append(
+                        (
+                            _load_vectors(scale_hbm, group, plan),
+                            _load_vectors(bias_hbm, group, plan),
+                        )
+                    )
             packed_sb = None
             if step.x_back == 0:
                 if not plan.trimmed:
@@ -543,9 +554,7 @@ def conv2d_direct(
         if at > 0:
             group = (at - 1) // num
             step = plan.steps[(at - 1) % num]
-            if (at - 1) % num == 0:
-                scale_sb = _load_vectors(scale_hbm, group, plan)
-                bias_sb = _load_vectors(bias_hbm, group, plan)
+            scale_sb, bias_sb = vector_sbs[group]
             _compute(
                 y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at - 1], x_sbs[at - 1],
                 packed_sbs[at - 1], group, step, plan,
