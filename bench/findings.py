@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 
 from nkiconv.bench.errors import UserError
 from nkiconv.kernels import conv2d
+from nkiconv.kernels._direct_plan import plan_direct
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, ceil_div
-from nkiconv.kernels.conv2d_direct import plan_direct
 from nkiconv.kernels.conv2d_naive import plan_naive
 from nkiconv.reference import bounds
 from nkiconv.reference.cases import Case, Inputs, make_inputs

@@ -40,6 +40,7 @@ _FIRST_LOAD_BYTES = 1024  # per partition: of the first weights
 _INTERLEAVE_BYTES = 512  # per partition: shorter runs are made longer by neighbouring channels
 _STORES = 3  # blocks of results: one is filled, one waits, one is stored
 _X_SHARE = 0.6  # of the room for strips: tensors of several sizes leave gaps
+_HALVES_NS = 4000  # what halves have to bring: they stream twice the columns
 _STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
 
 
@@ -323,7 +324,7 @@ class _Planner:
         cycles = hw.throttle_slowdown * matmuls * hw.float32_matmul_passes * load
         w_bytes = g.C_in * g.C_out * g.rows.taps * g.cols.taps * g.itemsize
         rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
-        return cycles / hw.tensor_ghz > w_bytes / rate
+        return cycles / hw.tensor_ghz > w_bytes / rate + _HALVES_NS
 
     def _channels_first(self, section: Section, block_tiles: int) -> bool:
         rows = section.rows.size - section.carry
@@ -349,8 +350,8 @@ class _Planner:
             if self._image_step() > _STEP_MAX:
                 most = 1
             self.image_tiles = even_tiles(g.N, most)
-            self.row_tiles = (Tile(0, g.rows.outputs),)
-            self.col_tiles = (Tile(0, g.cols.outputs),)
+            self.row_tiles = even_tiles(g.rows.outputs, g.rows.outputs)
+            self.col_tiles = even_tiles(g.cols.outputs, g.cols.outputs)
             self.block_rows = self.block_cols = 1
             return
         self.image_tiles = tiles(g.N, 1)
@@ -404,7 +405,7 @@ class _Planner:
     def _sections(self, num_groups: int) -> tuple[Section, ...]:
         """Return sections of so many groups of row tiles each, the image in even parts."""
         g = self.g
-        found = []
+        found: list[Section] = []
         per_image = even_tiles(len(self.row_tiles), num_groups * self.block_rows)
         for images in self.image_tiles:
             before: Side | None = None
@@ -669,7 +670,7 @@ class _Planner:
             pairs = [(s, b) for s in range(num_sections) for b in range(num_blocks)]
         else:
             pairs = [(s, b) for b in range(num_blocks) for s in range(num_sections)]
-        steps = []
+        steps: list[Step] = []
         for s, b in pairs:
             loads_x = b == 0 or not (order.sections_first or order.x_resident)
             loads_w = order.sections_first or s == 0

@@ -28,7 +28,8 @@ from nkiconv.kernels._strip import Run, Side, make_side
 _STATIONARY_BYTES = 49152  # per partition and block, to keep; more is built again where it is used
 _LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here
 _UNIT_BYTES = 8192  # per partition: images in SBUF together where a plane is small
-_BUILD_ELEMS = 1024  # of stationary operands, per instruction that builds them
+_BUILD_ELEMS = 512  # of stationary operands, per instruction that builds them
+_FIRST_TAPS = 2  # whose operands are built first
 
 
 @dataclass(frozen=True)
@@ -333,11 +334,16 @@ def _ordered_taps(g: Geometry) -> tuple[Tap, ...]:
 
 
 def _chunks(num_taps: int, planes: int, m: int) -> tuple[Chunk, ...]:
-    """Return what builds the stationary operands: first what is used first, two engines in turn."""
+    """Return what builds the stationary operands, in the order of their use, two engines in turn.
+
+    The first one is short: TensorE waits for it.
+    """
+    first = Tile(0, min(num_taps, _FIRST_TAPS))
     each = max(1, _BUILD_ELEMS // m)
-    parts = even_tiles(num_taps, min(each, num_taps))
+    rest = num_taps - first.size
+    parts = (first, *(even_tiles(rest, min(each, rest), first.size) if rest else ()))
     return tuple(
-        Chunk(plane, part, (plane * len(parts) + i) % 2 == 1)
+        Chunk(plane, part, (plane * len(parts) + i) % 2 == 0)
         for plane in range(planes)
         for i, part in enumerate(parts)
     )

@@ -29,6 +29,7 @@ from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tiles
 
 _CHUNK_BYTES = 256 * 1024  # of x and y: several are on their way at a time
+_PIECES = 3  # of a transfer of few partitions: each costs its issue
 _SHORT_BYTES = 400  # runs to HBM that are better put together: they cost as 512 bytes do
 _HOST_ZEROS = 0.015  # of all bytes: zeros that may be read from HBM for a shorter start
 _REREAD = 0.045  # the same for weights that are read once for each row of a group
@@ -65,7 +66,7 @@ class Load(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Move(nl.NKIObject):
-    """Elements from `shift` on of a strip's first partitions, to `start` of others from `dst` on."""
+    """Elements from `shift` on of the first partitions, to `start` of those from `dst` on."""
 
     dst: int
     partitions: int
@@ -379,8 +380,9 @@ def _loads(g: Geometry, k: Packing, first: int, places: Tile) -> tuple[tuple[Loa
         while j + same < k.S and ranges[j + same] == ranges[j]:
             same += 1
         low, high = ranges[j]
-        if high > low:
-            loads.append(Load(low, high - low, j, same, (first + low) * k.S + j - rows.pad))
+        for part in _pieces(low, high - low, same * min(g.C_in, nl.tile_size.pmax), 4):
+            row = (first + part.start) * k.S + j - rows.pad
+            loads.append(Load(part.start, part.size, j, same, row))
         j += same
     end = places.start + places.size
     gaps = [a for a in range(places.start, end) if any(not lo <= a < hi for lo, hi in ranges)]
@@ -396,7 +398,8 @@ def _moves(
 
     All come from what was loaded, so that none waits for another.
     """
-    moves, done = [], []
+    moves: list[Move] = []
+    done: list[int] = []
     for shift in range(k.G):
         for level in range(k.extra + 1):
             offset = level * width + shift * g.cols.dilation
@@ -407,8 +410,18 @@ def _moves(
                 phases = min(k.S, k.J - level * k.S)
                 first, size = (shift * k.J + level * k.S) * g.C_in, phases * g.C_in
                 fits = _engine_starts(first, size)
-                moves.append(Move(first, size, start, upto - start, start + offset, fits))
+                for part in _pieces(start, upto - start, 128 if fits else size, 2048):
+                    shifted = part.start + offset
+                    moves.append(Move(first, size, part.start, part.size, shifted, fits))
     return tuple(moves), done
+
+
+def _pieces(start: int, size: int, partitions: int, least: int) -> tuple[Tile, ...]:
+    """Cut a transfer of few partitions, of which each has few DMA engines, into several."""
+    if size <= 0:
+        return ()
+    wanted = min(_PIECES, max(1, 64 // partitions), max(1, size // least))
+    return even_tiles(size, ceil_div(size, wanted), start)
 
 
 def _engine_starts(start: int, size: int) -> bool:

@@ -64,7 +64,6 @@ from nkiconv.simulate.hardware import hardware
 
 NAME = "depthwise"
 
-_STATIC = nisa.dge_mode.none  # all addresses are known: descriptors are made beforehand
 _STEP_BYTES = 16  # neighbours of an operand: TensorE reads at half rate from further apart
 _BUFFERS = (16, 8, 4, 2)  # sets whose operands are in SBUF, if they fit: transfers run ahead
 _MAX_INSTRUCTIONS = 20000
@@ -199,7 +198,7 @@ def _load_columns(w_hbm: nl.NkiTensor, tile: ChannelTile, plan: BandedPlan) -> n
     nisa.dma_copy(
         dst=w_sb[:, :, plan.before : end, :],
         src=w_hbm[nl.ds(tile.start, tile.size), :, :, :],
-        dge_mode=_STATIC,
+        dge_mode=nisa.dge_mode.none,
     )
     return w_sb
 
@@ -224,7 +223,7 @@ def _load_images(x_hbm: nl.NkiTensor, tile: ChannelTile, plan: BandedPlan) -> nl
             nisa.dma_copy(
                 dst=x_sb[nl.ds(at, 1), nl.ds(0, some.size), :, :],
                 src=src.permute((1, 0, 2)),
-                dge_mode=_STATIC,
+                dge_mode=nisa.dge_mode.none,
             )
     return x_sb
 
@@ -244,7 +243,7 @@ def _load_vector(
         nisa.dma_copy(
             dst=vector_sb[nl.ds(block * rows, rows), nl.ds(0, some.size)],
             src=src.expand_dim(0).broadcast(0, rows),
-            dge_mode=_STATIC,
+            dge_mode=nisa.dge_mode.none,
         )
     return vector_sb
 
@@ -277,7 +276,7 @@ def _build(
                 ],
                 offset=channel * groups * length + first * plan.step,
             ),
-            dge_mode=_STATIC,
+            dge_mode=nisa.dge_mode.none,
         )
 
 
@@ -319,9 +318,9 @@ def _move_results(
         in_hbm = y_hbm[:, nl.ds(start, some.sets.size), :, :].permute((2, 1, 0, 3))
         in_sbuf = y_sb[nl.ds(block * rows, rows), :, :, :]
         if store:
-            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=_STATIC)
+            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=nisa.dge_mode.none)
         else:
-            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=_STATIC)
+            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=nisa.dge_mode.none)
 
 
 def _load_tile(
@@ -469,9 +468,8 @@ def _price(plan: BandedPlan) -> Price:
         scalar_instructions=ceil_div(evictions, 2),
         vector_elems=elems // 2 + built // 2,
         vector_instructions=evictions // 2 + plan.buffers // 2,
-        first_load_bytes=g.G * g.rows.size * g.cols.size * g.itemsize,
         last_store_bytes=rounds[-1][1].sets.size * m * g.N * g.cols.outputs * g.itemsize,
-        first_transfers=plan.blocks * g.rows.size,
+        first_transfers=plan.blocks * g.rows.size // 2,  # the others overlap with the first sets
         static_instructions=plan.num_matmuls + evictions + sum(t.count for t in transfers) + 16,
     )
 

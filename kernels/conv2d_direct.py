@@ -75,6 +75,8 @@ from nkiconv.simulate import CapacityError
 NAME = "direct"
 POOLS = True
 
+_BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
+
 _QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
 
 
@@ -286,7 +288,7 @@ def _accumulate(
     images = nl.ds(tile.images.start - section.images.start, tile.images.size)
     for i in order:
         product = plan.products[i]
-        if product.kh < 0:
+        if packed_sb is not None and product.kh < 0:
             down = tile.rows
             across = tile.cols
             rows = nl.ds(down.start - section.outputs.start, down.size)
@@ -500,11 +502,10 @@ def conv2d_direct(
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     num = len(plan.steps)
-    x_sbs = []  # of each step
-    w_sbs = []
-    packed_sbs = []
-    scale_sb = None
-    bias_sb = None
+    x_sbs: list[nl.NkiTensor] = []  # of each step
+    w_sbs: list[nl.NkiTensor] = []
+    packed_sbs: list[nl.NkiTensor | None] = []
+    vector_sbs: list[tuple[nl.NkiTensor | None, nl.NkiTensor | None]] = []  # of each group
     for at in range(plan.geometry.G * num + 1):
         if at < plan.geometry.G * num:  # one step ahead
             group = at // num
@@ -519,12 +520,22 @@ def conv2d_direct(
             if step.x_back == 0 and section.carry > 0:
                 before = plan.sections[step.section - 1]
                 _carry_rows(x_sb, x_sbs[at - 1], section, before, plan)
-            for load in step.loads:
+            for i_load in range(len(step.loads)):
+                load = step.loads[i_load]
                 if load.is_x:
                     _load_pixels(x_sb, x_hbm, group, section, load, plan)
                 else:
                     c_out = plan.c_out_blocks[step.block][load.i]
                     _load_weights(w_sb, w_hbm, group, c_out, load.part, plan)
+                if at % num == 0 and i_load == min(_BEFORE_VECTORS, len(step.loads) - 1):
+                    # behind what the first matmuls need, before the bulk
+
+                    vector_sbs.append(
+                        (
+                            _load_vectors(scale_hbm, group, plan),
+                            _load_vectors(bias_hbm, group, plan),
+                        )
+                    )
             packed_sb = None
             if step.x_back == 0:
                 if not plan.trimmed:
@@ -543,9 +554,7 @@ def conv2d_direct(
         if at > 0:
             group = (at - 1) // num
             step = plan.steps[(at - 1) % num]
-            if (at - 1) % num == 0:
-                scale_sb = _load_vectors(scale_hbm, group, plan)
-                bias_sb = _load_vectors(bias_hbm, group, plan)
+            scale_sb, bias_sb = vector_sbs[group]
             _compute(
                 y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at - 1], x_sbs[at - 1],
                 packed_sbs[at - 1], group, step, plan,

@@ -72,7 +72,6 @@ from nkiconv.simulate.hardware import hardware
 
 NAME = "grouped"
 
-_STATIC = nisa.dge_mode.none  # all addresses are known: descriptors are made beforehand
 _MAX_INSTRUCTIONS = 20000
 
 
@@ -102,7 +101,7 @@ def _load_weights(w_hbm: nl.NkiTensor, groups: Tile, plan: GroupedPlan) -> nl.Nk
     some = w_hbm[nl.ds(groups.start, groups.size * plan.planes), :, :, :]
     src = some.reshape((rows, plan.planes, taps, g.C_out))
     src = src.expand_dim(0).broadcast(0, plan.lanes)
-    nisa.dma_copy(dst=w_sb, src=src, dge_mode=_STATIC)
+    nisa.dma_copy(dst=w_sb, src=src, dge_mode=nisa.dge_mode.none)
     return w_sb
 
 
@@ -118,7 +117,7 @@ def _load_vector(
     some = vector_hbm[nl.ds(groups.start * g.C_out, rows * plan.planes), :]
     src = some.reshape((rows, plan.planes))
     src = src.expand_dim(0).broadcast(0, plan.lanes)
-    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=_STATIC)
+    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=nisa.dge_mode.none)
     return vector_sb
 
 
@@ -181,16 +180,16 @@ def _load_strip(
             src = _channels_first(
                 x_hbm, Tile(first, piece.images.size), groups.start * g.C_in, rows, plan.planes
             )
-            part = piece_rows(piece, strip.bands[lane % plan.bands].inside)
-            if part.size > 0:
-                end = part.pixel + (part.size - 1) * part.step + 1
-                places = nl.ds(part.place, part.size)
+            brought = piece_rows(piece, strip.bands[lane % plan.bands].inside)
+            if brought.size > 0:
+                end = brought.pixel + (brought.size - 1) * brought.step + 1
+                places = nl.ds(brought.place, brought.size)
                 images = nl.ds(piece.images.start, piece.images.size)
                 planes = nl.ds(piece.planes.start, piece.planes.size)
                 nisa.dma_copy(
                     dst=x_sb[nl.ds(lane * rows, rows), images, planes, places, inside],
-                    src=src[:, :, planes, part.pixel : end : part.step, :],
-                    dge_mode=_STATIC,
+                    src=src[:, :, planes, brought.pixel : end : brought.step, :],
+                    dge_mode=nisa.dge_mode.none,
                 )
     return x_sb
 
@@ -287,9 +286,9 @@ def _move_results(
         in_hbm = view[:, :, planes, nl.ds(part.start, part.size), :]
         in_sbuf = y_sb[nl.ds(lane * rows, rows), :, :, 0 : part.size, :]
         if store:
-            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=_STATIC)
+            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=nisa.dge_mode.none)
         else:
-            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=_STATIC)
+            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=nisa.dge_mode.none)
 
 
 def _view(tensor_sb: nl.NkiTensor, tile: Outputs, block: Block) -> nl.NkiTensor:
@@ -376,14 +375,19 @@ def _run_block(
         for tile in together:
             shape = (y_sb.shape[0], tile.images.size, tile.rows.size, tile.cols.size)
             acc_pss.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum))
-        for i_chunk in range(len(plan.chunks)):
-            chunk = plan.chunks[i_chunk]
-            if plan.resident:
-                stat_sb = ready["stats"][i_chunk]
-            else:
-                stat_sb = _build(ready["w"], mask_sb, groups, chunk, plan)
+        if plan.resident:  # tile by tile, as their pixels arrive
             for i in range(len(together)):
-                if together[i].plane == chunk.plane:
+                for i_chunk in range(len(plan.chunks)):
+                    chunk = plan.chunks[i_chunk]
+                    if together[i].plane == chunk.plane:
+                        stat_sb = ready["stats"][i_chunk]
+                        _accumulate(
+                            acc_pss[i], x_sb, stat_sb, chunk, strip, together[i], diagonal, plan
+                        )
+        else:
+            for chunk in plan.chunks:
+                stat_sb = _build(ready["w"], mask_sb, groups, chunk, plan)
+                for i in range(len(together)):
                     _accumulate(
                         acc_pss[i], x_sb, stat_sb, chunk, strip, together[i], diagonal, plan
                     )

@@ -19,13 +19,13 @@ y_hbm         (N, C_out, OH, OW)  as x          HBM
 Loop nest
 ---------
 weights, with their zeros, stay in SBUF
-for image, strip:                               two buffers in turn
+for image, strip:                                   two buffers in turn
     for chunk of groups of P output rows:
         load its rows of x (a run is a row of the image); copy them for shifts and shared rows
-        for tile of (p, co) <= 128, tile of <= 512 outputs of p:
-            for tile of C_in, q, u:
-                acc (p co, outputs) += w_sb (g j ci, p co).T @ x_sb (g j ci, outputs at q, u)
-            y = act(acc), one store for the chunk's tiles of outputs
+    for chunk, tile of (p, co) <= 128, tile of <= 512 outputs of p:
+        for tile of C_in, q, u:
+            acc (p co, outputs) += w_sb (g j ci, p co).T @ x_sb (g j ci, outputs at q, u)
+        y = act(acc); one store for the chunk
 
 Nothing is stored with zeros but the weights: those of row p are a view that slides over entries,
 entry z holding the tap of p*s - q*S = z*step - (Q-1)*S.
@@ -49,7 +49,7 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
-from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
+from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._im2col_plan import (
@@ -66,13 +66,14 @@ from nkiconv.kernels._im2col_plan import (
 )
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles, transfer_ns
+from nkiconv.kernels._stages import Launch
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import Hardware, hardware
 
 NAME = "im2col"
 
 _MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
-_PLANS = 3  # made in full: the first by a quick estimate
+_PLANS = 2  # made in full: the first by a quick estimate
 
 
 def _load_weights(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
@@ -156,9 +157,11 @@ def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
             loaded = plan.packing.S * c_in.size
             x_sb = nl.ndarray((size, plan.places, plan.width), dtype=dtype, buffer=nl.sbuf)
             if left > 0:
-                nisa.memset(dst=x_sb[0:loaded, :, 0:left], value=0.0)
+                nisa.memset(dst=x_sb[0:loaded, :, 0:left], value=0.0, engine=nisa.engine.gpsimd)
             if right < plan.width:
-                nisa.memset(dst=x_sb[0:loaded, :, right : plan.width], value=0.0)
+                nisa.memset(
+                    dst=x_sb[0:loaded, :, right : plan.width], value=0.0, engine=nisa.engine.gpsimd
+                )
             x_sbs.append(x_sb)
         buffers.append(x_sbs)
     return buffers
@@ -177,7 +180,9 @@ def _load_chunk(
         x_sb = x_sbs[i]
         if chunk.zero_places.size > 0:
             places = nl.ds(chunk.zero_places.start, chunk.zero_places.size)
-            nisa.memset(dst=x_sb[0 : S * c_in.size, places, :], value=0.0)
+            nisa.memset(
+                dst=x_sb[0 : S * c_in.size, places, :], value=0.0, engine=nisa.engine.gpsimd
+            )
         for load in chunk.loads:
             channel = n * g.C_in + c_in.start
             nisa.dma_copy(
@@ -197,7 +202,7 @@ def _load_chunk(
             dst = flat_sb[nl.ds(move.dst, move.partitions), nl.ds(move.start, move.size)]
             src = flat_sb[0 : move.partitions, nl.ds(move.shift, move.size)]
             if move.by_engine:
-                nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
+                nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.gpsimd)
             else:
                 nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
 
@@ -417,9 +422,9 @@ def conv2d_im2col(
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
             for i_chunk in range(len(strip.chunks)):
-                chunk = strip.chunks[i_chunk]
                 if turn + i_chunk > 0:
-                    _load_chunk(x_sbs, x_hbm, n, chunk, plan)
+                    _load_chunk(x_sbs, x_hbm, n, strip.chunks[i_chunk], plan)
+            for chunk in strip.chunks:
                 if plan.joined:
                     _finish_joined(
                         y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, chunk, plan
@@ -552,6 +557,9 @@ def _price(plan: Im2colPlan, hw: Hardware) -> Price:
     by_scalar = 0.5 if plan.on_both else 1.0
     first = chunks[0]
     loaded = sum(load.phases * load.size for load in first.loads) * g.C_in * plan.x_width * item
+    if first.moves:  # a second transfer's way before the first matmul, in bytes
+        wait = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
+        loaded += int(wait * min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns))
     last = (chunks[-1].full * k.P + chunks[-1].rest) * g.C_out * g.cols.outputs * item
     return Price(
         moving_columns=plan.moving_columns,

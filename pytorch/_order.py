@@ -81,7 +81,7 @@ def _record_graph(graph: fx.Graph, modules: dict[str, nn.Module], order: Order) 
         if module is None:
             continue
         users = list(node.users)
-        single = len(users) == 1 and users[0].all_input_nodes == [node]
+        single = len(users) == 1
         alone = len(node.args) == 1 and not node.kwargs
         order.calls[module].append(
             Call(

@@ -128,7 +128,7 @@ WAYS: dict[str, tuple[Geometry, int | None, dict[str, Any]]] = {
     "groups": (square(5, 20, 9, 3, pad=1, G=3), None, {"order": "weights resident"}),
     "nothing-but-padding": (square(3, 2, 4, 2, pad=9, stride=3), None, {"starts_with_zeros": True}),
     "rows-between-not-loaded": (square(20, 30, 24, 1, stride=2), None, {"row_step": 2}),
-    "float32-halves": (square(128, 5, 128, 3, pad=1), None, {"halves": True}),
+    "float32-halves": (square(160, 5, 260, 5, pad=2), None, {"halves": True}),
     "asymmetric": (
         Geometry(2, 1, 20, 24, axis(12, 4, 1, (3, 0)), axis(25, 3, 2, (0, 2)), 4), None, {},
     ),

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from nkiconv.kernels import conv2d, pack_weights
+from nkiconv.kernels._direct_plan import plan_direct
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
-from nkiconv.kernels.conv2d_direct import plan_direct
 from nkiconv.simulate import Profile, profile, use_target
 
 C, SIZE = 128, 64  # channels in and out; 3x3 taps, padding 1

@@ -5,11 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import ml_dtypes
+import numpy as np
+import pytest
+
+# First of all: importing the kernels makes ``import nki`` work where no real NKI is installed.
+import nkiconv.kernels  # noqa: F401
+
+# isort: split
 import nki
 import nki.isa as nisa
 import nki.language as nl
-import numpy as np
-import pytest
 
 from nkiconv.kernels._activations import ACTIVATIONS
 from nkiconv.kernels._blocks import Pool, PoolAxis, conv_outputs, pool_block

@@ -832,19 +832,19 @@ def test_codes_that_resemble() -> None:
 
 
 def test_engines_reach_their_memories_alone(start: Any) -> None:
-    from nkiconv.bench.generated import _engines
+    from nkiconv.bench.generated import engines
 
     for sheet in SHEETS.values():
-        engines = _engines(sheet.lane)
+        reaching = engines(sheet.lane)
         spaces = {name: operand.spaces for name, operand in sheet.operands.items()}
         reaches_psum = any("psum" in found for found in spaces.values())
-        if "DMA" in engines:
+        if "DMA" in reaching:
             assert not reaches_psum, sheet.name
-        elif engines != ["SyncE"]:
+        elif reaching != ["SyncE"]:
             assert not any("hbm" in found for found in spaces.values()), sheet.name
-        if "GpSimdE" in engines and reaches_psum:
+        if "GpSimdE" in reaching and reaches_psum:
             assert f"{sheet.name}.gpsimd_in_psum" in sheet.codes
-        if engines == ["TensorE"]:
+        if reaching == ["TensorE"]:
             assert all(spaces[name] == {"psum"} for name in sheet.outputs), sheet.name
             reads = spaces.keys() - set(sheet.outputs)
             assert all(spaces[name] == {"sbuf"} for name in reads), sheet.name

@@ -1,0 +1,194 @@
+"""The im2col kernel: exact on integers, in every way that its plans have, and counted by them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nkiconv import reference
+from nkiconv.kernels import conv2d, conv2d_im2col, pack_weights
+from nkiconv.kernels._algorithm import NotSuited, Operands, Problem
+from nkiconv.kernels._epilogue import Epilogue
+from nkiconv.kernels._im2col_plan import Im2colPlan, make_plan, packings
+from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.simulate import ConstraintError, profile, simulate_kernel, use_dma, use_target
+
+TARGETS = ("trn1", "trn2", "trn3")
+
+# (N, C_in, H, W, C_out, KH, KW), stride, padding, dilation
+LAYERS = {
+    "stem": ((1, 3, 30, 26, 64, 7, 7), 2, 3, 1),
+    "c64": ((1, 64, 13, 11, 64, 3, 3), 1, 1, 1),
+    "c32-images": ((3, 32, 9, 10, 32, 3, 3), 1, 1, 1),
+    "few-out": ((1, 128, 40, 9, 3, 3, 3), 1, 1, 1),
+    "channel-tiles": ((1, 200, 9, 9, 4, 3, 3), 1, 1, 1),
+    "patches": ((2, 3, 16, 12, 96, 4, 4), 4, 0, 1),
+    "dilated": ((1, 16, 15, 15, 24, 3, 3), 1, 2, 2),
+    "wide": ((1, 3, 6, 1040, 8, 3, 3), 1, 1, 1),
+    "filter": ((1, 1, 17, 19, 1, 5, 3), 1, 2, 1),
+    "one-pixel": ((1, 2, 1, 1, 5, 1, 1), 1, 0, 1),
+}
+
+
+def integers(shape: tuple[int, ...], dtype: Any = np.float32, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).integers(-3, 4, shape).astype(dtype)
+
+
+def geometry(sizes: tuple[int, ...], stride: int, pad: int, dilation: int) -> Geometry:
+    N, C_in, H, W, C_out, KH, KW = sizes
+    axes = [
+        Axis(n, k, (n + 2 * pad - dilation * (k - 1) - 1) // stride + 1, stride, dilation, pad)
+        for n, k in ((H, KH), (W, KW))
+    ]
+    return Geometry(N=N, G=1, C_in=C_in, C_out=C_out, rows=axes[0], cols=axes[1], itemsize=4)
+
+
+def operands(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+    N, C_in, H, W, C_out, KH, KW = sizes
+    return integers((N, C_in, H, W)), integers((C_out, C_in, KH, KW), seed=1)
+
+
+def run_plan(plan: Im2colPlan, x: Any, w: Any) -> Any:
+    packed = conv2d_im2col.pack(pack_weights(w), plan)
+    return conv2d_im2col.run(simulate_kernel, Operands(x=x, w=packed), plan)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_exact_on_integers(layer: str, target: str) -> None:
+    sizes, stride, padding, dilation = LAYERS[layer]
+    x, w = operands(sizes)
+    args: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    with use_dma("late"):
+        y = conv2d(x, w, **args, algorithm="im2col", target=target)
+    np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
+
+
+@pytest.mark.parametrize("layer", ["stem", "c64", "c32-images", "patches", "dilated"])
+def test_every_packing_is_exact_and_counted(layer: str) -> None:
+    """Whatever the estimate prefers."""
+    g = geometry(*LAYERS[layer])
+    sizes, stride, padding, dilation = LAYERS[layer]
+    x, w = operands(sizes)
+    expected = reference.conv2d(x, w, stride=stride, padding=padding, dilation=dilation)
+    with use_target("trn2"):
+        for k in list(packings(g))[::7]:
+            plan = make_plan(g, Epilogue(), k, on_both=True)
+            assert plan is not None
+            y, seen = profile(run_plan, plan, x, w, target="trn2")
+            np.testing.assert_array_equal(y, expected, err_msg=str(k))
+            assert seen.instructions["nc_matmul"] == plan.num_matmuls
+            assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
+            assert seen.sbuf_peak_bytes <= plan.sbuf_bytes
+
+
+def test_every_branch_of_the_plan_is_reached() -> None:
+    reached = set()
+    with use_target("trn1"):
+        for sizes, stride, padding, dilation in LAYERS.values():
+            g = geometry(sizes, stride, padding, dilation)
+            for k in packings(g):
+                plan = make_plan(g, Epilogue(), k, on_both=False)
+                if plan is None:
+                    continue
+                chunks = [c for s in plan.strips for c in s.chunks]
+                reached |= {plan.weights, f"joined {plan.joined}", f"buffers {plan.buffers}"}
+                reached |= {f"move by engine {m.by_engine}" for c in chunks for m in c.moves}
+                reached |= {f"fill by engine {f.by_engine}" for f in plan.fills}
+                reached |= {f"rest {c.rest > 0}" for c in chunks}
+                reached |= {f"zeros {c.zero_places.size > 0}" for c in chunks}
+                reached |= {f"columns cut {len(plan.col_tiles) > 1}"}
+                reached |= {f"channels cut {len(plan.c_in_tiles) > 1}"}
+                reached |= {f"rows copied {k.extra > 0}", f"places {k.Q > 1}"}
+    both = ("joined", "move by engine", "fill by engine", "rest", "zeros", "columns cut",
+            "channels cut", "rows copied", "places")  # fmt: skip
+    wanted = {f"{name} {value}" for name in both for value in (True, False)}
+    wanted |= {"zeros", "rows", "phases", "buffers 1", "buffers 2"}
+    assert wanted <= reached, wanted - reached
+
+
+def test_strips_share_rows_on_the_chip() -> None:
+    """An image that does not fit SBUF: x crosses HBM once all the same."""
+    sizes = (1, 64, 200, 700, 64, 3, 3)
+    x, w = operands(sizes)
+    y, seen = profile(conv2d, x, w, padding=1, algorithm="im2col", target="trn1")
+    np.testing.assert_array_equal(y, reference.conv2d(x, w, padding=1))
+    assert seen.hbm_read_bytes <= x.nbytes + 1.05 * w.nbytes + 0.01 * x.nbytes
+    with use_target("trn1"):
+        best = min(
+            conv2d_im2col.plans(Problem(geometry(sizes, 1, 1, 1), Epilogue(), "float32")),
+            key=lambda c: c.price.estimate_us(),
+        )
+    assert len(best.plan.strips) > 1
+    assert any(strip.carry > 0 for strip in best.plan.strips)
+
+
+@pytest.mark.parametrize("layer", ["c64", "few-out", "patches", "stem"])
+@pytest.mark.parametrize("target", ["trn1", "trn2"])
+def test_epilogue(layer: str, target: str) -> None:
+    sizes, stride, padding, dilation = LAYERS[layer]
+    x, w = operands(sizes)
+    args: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    C_out = w.shape[0]
+    args |= {"bias": integers((C_out,), seed=2), "activation": "relu"}
+    args["scale"] = np.abs(integers((C_out,), seed=3)) + 1
+    args["residual"] = integers(reference.conv2d(x, w, **args).shape, seed=4)
+    y = conv2d(x, w, **args, algorithm="im2col", target=target)
+    np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
+
+
+def test_sixteen_bits() -> None:
+    x = integers((1, 32, 12, 12), ml_dtypes.bfloat16)
+    w = integers((32, 32, 3, 3), ml_dtypes.bfloat16)
+    y = conv2d(x, w, padding=1, algorithm="im2col", target="trn2")
+    np.testing.assert_array_equal(y, reference.conv2d(x, w, padding=1))
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_random_problems(data: st.DataObject) -> None:
+    def draw(low: int, high: int) -> int:
+        return int(data.draw(st.integers(low, high)))
+
+    KH, KW = draw(1, 5), draw(1, 5)
+    stride, dilation = (draw(1, 3), draw(1, 3)), (draw(1, 2), draw(1, 2))
+    padding = ((draw(0, 3), draw(0, 3)), (draw(0, 3), draw(0, 3)))
+    H, W = (draw(1, 10) + d * (k - 1) for d, k in zip(dilation, (KH, KW), strict=True))
+    x = integers((draw(1, 2), draw(1, 40), H, W))
+    w = integers((draw(1, 70), x.shape[1], KH, KW), seed=1)
+    target = data.draw(st.sampled_from(TARGETS))
+    args: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    y = conv2d(x, w, **args, algorithm="im2col", target=target)
+    np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
+
+
+def test_fewer_columns_than_a_matmul_for_each_tap() -> None:
+    """64 to 64 channels: three columns a pixel, of which there are nine taps."""
+    x = integers((1, 64, 56, 56), ml_dtypes.bfloat16)
+    w = integers((64, 64, 3, 3), ml_dtypes.bfloat16)
+    for target in ("trn1", "trn2"):
+        _, seen = profile(conv2d, x, w, padding=1, algorithm="im2col", target=target)
+        columns = seen.instructions["nc_matmul"] * 7 * 56
+        assert columns == 3 * 56 * 56
+        assert seen.hbm_read_bytes + seen.hbm_write_bytes == 2 * x.nbytes + w.nbytes
+
+
+def test_refusals() -> None:
+    g = geometry(*LAYERS["c64"])
+    problem = Problem(g, Epilogue(), "float32")
+    for changed, reason in (
+        (replace(problem, geometry=replace(g, G=2)), "it has no groups"),
+        (replace(problem, precision="fast"), "it has no faster float32"),
+        (replace(problem, padding_mode="reflect"), 'it has no padding_mode "reflect"'),
+    ):
+        with pytest.raises(NotSuited, match=reason):
+            list(conv2d_im2col.plans(changed))
+    x, w = integers((1, 2, 3, 40_000)), integers((2, 2, 3, 3))
+    with pytest.raises(ConstraintError, match="im2col: no packing of 2 to 2 channels"):
+        conv2d(x, w, padding=1, algorithm="im2col")
