@@ -337,7 +337,7 @@ def _price(
         cycles *= 2
     tensor_cycles = matmuls * cycles
     fed = stack * k.rows[0] / hw.partitions
-    if hw.throttle_slowdown > 1 and fed / hw.throttle_slowdown < hw.throttle_busy_share:
+    if hw.throttle_slowdown > 1 and fed / hw.throttle_slowdown <= hw.throttle_busy_share:
         # The clock stays slow; the estimate counts the start so whatever the plan.
         start = round(1.5 * hw.throttle_window_cycles / 2)
         tensor_cycles += max(0, tensor_cycles - start)
@@ -512,11 +512,12 @@ def _parts(box: Box, chunk: Tile, p: Product, *, is_last: bool) -> tuple[Tile, .
     """
     bytes_each = box.rows.size * box.cols.size * p.itemsize
     if bytes_each == p.rows * p.cols * p.itemsize:
-        least, parts = ceil_div(hardware().dma_hbm_write_bytes, bytes_each), [chunk]
+        least, most = ceil_div(hardware().dma_hbm_write_bytes, bytes_each), chunk.size
     else:
-        least, parts = 1, even_tiles(chunk.size, ceil_div(_STORE_BYTES, bytes_each), chunk.start)
+        least, most = 1, ceil_div(_STORE_BYTES, bytes_each)
+    parts = even_tiles(chunk.size, most, chunk.start)
     if not is_last:
-        return tuple(parts)
+        return parts
     return (*parts[:-1], *_halves(parts[-1], least))
 
 

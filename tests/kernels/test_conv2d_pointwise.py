@@ -182,7 +182,6 @@ def test_every_branch_of_the_plan_is_reached() -> None:
         ({"w": np.ones((4, 4, 3, 3), np.float32)}, "it takes 1x1 taps, not 3x3"),
         ({"padding": 1}, "it takes no padding"),
         ({"w": np.ones((4, 2, 1, 1), np.float32), "groups": 2}, "it takes one group, not 2"),
-        ({"pool": ("max", 2)}, "it has no fused pooling"),
     ],
 )
 def test_what_it_refuses(arguments: dict[str, Any], message: str) -> None:
