@@ -204,3 +204,19 @@ def test_what_it_refuses(arguments: dict[str, Any], message: str) -> None:
 def test_what_is_too_large_is_left_to_others(shape: tuple[Any, ...], message: str) -> None:
     with pytest.raises(NotSuited, match=message):
         list(conv2d_pointwise.plans(_problem(shape, "float32")))
+
+
+@pytest.mark.parametrize("shape", ["stacked-images", "small-planes"])
+def test_bytes_of_an_epilogue_are_counted(shape: str) -> None:
+    """Stacked pieces load their vectors once each, and a residual's shared pixels twice."""
+    x, w, y_shape = _operands(SHAPES[shape], np.float32)
+    epilogue = Epilogue(has_scale=True, has_bias=True, has_residual=True)
+    vector, residual = np.ones((y_shape[1], 1), np.float32), np.ones(y_shape, np.float32)
+    with use_target("trn2"):
+        plan = next(conv2d_pointwise.plans(_problem(SHAPES[shape], "float32", epilogue))).plan
+        operands = Operands(
+            x, conv2d_pointwise.pack(pack_weights(w), plan), vector, vector, residual
+        )
+        _, seen = profile(conv2d_pointwise.run, simulate_kernel, operands, plan, target="trn2")
+    assert (plan.stack > 1) == (shape == "stacked-images")
+    assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
