@@ -18,12 +18,9 @@ from rich.table import Table
 
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.generated import markdown_table
-from nkiconv.bench.layers import LayerData
+from nkiconv.bench.layers import profile_layer
 from nkiconv.bench.output import cell, new_table
 from nkiconv.bench.plans import find_layer
-from nkiconv.kernels import conv2d
-from nkiconv.reference._dtypes import DTYPES
-from nkiconv.simulate import profile, use_target
 
 __all__ = ["Attempt", "Refreshed", "attempts_page", "attempts_table", "known_attempts", "refresh"]
 
@@ -83,19 +80,7 @@ def refresh(attempts: Iterable[Attempt], announce: Callable[[str], None]) -> Ite
 
 
 def _body_us(name: str, dtype: str, target: str) -> float:
-    layer = find_layer(name)
-    data = LayerData(layer)
-    with use_target(target):
-        _, seen = profile(
-            conv2d,
-            data.x.astype(DTYPES[dtype]),
-            data.w.astype(DTYPES[dtype]),
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-        )
-    return seen.body_us
+    return profile_layer(find_layer(name), dtype, target)[1].body_us
 
 
 def _us(value: float | None) -> str:

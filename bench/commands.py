@@ -463,6 +463,16 @@ def attempts(
         say(f"wrote {markdown}")
 
 
+def _compare_measured(path: Path) -> None:
+    """Print measured beside modelled times of a device's report."""
+    from nkiconv.bench.device.measured import compare, comparison_table, read_measured
+
+    rows = read_measured(path)
+    with counter(len(rows), "layers") as announce:
+        compared = list(compare(rows, announce))
+    say_table(*comparison_table(compared))
+
+
 @app.command()
 def calibrate(
     only: Annotated[
@@ -485,11 +495,18 @@ def calibrate(
             help="Write docs/calibration.md, .svg beside it, and keep the error bars of profiles.",
         ),
     ] = None,
+    measured: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Instead: times of `bench --device neuron`, as JSON."),
+    ] = None,
 ) -> None:
     """Compare modelled times with those that others measured on hardware.
 
     Rebuilds of published kernels run at their published sizes.
     """
+    if measured is not None:
+        _compare_measured(measured)
+        return
     from nkiconv.bench.calibration.measure import choose, measure
     from nkiconv.bench.calibration.page import page, summary, tables
     from nkiconv.bench.calibration.scatter import scatter

@@ -26,7 +26,7 @@ from nkiconv.bench.errors import UserError
 from nkiconv.kernels import conv2d
 from nkiconv.reference._dtypes import DTYPES, Array
 from nkiconv.reference.conv2d import conv2d_float64
-from nkiconv.simulate import Profile, profile
+from nkiconv.simulate import Profile, profile, use_target
 from nkiconv.simulate.hardware import HARDWARE, Hardware
 from nkiconv.simulate.trace import HEADER, OPERAND
 
@@ -41,6 +41,7 @@ __all__ = [
     "empty_row",
     "floor_us",
     "known_layers",
+    "profile_layer",
     "run_layers",
     "select_layers",
     "with_columns",
@@ -335,6 +336,21 @@ class LayerData:
         if self._wanted is None:
             self._wanted = _right_result(self.layer, self.x, self.w, self.bias)
         return self._wanted
+
+
+def profile_layer(layer: Layer, dtype: str, target: str) -> tuple[Array, Profile]:
+    """Run a layer as conv2d chooses to, on its data of whole numbers."""
+    data = LayerData(layer)
+    with use_target(target):
+        return profile(
+            conv2d,
+            data.x.astype(DTYPES[dtype]),
+            data.w.astype(DTYPES[dtype]),
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+        )
 
 
 def _right_result(layer: Layer, x: Array, w: Array, bias: Array | None) -> Array:

@@ -19,13 +19,13 @@ import numpy as np
 
 from nkiconv.bench.device import sdk
 from nkiconv.bench.errors import UserError
-from nkiconv.bench.layers import LayerData, LayerTrial
+from nkiconv.bench.layers import LayerData, LayerTrial, profile_layer
 from nkiconv.bench.plans import problem_of
-from nkiconv.kernels import conv2d, pack_weights
+from nkiconv.kernels import pack_weights
 from nkiconv.kernels._algorithm import Operands
 from nkiconv.kernels._choice import ALGORITHMS, choose, run
 from nkiconv.reference._dtypes import DTYPES, Array
-from nkiconv.simulate import profile, use_target
+from nkiconv.simulate import use_target
 from nkiconv.simulate.arrays import as_numpy, like
 from nkiconv.simulate.hardware import HARDWARE
 
@@ -121,10 +121,7 @@ def _run_one(trial: LayerTrial, runs: int, folder: Path) -> DeviceRow:
         return replace(row, wrong=wrong)  # no speed of a wrong result
     host_us = _host_times_us(compiled, inputs, runs)
     device_us = sdk.device_times_us(folder, {}, runs)
-    _, seen = profile(
-        conv2d, x, w, stride=layer.stride, padding=layer.padding, dilation=layer.dilation,
-        groups=layer.groups,
-    )  # fmt: skip
+    _, seen = profile_layer(layer, trial.dtype, trial.target)
     peak_macs = HARDWARE[trial.target].tensor_peak_ghz * 1e3 * 128 * 128
     p50 = float(np.percentile(device_us, 50))
     return replace(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from nkiconv.bench.device import run, sdk
+from nkiconv.bench.device import measured, run, sdk
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.layers import Layer, LayerTrial
 from nkiconv.simulate import simulate_kernel
@@ -155,3 +155,34 @@ def test_without_a_device_one_line_says_what_is_missing() -> None:
         run.require_device()
     assert "\n" not in str(e.value)
     assert "/dev/neuron0" in str(e.value)
+
+
+def test_measured_times_stand_beside_modelled_ones(tmp_path: Path) -> None:
+    row = {"layer": "3x3-s1-p1-c4-k5-6x6", "dtype": "float32", "target": "trn1", "wrong": ""}
+    path = tmp_path / "measured.json"
+    rows = [row | {"device_p50_us": 40.0}, row | {"device_p50_us": 0.0, "wrong": "all of it"}]
+    path.write_text(json.dumps({"schema": run.SCHEMA, "rows": rows}))
+    compared = list(measured.compare(measured.read_measured(path), lambda _: None))
+    assert len(compared) == 1
+    assert compared[0].ratio == compared[0].modelled_us / 40
+    assert 18 < compared[0].modelled_us < 30  # the launch and little more
+    made, legend = measured.comparison_table(compared)
+    assert made.row_count == 1
+    assert "Mean error" in legend
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "cannot read"),
+        ("[]", "has schema 'list'"),
+        ('{"schema": "nkiconv-device-times/0"}', "has schema 'nkiconv-device-times/0'"),
+        ('{"schema": "nkiconv-device-times/1", "rows": []}', "no row with a time"),
+        ('{"schema": "nkiconv-device-times/1", "rows": [{}]}', "not complete"),
+    ],
+)
+def test_files_that_are_no_report(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "measured.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        measured.read_measured(path)
