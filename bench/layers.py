@@ -38,6 +38,7 @@ __all__ = [
     "LayerData",
     "LayerRow",
     "LayerTrial",
+    "copies_within_sbuf",
     "empty_row",
     "floor_us",
     "known_layers",
@@ -435,7 +436,7 @@ def _counted(row: LayerRow, seen: Profile) -> LayerRow:
         hbm_bytes=seen.hbm_read_bytes + seen.hbm_write_bytes,
         matmuls=matmuls,
         transfers=seen.dma_transfers,
-        copies=_copies(seen),
+        copies=copies_within_sbuf(seen),
         static_instructions=seen.static_instructions,
         # Sums of whole picoseconds, turned into microseconds: nothing is lost in turning back.
         body_ps=round(seen.body_us * 1e6),
@@ -444,7 +445,7 @@ def _counted(row: LayerRow, seen: Profile) -> LayerRow:
     return with_columns(row)
 
 
-def _copies(seen: Profile) -> int:
+def copies_within_sbuf(seen: Profile) -> int:
     """Count copies within SBUF; what copies a result out of PSUM empties it, and is none."""
     count = 0
     for launch in seen.launches:

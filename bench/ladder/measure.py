@@ -10,6 +10,7 @@ import numpy as np
 
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.ladder import steps
+from nkiconv.bench.layers import copies_within_sbuf
 from nkiconv.kernels import conv2d
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.reference._dtypes import DTYPES, Array
@@ -173,10 +174,8 @@ class Measured:
 
     @property
     def copies_per_tile(self) -> float:
-        """Copies before the matmuls: all but the one that empties a tile of PSUM."""
-        copies = self.count("tensor_copy") - self.count("nc_transpose")
-        emptied = self.tiles if self.step.kernel is not None else 0
-        return max(0, copies - emptied) / self.tiles
+        """Copies before the matmuls, within SBUF; what empties PSUM is none."""
+        return copies_within_sbuf(self.seen) / self.tiles
 
     @property
     def columns(self) -> float:
