@@ -114,7 +114,7 @@ def conv2d(
         memory format channels_last is taken as it lies, and so is y then.
     precision
         Of float32: "exact", or "fast": x and w are rounded to bfloat16, for a quarter of TensorE's
-        time; off by at most 2^-7 (1 + 2^-9) |scale| conv(|x|, |w|) more than "exact" is.
+        time; off by at most 2^-7 (1 + 2^-9) abs(scale) conv(abs(x), abs(w)) more than "exact" is.
     algorithm
         "auto": the one whose estimated time is the shortest.  "naive": the baseline; much slower.
     target
