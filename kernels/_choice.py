@@ -48,7 +48,11 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
     names = tuple(ALGORITHMS) if algorithm == "auto" else (algorithm,)
     found: list[Candidate] = []
     refusals: dict[str, str] = {}
-    for name in names:
+    idle = conv2d_im2col.worth(problem) if algorithm == "auto" else None
+    for name in names:  # im2col is the last
+        if name == conv2d_im2col.NAME and idle is not None and found:
+            refusals[name] = idle
+            continue
         try:
             found += _candidates(ALGORITHMS[name], problem)
         except NotSuited as reason:

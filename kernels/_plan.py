@@ -10,6 +10,7 @@ they hold plain integers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import gcd
 
 import nki.language as nl
@@ -84,11 +85,13 @@ class Window(nl.NKIObject):
     loads: tuple[Tile, ...]
 
 
+@lru_cache(maxsize=4096)
 def tiles(size: int, size_max: int, start: int = 0) -> tuple[Tile, ...]:
     """Split `size` into full tiles of `size_max` and a rest."""
     return tuple(Tile(start + i, min(size_max, size - i)) for i in range(0, size, size_max))
 
 
+@lru_cache(maxsize=4096)
 def even_tiles(size: int, size_max: int, start: int = 0) -> tuple[Tile, ...]:
     """Split `size` into as few tiles as `size_max` allows, of nearly the same size."""
     return tiles(size, ceil_div(size, ceil_div(size, size_max)), start)

@@ -59,6 +59,9 @@ class Price:
         What a compiler sees: on-chip loops counted once.
     lead_ns
         Work before the first load.
+    rows
+        Rows of the array in use, on the mean: fed on few of them, it stays at its slow clock.
+        128 where `tensor_cycles` counts that already.
     """
 
     moving_columns: int
@@ -77,6 +80,7 @@ class Price:
     loop_iterations: int = 0
     static_instructions: int = 0
     lead_ns: float = 0.0
+    rows: int = 128
 
     @property
     def hbm_bytes(self) -> int:
@@ -93,7 +97,11 @@ class Price:
         hw = hw or hardware()
         tensor = self.tensor_cycles / hw.tensor_ghz
         if hw.throttle_slowdown > 1:  # the clock is slow until the array has been fed for a while
-            tensor += min(tensor, 1.5 * hw.throttle_window_cycles / hw.tensor_ghz / 2)
+            fed = self.rows / hw.partitions / hw.throttle_slowdown
+            if fed < hw.throttle_busy_share:
+                tensor *= hw.throttle_slowdown
+            else:
+                tensor += min(tensor, 1.5 * hw.throttle_window_cycles / hw.tensor_ghz / 2)
         work = (
             tensor,
             _engine_ns(self.scalar_elems, self.scalar_instructions, hw.scalar_ghz, hw),

@@ -665,6 +665,7 @@ def _price(plan: DirectPlan) -> Price:
         first_load_bytes=partitions * first.runs[0].size * width * item if first.runs else 0,
         last_store_bytes=last.rows.size * last.cols.size * item * plan.c_out_blocks[0][0].size,
         static_instructions=plan.num_matmuls + tiles + copies + sum(t.count for t in transfers),
+        rows=sum(p.rows for p in plan.products) // len(plan.products),
     )
 
 

@@ -476,6 +476,16 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         )
 
 
+def worth(problem: Problem) -> str | None:
+    """Return why "auto" need not ask for plans, or None: where there is nothing to pack."""
+    g = problem.geometry
+    if g.rows.taps * g.cols.taps == 1 and g.C_in >= 64:
+        return "64 or more channels of 1x1 taps leave little to pack"
+    if g.C_in > 64 and g.C_out > 64:
+        return "more than 64 channels in and out leave nothing to pack"
+    return None
+
+
 def _why(plan: Im2colPlan) -> str:
     k = plan.packing
     return (
