@@ -694,6 +694,15 @@ def _why(plan: DirectPlan) -> str:
     return ", ".join(parts)
 
 
+def _epilogue_instructions(plan: DirectPlan, tiles: int, stores: int) -> int:
+    """Return the most instructions beside one per tile, and the loop's end."""
+    e = plan.epilogue
+    num = 1 + (e.has_scale + e.has_bias) * plan.geometry.G * sum(map(len, plan.c_out_blocks))
+    if e.has_residual:
+        num += tiles + stores
+    return num + (0 if e.activation is None else 3 * tiles)
+
+
 def _price(plan: DirectPlan) -> Price:
     """Return what a plan costs."""
     g = plan.geometry
@@ -757,7 +766,11 @@ def _price(plan: DirectPlan) -> Price:
         vector_instructions=tiles // shared + copies // 2,
         first_load_bytes=partitions * first.runs[0].size * width * item if first.runs else 0,
         last_store_bytes=last.rows.size * last.cols.size * item * plan.c_out_blocks[0][0].size,
-        static_instructions=plan.num_matmuls + tiles + copies + sum(t.count for t in transfers),
+        static_instructions=plan.num_matmuls
+        + tiles
+        + copies
+        + sum(t.count for t in transfers)
+        + _epilogue_instructions(plan, tiles, sum(t.count for t in transfers if t.to_hbm)),
     )
 
 
