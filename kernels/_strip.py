@@ -136,8 +136,13 @@ def load_run(x_sb: nl.NkiTensor, x_hbm: nl.NkiTensor, rows: Run, cols: Run) -> N
     nisa.dma_copy(
         dst=x_sb[:, :, nl.ds(rows.place, rows.size), nl.ds(cols.place, cols.size)],
         src=x_hbm[:, :, rows.pixel : end : rows.step, nl.ds(cols.pixel, cols.size)],
-        dge_mode=nisa.dge_mode.none,
+        dge_mode=transfer_mode(x_hbm),
     )
+
+
+def transfer_mode(hbm: nl.NkiTensor) -> nisa.dge_mode:
+    """Descriptors made beforehand, unless the address moves with an on-chip loop."""
+    return nisa.dge_mode.unknown if hbm.is_indirect() else nisa.dge_mode.none
 
 
 def fill_border(x_sb: nl.NkiTensor, rows: Side, cols: Side) -> None:

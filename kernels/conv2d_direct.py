@@ -45,6 +45,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nki
@@ -68,7 +69,7 @@ from nkiconv.kernels._direct_plan import (
 from nkiconv.kernels._epilogue import evict
 from nkiconv.kernels._plan import Tile, tap_outputs
 from nkiconv.kernels._price import Price, Transfers
-from nkiconv.kernels._strip import fill_border, load_run
+from nkiconv.kernels._strip import fill_border, load_run, transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate import CapacityError
 
@@ -78,6 +79,18 @@ POOLS = True
 _BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
 
 _QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
+
+
+_MAX_INSTRUCTIONS = 20_000  # that a program writes out; beyond it, on-chip loops
+
+
+@dataclass(frozen=True)
+class LoopedPlan(nl.NKIObject):
+    """`part` of the batch, done `iterations` times."""
+
+    part: DirectPlan
+    iterations: int
+    y_shape: tuple[int, int, int, int]
 
 
 def _strip(plan: DirectPlan, dtype: str) -> nl.NkiTensor:
@@ -105,7 +118,7 @@ def _load_pixels(
         nisa.dma_copy(
             dst=x_sb[:, 0 : n.size, :, :, :],
             src=images.reshape_dim(1, (rows, sources)).permute((1, 0, 2, 3, 4)),
-            dge_mode=nisa.dge_mode.none,
+            dge_mode=transfer_mode(x_hbm),
         )
     else:
         c_in = plan.c_in_tiles[load.i]
@@ -479,7 +492,7 @@ def _compute(
             nisa.dma_copy(
                 dst=residual_sb,
                 src=_result_view(residual_hbm, group, together, block, plan),
-                dge_mode=nisa.dge_mode.none,
+                dge_mode=transfer_mode(residual_hbm),
             )
         y_sb = _results(y_hbm, together, block, plan)
         for c_out in together:
@@ -487,7 +500,7 @@ def _compute(
                 y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block,
                 c_out, plan,
             )  # fmt: skip
-        nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=transfer_mode(y_view))
 
 
 @nki.jit
@@ -501,6 +514,51 @@ def conv2d_direct(
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(y_hbm, x_hbm, w_hbm, scale_hbm, bias_hbm, residual_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def conv2d_direct_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by an on-chip loop over parts of the batch; each one loads the weights."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    split = (plan.iterations, plan.part.geometry.N)
+    xs_hbm = x_hbm.reshape_dim(0, split)
+    ys_hbm = y_hbm.reshape_dim(0, split)
+    residuals_hbm = None
+    if residual_hbm is not None:
+        residuals_hbm = residual_hbm.reshape_dim(0, split)
+
+    def body(i: nl.VirtualRegister) -> None:
+        residual_part = None
+        if residuals_hbm is not None:
+            residual_part = residuals_hbm.select(0, i)
+        _convolve(
+            ys_hbm.select(0, i), xs_hbm.select(0, i), w_hbm, scale_hbm, bias_hbm, residual_part,
+            plan.part,
+        )  # fmt: skip
+
+    nl.fori_loop(0, plan.iterations, body)
+    return y_hbm
+
+
+def _convolve(
+    y_hbm: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: DirectPlan,
+) -> None:
+    """y_hbm = the convolution of all of x_hbm."""
     num = len(plan.steps)
     x_sbs: list[nl.NkiTensor] = []  # of each step
     w_sbs: list[nl.NkiTensor] = []
@@ -559,7 +617,6 @@ def conv2d_direct(
                 y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at - 1], x_sbs[at - 1],
                 packed_sbs[at - 1], group, step, plan,
             )  # fmt: skip
-    return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -583,11 +640,56 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         except CapacityError:
             continue
         found = True
-        yield Candidate(NAME, plan, _price(plan), _why(plan))
+        price = _price(plan)
+        looped = None
+        if price.static_instructions > _MAX_INSTRUCTIONS:
+            looped = _looped(problem, pack_taps, _MAX_INSTRUCTIONS)
+        yield looped or Candidate(NAME, plan, price, _why(plan))
         if not plan.packs:
             break
     if not found:
         yield from conv2d_streamed.plans(problem)
+
+
+def _looped(problem: Problem, pack_taps: bool, limit: int) -> Candidate | None:
+    """Return the fastest loop over equal parts of the batch whose program has the length, or None.
+
+    Images that are too large for one iteration, and a batch of one, are not looped over.
+    """
+    g = problem.geometry
+    best: Candidate | None = None
+    for n in (n for n in range(1, g.N) if g.N % n == 0):
+        try:
+            part = plan_direct(
+                replace(g, N=n), problem.epilogue, padding_mode=problem.padding_mode,
+                pack_taps=pack_taps, fast=problem.precision == "fast",
+            )  # fmt: skip
+        except CapacityError:
+            continue
+        once = _price(part)
+        if once.static_instructions > limit:
+            break
+        times = g.N // n
+        price = replace(
+            once,
+            moving_columns=once.moving_columns * times,
+            matmuls=once.matmuls * times,
+            tensor_cycles=once.tensor_cycles * times,
+            transfers=tuple(replace(t, count=t.count * times) for t in once.transfers),
+            scalar_elems=once.scalar_elems * times,
+            scalar_instructions=once.scalar_instructions * times,
+            vector_elems=once.vector_elems * times,
+            vector_instructions=once.vector_instructions * times,
+            first_load_bytes=once.first_load_bytes * times,  # nothing overlaps between iterations
+            last_store_bytes=once.last_store_bytes * times,
+            loop_iterations=times,
+        )
+        y_shape = (g.N, *part.y_shape[1:])
+        why = f"{_why(part)}; an on-chip loop over the batch, {n} at a time"
+        found = Candidate(NAME, LoopedPlan(part, times, y_shape), price, why)
+        if best is None or found.estimate_us() < best.estimate_us():
+            best = found
+    return best
 
 
 def _why(plan: DirectPlan) -> str:
@@ -599,6 +701,15 @@ def _why(plan: DirectPlan) -> str:
     if plan.fast:
         parts.append("operands rounded to bfloat16")
     return ", ".join(parts)
+
+
+def _epilogue_instructions(plan: DirectPlan, tiles: int, stores: int) -> int:
+    """Return the most instructions beside one per tile, and the loop's end."""
+    e = plan.epilogue
+    num = 1 + (e.has_scale + e.has_bias) * plan.geometry.G * sum(map(len, plan.c_out_blocks))
+    if e.has_residual:
+        num += tiles + stores
+    return num + (0 if e.activation is None else 3 * tiles)
 
 
 def _price(plan: DirectPlan) -> Price:
@@ -664,7 +775,11 @@ def _price(plan: DirectPlan) -> Price:
         vector_instructions=tiles // shared + copies // 2,
         first_load_bytes=partitions * first.runs[0].size * width * item if first.runs else 0,
         last_store_bytes=last.rows.size * last.cols.size * item * plan.c_out_blocks[0][0].size,
-        static_instructions=plan.num_matmuls + tiles + copies + sum(t.count for t in transfers),
+        static_instructions=plan.num_matmuls
+        + tiles
+        + copies
+        + sum(t.count for t in transfers)
+        + _epilogue_instructions(plan, tiles, sum(t.count for t in transfers if t.to_hbm)),
         rows=sum(p.rows for p in plan.products) // len(plan.products),
     )
 
@@ -674,6 +789,8 @@ def pack(w: PackedWeights, plan: Any) -> Array:
 
     A row is a partition of the products' contraction.
     """
+    if isinstance(plan, LoopedPlan):
+        return pack(w, plan.part)
     if isinstance(plan, conv2d_pooled.PooledPlan):
         return conv2d_pooled.pack(w, plan)
     if not isinstance(plan, DirectPlan):
@@ -711,9 +828,11 @@ def pack(w: PackedWeights, plan: Any) -> Array:
 
 def run(launch: Launch, operands: Operands, plan: Any) -> Any:
     """Launch the kernel; return y."""
+    o = operands
+    if isinstance(plan, LoopedPlan):
+        return launch(conv2d_direct_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
     if isinstance(plan, conv2d_pooled.PooledPlan):
         return conv2d_pooled.run(launch, operands, plan)
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.run(launch, operands, plan)
-    o = operands
     return launch(conv2d_direct, o.x, o.w, o.scale, o.bias, o.residual, plan)
