@@ -72,9 +72,13 @@ from nkiconv.kernels._price import Price, Transfers
 from nkiconv.kernels._strip import fill_border, load_run, transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate import CapacityError
+from nkiconv.simulate.hardware import hardware
 
 NAME = "direct"
 POOLS = True
+
+_SINGLE_PRODUCT_SHARE = 0.08  # of TensorE's time, as 1x1 layers of ResNets show on the timeline
+_LEAD_NS = 1000.0  # what the estimate is short of for want of overlap at both ends, on real layers
 
 _BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
 
@@ -587,7 +591,6 @@ def _convolve(
                     _load_weights(w_sb, w_hbm, group, c_out, load.part, plan)
                 if at % num == 0 and i_load == min(_BEFORE_VECTORS, len(step.loads) - 1):
                     # behind what the first matmuls need, before the bulk
-
                     vector_sbs.append(
                         (
                             _load_vectors(scale_hbm, group, plan),
@@ -644,7 +647,13 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         looped = None
         if price.static_instructions > _MAX_INSTRUCTIONS:
             looped = _looped(problem, pack_taps, _MAX_INSTRUCTIONS)
-        yield looped or Candidate(NAME, plan, price, _why(plan))
+        why = _why(plan)
+        if price.static_instructions > _MAX_INSTRUCTIONS:
+            why += (
+                f"; {price.static_instructions:,} instructions, since one image does not fit "
+                f"{_MAX_INSTRUCTIONS:,} and is not looped over: it may take long to compile"
+            )
+        yield looped or Candidate(NAME, plan, price, why)
         if not plan.packs:
             break
     if not found:
@@ -762,6 +771,9 @@ def _price(plan: DirectPlan) -> Price:
     tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
     shared = 2 if plan.evict_on_both else 1
     transfers = tuple(Transfers(n, *how) for how, n in moved.items())
+    # With one product a tile, TensorE and what empties PSUM take turns more than they overlap.
+    every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
+    alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
     first = plan.sections[0]
     last = first.blocks[-1] if len(plan.sections) == 1 else plan.sections[-1].blocks[-1]
     return Price(
@@ -781,6 +793,7 @@ def _price(plan: DirectPlan) -> Price:
         + sum(t.count for t in transfers)
         + _epilogue_instructions(plan, tiles, sum(t.count for t in transfers if t.to_hbm)),
         rows=sum(p.rows for p in plan.products) // len(plan.products),
+        lead_ns=_LEAD_NS + alone * plan.tensor_cycles / hardware().tensor_ghz,
     )
 
 

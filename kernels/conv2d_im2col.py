@@ -456,6 +456,9 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
     if problem.precision != "exact":
         raise NotSuited("it has no faster float32")
+    cols = g.cols
+    if (cols.outputs - 1) * cols.stride + (cols.taps - 1) * cols.dilation < cols.pad:
+        raise NotSuited("every column that the taps reach is padding")
     hw = hardware()
     found = 0
     for k in sorted(packings(g), key=lambda k: _quick_ns(g, k, hw)):

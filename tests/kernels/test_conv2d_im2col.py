@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nkiconv import reference
@@ -164,8 +164,19 @@ def test_random_problems(data: st.DataObject) -> None:
     w = integers((draw(1, 70), x.shape[1], KH, KW), seed=1)
     target = data.draw(st.sampled_from(TARGETS))
     args: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    wanted = reference.conv2d(x, w, **args)
+    reached = (wanted.shape[3] - 1) * stride[1] + (KW - 1) * dilation[1]
+    assume(reached >= padding[1][0])  # else it is refused, as the next test shows
     y = conv2d(x, w, **args, algorithm="im2col", target=target)
-    np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
+    np.testing.assert_array_equal(y, wanted)
+
+
+def test_nothing_but_padding_is_refused_with_the_reason() -> None:
+    x, w = integers((1, 1, 1, 1)), integers((1, 1, 1, 1))
+    padding = ((0, 0), (1, 0))
+    with pytest.raises(ConstraintError, match="every column that the taps reach is padding"):
+        conv2d(x, w, stride=(1, 2), padding=padding, algorithm="im2col")
+    np.testing.assert_array_equal(conv2d(x, w, stride=(1, 2), padding=padding), [[[[0]]]])
 
 
 def test_fewer_columns_than_a_matmul_for_each_tap() -> None:
