@@ -214,7 +214,7 @@ def _photograph_case() -> Case:
     return Case(
         id=f"photograph-c{C_in}-k{C_out}-{H}x{W}",
         C_in=C_in, H=H, W=W, C_out=C_out, KH=KH, KW=KW, padding="same", bias=False,
-        dtypes=("float32", "bfloat16"),
+        dtypes=("float32", "bfloat16"), algorithms=("direct", "im2col"),
         why="real data: every named filter of 3x3 taps at once",
     )  # fmt: skip
 

@@ -285,7 +285,8 @@ CASES: tuple[Case, ...] = (
          why="depthwise, two results per channel, stride 2"),
     # --- real sizes ----------------------------------------------------------------------------
     Case(id="7x7-s2-p3-c3-k64-224x224", C_in=3, H=224, W=224, C_out=64, KH=7, KW=7, stride=2,
-         padding=3, activation="relu", quick=False, why="the stem of a ResNet-50"),
+         padding=3, activation="relu", quick=False, algorithms=_IM2COL,
+         why="the stem of a ResNet-50"),
     Case(id="3x3-s1-p1-c256-k256-56x56", C_in=256, H=56, W=56, C_out=256, KH=3, KW=3, padding=1,
          bias=False, quick=False, why="the size that the simulator's own speed is measured on"),
     Case(id="3x3-s1-p1-c512-k512-7x7-n4", N=4, C_in=512, H=7, W=7, C_out=512, KH=3, KW=3,
