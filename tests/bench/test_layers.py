@@ -129,7 +129,7 @@ def test_copies_within_sbuf_count_and_emptying_psum_does_not() -> None:
 
     _, seen = profile(copies, np.ones((64, 64), np.float32))
     assert seen.instructions["tensor_copy"] == 2
-    assert layers._copies(seen) == 1
+    assert layers.copies_within_sbuf(seen) == 1
 
 
 def test_selection() -> None:

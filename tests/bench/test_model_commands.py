@@ -79,7 +79,9 @@ def test_a_change_is_shown_and_accepted(
     assert run(["times", TINY]) == 1
     assert "1 differ" in capsys.readouterr().out
     assert json.loads(file.read_text()) == wrong
-    assert run(["times", "9x9", "--accept"]) == 2  # no such case; what is gone needs no name
+    assert (
+        run(["times", "9x9-no-more", "--accept"]) == 2
+    )  # no such case; what is gone needs no name
     assert run(["times", TINY, "--accept"]) == 0
     del wrong["trn2"]["9x9-no-more direct float32"]
     assert run(["times", TINY]) == 0
