@@ -19,6 +19,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from nkiconv.bench.errors import UserError
 from nkiconv.kernels import conv2d
 from nkiconv.reference._dtypes import DTYPES, Array
 from nkiconv.reference.conv2d import conv2d_float64
-from nkiconv.simulate import Profile, profile, use_target
+from nkiconv.simulate import Profile, profile
 from nkiconv.simulate.hardware import HARDWARE, Hardware
 from nkiconv.simulate.trace import HEADER, OPERAND
 
@@ -35,6 +36,7 @@ __all__ = [
     "TARGETS",
     "Figure",
     "Layer",
+    "LayerArguments",
     "LayerData",
     "LayerRow",
     "LayerTrial",
@@ -56,6 +58,15 @@ QUICK_MACS = 250_000_000
 
 TARGETS = ("trn1", "trn2")
 """Those that figures are asked of."""
+
+
+class LayerArguments(TypedDict):
+    """Keyword arguments of conv2d that a layer has, ours and PyTorch's."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +100,12 @@ class Layer:
     def taps(self) -> int:
         """Taps of one input channel."""
         return self.kernel[0] * self.kernel[1]
+
+    def arguments(self) -> LayerArguments:
+        """Return what conv2d takes beside the arrays."""
+        return LayerArguments(
+            stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
+        )
 
     @property
     def pixels(self) -> int:
@@ -339,19 +356,24 @@ class LayerData:
         return self._wanted
 
 
-def profile_layer(layer: Layer, dtype: str, target: str) -> tuple[Array, Profile]:
-    """Run a layer as conv2d chooses to, on its data of whole numbers."""
-    data = LayerData(layer)
-    with use_target(target):
-        return profile(
-            conv2d,
-            data.x.astype(DTYPES[dtype]),
-            data.w.astype(DTYPES[dtype]),
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-        )
+def profile_layer(
+    layer: Layer,
+    dtype: str,
+    target: str,
+    *,
+    data: LayerData | None = None,
+    algorithm: str = "auto",
+) -> tuple[Array, Profile]:
+    """Run a layer on its data of whole numbers; None makes them."""
+    data = data or LayerData(layer)
+    return profile(
+        conv2d,
+        data.x.astype(DTYPES[dtype]),
+        data.w.astype(DTYPES[dtype]),
+        **layer.arguments(),
+        algorithm=algorithm,
+        target=target,
+    )
 
 
 def _right_result(layer: Layer, x: Array, w: Array, bias: Array | None) -> Array:
@@ -363,10 +385,7 @@ def _right_result(layer: Layer, x: Array, w: Array, bias: Array | None) -> Array
             x,
             w,
             bias,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
+            **layer.arguments(),
         ).astype(np.float32)
         return exact
     with torch.inference_mode():
@@ -374,10 +393,7 @@ def _right_result(layer: Layer, x: Array, w: Array, bias: Array | None) -> Array
             torch.from_numpy(x),
             torch.from_numpy(w),
             None if bias is None else torch.from_numpy(bias),
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
+            **layer.arguments(),
         ).numpy()
     return result
 
@@ -401,18 +417,8 @@ def empty_row(trial: LayerTrial) -> LayerRow:
 def _measure(
     row: LayerRow, trial: LayerTrial, data: LayerData, algorithm: str, verify: bool
 ) -> LayerRow:
-    layer, dtype = trial.layer, DTYPES[trial.dtype]
-    y, seen = profile(
-        conv2d,
-        data.x.astype(dtype),
-        data.w.astype(dtype),
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        algorithm=algorithm,
-        target=trial.target,
-    )
+    dtype = DTYPES[trial.dtype]
+    y, seen = profile_layer(trial.layer, trial.dtype, trial.target, data=data, algorithm=algorithm)
     row = _counted(row, seen)
     if not verify:
         return row

@@ -22,6 +22,7 @@ import nki.language as nl
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import (
     Geometry,
+    OutputTile,
     Tile,
     ceil_div,
     even_tiles,
@@ -66,15 +67,6 @@ class Pack(nl.NKIObject):
 
     channels: int
     taps: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class OutputTile(nl.NKIObject):
-    """Outputs that have a PSUM bank."""
-
-    images: Tile
-    rows: Tile
-    cols: Tile
 
 
 @dataclass(frozen=True)

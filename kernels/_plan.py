@@ -25,6 +25,15 @@ class Tile(nl.NKIObject):
 
 
 @dataclass(frozen=True)
+class OutputTile(nl.NKIObject):
+    """Outputs of the convolution that have a PSUM bank; images count from what is in SBUF."""
+
+    images: Tile
+    rows: Tile
+    cols: Tile
+
+
+@dataclass(frozen=True)
 class Axis(nl.NKIObject):
     """Rows or columns of a convolution: `size` pixels and `taps` weights give `outputs` results.
 

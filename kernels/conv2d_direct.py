@@ -61,13 +61,12 @@ from nkiconv.kernels._direct_plan import (
     ChannelTile,
     DirectPlan,
     Load,
-    OutputTile,
     Section,
     Step,
     plan_direct,
 )
 from nkiconv.kernels._epilogue import evict
-from nkiconv.kernels._plan import Tile, tap_outputs
+from nkiconv.kernels._plan import OutputTile, Tile, tap_outputs
 from nkiconv.kernels._price import Price, Transfers
 from nkiconv.kernels._strip import fill_border, load_run, transfer_mode
 from nkiconv.kernels._weights import PackedWeights

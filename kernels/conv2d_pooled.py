@@ -52,7 +52,7 @@ from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._blocks import Pool, conv_outputs, pool_block
 from nkiconv.kernels._epilogue import Epilogue, evict
-from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tiles
+from nkiconv.kernels._plan import Geometry, OutputTile, Tile, ceil_div, even_tiles, tiles
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.kernels._stages import Launch
 from nkiconv.kernels._strip import Run, Side, fill_border, load_run, make_side
@@ -64,15 +64,6 @@ NAME = "direct"
 _LOAD_BYTES = 4096  # per partition: where the DMA rate levels off (vendor's DMA bandwidth guide)
 _COPIES = 2  # of what is loaded or computed again and again
 _STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
-
-
-@dataclass(frozen=True)
-class OutputTile(nl.NKIObject):
-    """Outputs of the convolution that have a PSUM bank; images count from the section's first."""
-
-    images: Tile
-    rows: Tile
-    cols: Tile
 
 
 @dataclass(frozen=True)

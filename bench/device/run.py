@@ -121,7 +121,7 @@ def _run_one(trial: LayerTrial, runs: int, folder: Path) -> DeviceRow:
         return replace(row, wrong=wrong)  # no speed of a wrong result
     host_us = _host_times_us(compiled, inputs, runs)
     device_us = sdk.device_times_us(folder, {}, runs)
-    _, seen = profile_layer(layer, trial.dtype, trial.target)
+    _, seen = profile_layer(layer, trial.dtype, trial.target, data=data)
     peak_macs = HARDWARE[trial.target].tensor_peak_ghz * 1e3 * 128 * 128
     p50 = float(np.percentile(device_us, 50))
     return replace(

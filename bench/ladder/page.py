@@ -14,6 +14,7 @@ from rich.table import Table
 from nkiconv.bench.ladder.measure import CASE, Measured
 from nkiconv.bench.ladder.small import SmallRow
 from nkiconv.bench.output import cell, new_table
+from nkiconv.simulate.hardware import HARDWARE
 
 __all__ = ["page", "picture_name", "table"]
 
@@ -96,8 +97,8 @@ def _page(ladder: list[Measured], small: list[SmallRow]) -> Iterator[str]:
         f"is 128 output channels and {512 // OW} of the {OH} rows: what a PSUM bank holds."
     )
     previous: Measured | None = None
-    for at, m in enumerate(ladder):
-        yield from _step(at, m, previous)
+    for m in ladder:
+        yield from _step(m, previous)
         previous = m
     yield from _small(small)
 
@@ -108,7 +109,7 @@ def _anchor(m: Measured) -> str:
     return kept.lower().replace(" ", "-")
 
 
-def _step(at: int, m: Measured, before: Measured | None) -> Iterator[str]:
+def _step(m: Measured, before: Measured | None) -> Iterator[str]:
     yield ""
     yield f"## {m.step.title}"
     yield ""
@@ -145,8 +146,6 @@ def _where(m: Measured) -> str:
 
 
 def _peak_macs(m: Measured) -> float:
-    from nkiconv.simulate.hardware import HARDWARE
-
     return float(HARDWARE[CASE.target].tensor_peak_ghz * 1e3 * 128 * 128 * m.body_us)
 
 

@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 import numpy as np
 
@@ -219,8 +218,8 @@ class _Operands:
         if work.filter:
             x = photograph_rgb()[:, None].astype(dtype)
             w = round_once(FILTERS[work.filter].taps[:, None], dtype)
-            wanted = conv2d_float64(x, w, **_arguments(layer))
-            return cls(layer, x, w, None, wanted, magnitude(x, w, **_arguments(layer)))
+            wanted = conv2d_float64(x, w, **layer.arguments())
+            return cls(layer, x, w, None, wanted, magnitude(x, w, **layer.arguments()))
         data = LayerData(layer, bias=work.bias)
         bias = None if data.bias is None else data.bias.astype(dtype)
         return cls(layer, data.x.astype(dtype), data.w.astype(dtype), bias, data.wanted, None)
@@ -237,19 +236,6 @@ class _Operands:
         return ratio, "" if ratio <= 1 else f"error {ratio:.3g} of its allowance"
 
 
-class _Arguments(TypedDict):
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-
-def _arguments(layer: Layer) -> _Arguments:
-    return _Arguments(
-        stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups
-    )
-
-
 # --- Ours -----------------------------------------------------------------------------------------
 
 
@@ -261,7 +247,7 @@ def _simulated(trial: Trial, operands: _Operands) -> dict[str, object]:
         operands.x,
         operands.w,
         operands.bias,
-        **_arguments(operands.layer),
+        **operands.layer.arguments(),
         target=trial.target,
     )
     simulated_s = time.perf_counter() - started
@@ -334,7 +320,7 @@ def _hosted(operands: _Operands, repeats: int) -> tuple[Host | None, str]:
 
         def run() -> Array:
             with torch.inference_mode():
-                return as_numpy(torch.nn.functional.conv2d(x, w, bias, **_arguments(layer)))
+                return as_numpy(torch.nn.functional.conv2d(x, w, bias, **layer.arguments()))
 
         return run
 
