@@ -21,6 +21,7 @@ import nki.language as nl
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import (
+    Axis,
     Geometry,
     OutputTile,
     Tile,
@@ -423,9 +424,7 @@ class _Planner:
             for part in per_image:
                 row_tiles = self.row_tiles[part.start : part.start + part.size]
                 last = row_tiles[-1]
-                outputs = Tile(
-                    row_tiles[0].start, last.start + last.size - row_tiles[0].start
-                )
+                outputs = Tile(row_tiles[0].start, last.start + last.size - row_tiles[0].start)
                 side = make_side(g.rows, outputs, self.mode)
                 carry = 0
                 if before is not None:

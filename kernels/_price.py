@@ -9,6 +9,7 @@ the two rankings.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nkiconv.simulate.hardware import Hardware, hardware
@@ -62,6 +63,15 @@ class Price:
     rows
         Rows of the array in use, on the mean: fed on few of them, it stays at its slow clock.
         128 where `tensor_cycles` counts that already.
+    streamed_cycles
+        More exactly than by `rows`: cycles in which columns stream, times the share of rows in use.
+        0 for unknown.
+    port_ns
+        Work of VectorE and GpSimdE for which they take turns at the port that they share.
+    first_ns, last_ns
+        From the start to the first matmul, and from the end of the last one to the end of the last
+        store, where the plan knows that better than by what is loaded and stored: then both bytes
+        are 0.
     """
 
     moving_columns: int
@@ -81,6 +91,10 @@ class Price:
     static_instructions: int = 0
     lead_ns: float = 0.0
     rows: int = 128
+    streamed_cycles: float = 0.0
+    port_ns: float = 0.0
+    first_ns: float = 0.0
+    last_ns: float = 0.0
 
     @property
     def hbm_bytes(self) -> int:
@@ -95,27 +109,40 @@ class Price:
     def estimate_us(self, hw: Hardware | None = None) -> float:
         """Return microseconds without launch; None takes the target in force."""
         hw = hw or hardware()
-        tensor = self.tensor_cycles / hw.tensor_ghz
-        if hw.throttle_slowdown > 1:  # the clock is slow until the array has been fed for a while
-            fed = self.rows / hw.partitions / hw.throttle_slowdown
-            if fed < hw.throttle_busy_share:
-                tensor *= hw.throttle_slowdown
-            else:
-                tensor += min(tensor, 1.5 * hw.throttle_window_cycles / hw.tensor_ghz / 2)
-        work = (
-            tensor,
-            _engine_ns(self.scalar_elems, self.scalar_instructions, hw.scalar_ghz, hw),
-            _engine_ns(self.vector_elems, self.vector_instructions, hw.vector_ghz, hw),
-            _engine_ns(self.gpsimd_elems, self.gpsimd_instructions, hw.gpsimd_ghz, hw),
+        moved = (
             sum(t.count * transfer_ns(t, hw) for t in self.transfers),
             self.num_transfers * hw.dma_static_issue_ns / 2,  # loads and stores have a ring each
         )
+        gpsimd = self.gpsimd_elems + self.gpsimd_instructions * hw.gpsimd_issue_cycles
+        engines = (
+            _engine_ns(self.scalar_elems, self.scalar_instructions, hw.scalar_ghz, hw),
+            _engine_ns(self.vector_elems, self.vector_instructions, hw.vector_ghz, hw),
+            gpsimd / hw.gpsimd_ghz,
+            self.port_ns,
+        )
+        within = max(self._tensor_ns(max(engines), hw), *engines)
         rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
         ends += self.first_transfers * hw.dma_static_issue_ns
-        fixed = self.lead_ns + 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
+        fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
+        fixed += ends + hw.tensor_latency_ns
         loops = self.loop_iterations * hw.loop_iteration_ns
-        return (max(work) + ends + fixed + loops + hw.tensor_latency_ns) / 1000
+        around = self.first_ns + self.last_ns or fixed
+        return (max(within + around, max(moved) + fixed) + self.lead_ns + loops) / 1000
+
+    def _tensor_ns(self, others_ns: float, hw: Hardware) -> float:
+        """Return TensorE's time at the clock that it has, beside engines that work so long."""
+        fast = self.tensor_cycles / hw.tensor_ghz
+        slow = fast * hw.throttle_slowdown
+        if hw.throttle_slowdown == 1:
+            return fast
+        # The clock is slow until the array has been fed for a while.
+        fed = self.rows / hw.partitions / hw.throttle_slowdown
+        if self.streamed_cycles:
+            fed = self.streamed_cycles / hw.tensor_ghz / max(slow, others_ns)
+        if fed < hw.throttle_busy_share:
+            return slow
+        return fast + min(fast, 1.5 * hw.throttle_window_cycles / hw.tensor_ghz / 2)
 
 
 def _engine_ns(elems: int, instructions: int, ghz: float, hw: Hardware) -> float:
@@ -124,14 +151,25 @@ def _engine_ns(elems: int, instructions: int, ghz: float, hw: Hardware) -> float
 
 def transfer_ns(t: Transfers, hw: Hardware) -> float:
     """Return what share of all DMA engines' time one transfer takes."""
-    moved = max(t.run_bytes, hw.dma_hbm_write_bytes) if t.to_hbm else t.run_bytes
-    each = max(hw.dma_shortest_ns, hw.dma_descriptor_ns + moved / hw.dma_bytes_per_ns)
-    if t.run_bytes <= 4:  # single elements
-        each = hw.dma_element_ns
     return max(
-        hw.dma_transfer_ns + t.descriptors * each / hw.dma_engines,
+        hw.dma_transfer_ns + t.descriptors * _descriptor_ns(t, hw) / hw.dma_engines,
         t.descriptors * t.run_bytes / hw.dma_aggregate_bytes_per_ns,
     )
+
+
+def alone_ns(t: Transfers, partitions: int, hw: Hardware) -> float:
+    """Return how long one transfer takes by itself: few partitions have few DMA engines."""
+    engines = max(1.0, partitions / hw.dma_engine_partitions)
+    runs = math.ceil(t.descriptors / engines)
+    alone = hw.dma_transfer_ns + runs * _descriptor_ns(t, hw)
+    return hw.dma_fill_ns + max(alone, transfer_ns(t, hw))
+
+
+def _descriptor_ns(t: Transfers, hw: Hardware) -> float:
+    moved = max(t.run_bytes, hw.dma_hbm_write_bytes) if t.to_hbm else t.run_bytes
+    if t.run_bytes <= 4:  # single elements
+        return hw.dma_element_ns
+    return max(hw.dma_shortest_ns, hw.dma_descriptor_ns + moved / hw.dma_bytes_per_ns)
 
 
 def matmul_cycles(columns: int, itemsize: int, hw: Hardware, weights: int = 128) -> int:

@@ -37,9 +37,7 @@ architecture guide, start partitions of engines.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import nki
@@ -65,10 +63,9 @@ from nkiconv.kernels._groups import (
     side_by_side,
     stored_rows,
 )
+from nkiconv.kernels._groups_price import price_of
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, tap_outputs
-from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.kernels._weights import PackedWeights
-from nkiconv.simulate.hardware import hardware
 
 NAME = "grouped"
 
@@ -470,7 +467,7 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
         plan = join_sections(g, problem.epilogue, found)
         if plan is None:
             continue
-        price = _price(plan)
+        price = price_of(plan)
         if price.static_instructions > _MAX_INSTRUCTIONS:
             shortest = max(shortest, price.static_instructions)
             continue
@@ -533,128 +530,6 @@ def _why(plan: GroupedPlan) -> str:
     if not plan.resident:
         parts.append("operands built where they are used")
     return ", ".join(parts)
-
-
-def _price(plan: GroupedPlans) -> Price:
-    """Return what the sections cost, one after the other."""
-    prices = [_section_price(section) for section in plan.sections]
-    last = prices[-1]
-    return Price(
-        moving_columns=sum(p.moving_columns for p in prices),
-        matmuls=sum(p.matmuls for p in prices),
-        tensor_cycles=sum(p.tensor_cycles for p in prices),
-        transfers=tuple(t for p in prices for t in p.transfers),
-        scalar_elems=sum(p.scalar_elems for p in prices),
-        scalar_instructions=sum(p.scalar_instructions for p in prices),
-        vector_elems=sum(p.vector_elems for p in prices),
-        vector_instructions=sum(p.vector_instructions for p in prices),
-        gpsimd_elems=sum(p.gpsimd_elems for p in prices),
-        gpsimd_instructions=sum(p.gpsimd_instructions for p in prices),
-        first_load_bytes=prices[0].first_load_bytes,
-        last_store_bytes=last.last_store_bytes,
-        first_transfers=prices[0].first_transfers,
-        static_instructions=sum(p.static_instructions for p in prices),
-    )
-
-
-def _strip_transfers(
-    strip: Strip, plan: GroupedPlan, groups: int, count: int
-) -> Iterator[Transfers]:
-    """Yield the transfers of a strip for a block of so many groups, each `count` times."""
-    g = plan.geometry
-    pixels = plan.cols.inside.size
-    for band in range(plan.bands):
-        for piece in strip.pieces:
-            rows = piece_rows(piece, strip.bands[band].inside)
-            run = _Run(piece.images.size, piece.planes.size, rows.size, g.rows.size, pixels)
-            split = rows.step > 1 or len(plan.cols.zeros) > 0
-            if rows.size:
-                yield run.transfers(count, groups * g.C_in, g.itemsize, split=split)
-        for block in strip.blocks:
-            stored = stored_rows(block, band, plan).size
-            run = _Run(block.images.size, block.planes.size, stored, g.rows.outputs, g.cols.outputs)
-            if stored and plan.epilogue.has_residual:
-                yield run.transfers(count, groups * g.C_out, g.itemsize)
-            if stored:
-                yield run.transfers(count, groups * g.C_out, g.itemsize, to_hbm=True)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What a transfer moves per partition: rows of a plane that has `height`."""
-
-    images: int
-    planes: int
-    rows: int
-    height: int
-    cols: int
-
-    def transfers(
-        self, count: int, channels: int, itemsize: int, *, split: bool = False, to_hbm: bool = False
-    ) -> Transfers:
-        """Return the transfers; `split` where rows are apart on either side."""
-        elems = self.images * self.planes * self.rows * self.cols
-        run = self.rows * self.cols
-        if split:
-            run = self.cols
-        elif self.rows == self.height:
-            run *= self.planes
-        return Transfers(count, channels * elems // run, run * itemsize, to_hbm)
-
-
-def _section_price(plan: GroupedPlan) -> Price:
-    """Return what a section costs."""
-    g = plan.geometry
-    hw = hardware()
-    blocks = plan.groups[0].size * plan.lanes
-    k, m = blocks * g.C_in, blocks * g.C_out
-    taps = len(plan.taps)
-    transfers: list[Transfers] = []
-    vectors = plan.epilogue.has_scale + plan.epilogue.has_bias
-    weights = plan.planes * taps * g.C_out * g.itemsize
-    for size, count in Counter(groups.size for groups in plan.groups).items():
-        transfers.append(Transfers(count, plan.lanes * size * g.C_in, weights))
-        if vectors:
-            few = Transfers(count * vectors, plan.lanes * size * g.C_out, 4 * plan.planes)
-            transfers.append(few)
-        for part in plan.parts:
-            lanes = sum(batch.lanes for batch in part.batches) // plan.bands
-            for strip in part.strips:
-                transfers += _strip_transfers(strip, plan, size, count * lanes)
-    evicted = tiles = rounds = 0
-    for part in plan.parts:
-        times = len(plan.groups) * len(part.batches)
-        for together in (r for s in part.strips for block in s.blocks for r in block.rounds):
-            rounds += times
-            tiles += times * len(together)
-            evicted += times * sum(t.images.size * t.rows.size * t.cols.size for t in together)
-    times = len(plan.groups) if plan.resident else rounds
-    built = times * plan.planes * taps * m
-    builds = times * len(plan.chunks)
-    each_columns = ceil_div(plan.moving_columns, plan.num_matmuls)
-    rate = hw.float32_pair_cycles if hw.generation < 3 else 1
-    # Rows at rest count against the array's clock, which starts slow (NeuronCore-v3).
-    fed = each_columns / matmul_cycles(each_columns, 2, hw) * k / hw.partitions
-    slow = hw.throttle_slowdown if fed / 2 < hw.throttle_busy_share else 1
-    cycles = slow * plan.num_matmuls * matmul_cycles(each_columns, g.itemsize, hw, m)
-    first = plan.parts[0].strips[0].pieces[0].places.size * plan.cols.inside.size
-    last = plan.parts[-1].strips[-1].blocks[-1].rows.size * g.cols.outputs
-    return Price(
-        moving_columns=plan.moving_columns,
-        matmuls=plan.num_matmuls,
-        tensor_cycles=cycles,
-        transfers=tuple(transfers),
-        scalar_elems=evicted // 2,
-        scalar_instructions=ceil_div(tiles, 2),
-        vector_elems=evicted // 2 + round(built * rate / 2),
-        vector_instructions=tiles // 2 + builds // 2,
-        gpsimd_elems=round(built * rate / 2),
-        gpsimd_instructions=ceil_div(builds, 2),
-        first_load_bytes=k * first * g.itemsize,
-        last_store_bytes=m * last * g.itemsize,
-        first_transfers=plan.lanes,
-        static_instructions=plan.num_matmuls + tiles + builds + sum(t.count for t in transfers) + 8,
-    )
 
 
 def pack(w: PackedWeights, plan: GroupedPlans) -> Array:
