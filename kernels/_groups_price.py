@@ -32,7 +32,7 @@ def price_of(plan: GroupedPlans) -> Price:
     """Return what the sections cost, one after the other."""
     hw = hardware()
     prices = [_section_price(section, hw) for section in plan.sections]
-    last = plan.sections[-1]
+    first_ns, ready_ns = _first_ns(plan, hw)
     return Price(
         moving_columns=sum(p.moving_columns for p in prices),
         matmuls=sum(p.matmuls for p in prices),
@@ -45,9 +45,9 @@ def price_of(plan: GroupedPlans) -> Price:
         vector_instructions=sum(p.vector_instructions for p in prices),
         gpsimd_elems=sum(p.gpsimd_elems for p in prices),
         gpsimd_instructions=sum(p.gpsimd_instructions for p in prices),
-        port_ns=sum(p.port_ns for p in prices),
-        first_ns=_first_ns(plan, hw),
-        last_ns=_last_ns(last, hw),
+        first_ns=first_ns,
+        last_ns=_last_ns(plan.sections[-1], hw),
+        built_ns=ready_ns + sum(p.built_ns for p in prices) + _unbuilt_ns(plan, prices[-1], hw),
         static_instructions=sum(p.static_instructions for p in prices),
     )
 
@@ -77,17 +77,16 @@ def _section_price(plan: GroupedPlan, hw: Hardware) -> Price:
             tiles += times * len(together)
             evicted += times * sum(t.images.size * t.rows.size * t.cols.size for t in together)
     times = len(plan.groups) if plan.resident else rounds
-    by_vector = [chunk.taps.size * m for chunk in plan.chunks if chunk.on_vector]
-    by_gpsimd = [chunk.taps.size * m for chunk in plan.chunks if not chunk.on_vector]
     rate = _build_rate(g.itemsize, hw)
-    vector_elems = evicted // 2 + round(times * sum(by_vector) * rate)
-    vector_instructions = tiles // 2 + times * len(by_vector)
-    gpsimd_elems = round(times * sum(by_gpsimd) * max(1.0, rate))
-    gpsimd_instructions = times * len(by_gpsimd)
-    port_ns = 0.0
-    if hw.generation < 3 or rate < 1:  # they take turns
-        port_ns = (vector_elems + vector_instructions * hw.engine_issue_cycles) / hw.vector_ghz
-        port_ns += (gpsimd_elems + gpsimd_instructions * hw.gpsimd_issue_cycles) / hw.gpsimd_ghz
+    by_vector = [times * chunk.taps.size * m * rate for chunk in plan.chunks if chunk.on_vector]
+    by_gpsimd = [
+        times * chunk.taps.size * m * max(1.0, rate) for chunk in plan.chunks if not chunk.on_vector
+    ]
+    vector_ns = (sum(by_vector) + times * len(by_vector) * hw.engine_issue_cycles) / hw.vector_ghz
+    gpsimd_ns = (sum(by_gpsimd) + times * len(by_gpsimd) * hw.gpsimd_issue_cycles) / hw.gpsimd_ghz
+    built_ns = max(vector_ns, gpsimd_ns)
+    if takes_turns(g.itemsize, hw):
+        built_ns = vector_ns + gpsimd_ns
     wide = 2 if g.cols.stride * g.itemsize > hw.wide_stride_bytes else 1
     each = ceil_div(wide * plan.moving_columns, plan.num_matmuls)
     passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if g.itemsize == 4 else 1
@@ -99,16 +98,14 @@ def _section_price(plan: GroupedPlan, hw: Hardware) -> Price:
         transfers=tuple(transfers),
         scalar_elems=evicted // 2,
         scalar_instructions=ceil_div(tiles, 2),
-        vector_elems=vector_elems,
-        vector_instructions=vector_instructions,
-        gpsimd_elems=gpsimd_elems,
-        gpsimd_instructions=gpsimd_instructions,
-        port_ns=port_ns,
+        vector_elems=evicted // 2 + round(sum(by_vector)),
+        vector_instructions=tiles // 2 + times * len(by_vector),
+        gpsimd_elems=round(sum(by_gpsimd)),
+        gpsimd_instructions=times * len(by_gpsimd),
+        built_ns=built_ns,
         static_instructions=plan.num_matmuls
         + tiles
-        + vector_instructions
-        - tiles // 2
-        + gpsimd_instructions
+        + times * len(plan.chunks)
         + sum(t.count for t in transfers)
         + 8,
     )
@@ -121,8 +118,29 @@ def _build_rate(itemsize: int, hw: Hardware) -> float:
     return 1.0 if itemsize == 2 else hw.float32_pair_cycles
 
 
-def _first_ns(plan: GroupedPlans, hw: Hardware) -> float:
-    """Return when the first matmul has its operands."""
+def takes_turns(itemsize: int, hw: Hardware) -> bool:
+    """Whether VectorE and GpSimdE wait for each other where both build operands.
+
+    On NeuronCore-v2 they share a port to SBUF; later, VectorE's faster modes take that of GpSimdE.
+    """
+    return hw.generation < 3 or _build_rate(itemsize, hw) < 1
+
+
+def _unbuilt_ns(plan: GroupedPlans, price: Price, hw: Hardware) -> float:
+    """Return how long matmuls go on when all operands are built; `price` is the last section's."""
+    section = plan.sections[-1]
+    waited = hw.vector_latency_ns + hw.dependency_ns
+    if not section.resident:
+        return waited
+    strips = [strip for part in section.parts for strip in part.strips]
+    tiles = sum(len(together) for s in strips for block in s.blocks for together in block.rounds)
+    # A plane's operands are built while its first tile is computed.
+    share = max(0.0, 1 / section.planes - 1 / tiles)
+    return waited + share * price.tensor_cycles / hw.tensor_ghz / len(section.groups)
+
+
+def _first_ns(plan: GroupedPlans, hw: Hardware) -> tuple[float, float]:
+    """Return when the first matmul has its operands, and when the first one of these is built."""
     section = plan.sections[0]
     g = section.geometry
     strip, batch = section.parts[0].strips[0], section.parts[0].batches[0]
@@ -133,7 +151,8 @@ def _first_ns(plan: GroupedPlans, hw: Hardware) -> float:
     masked = 3 * (mask + hw.gpsimd_issue_cycles) / hw.gpsimd_ghz + hw.vector_latency_ns
     m = section.lanes * section.groups[0].size * g.C_out
     built = section.chunks[0].taps.size * m * _build_rate(g.itemsize, hw) / hw.vector_ghz
-    operands = max(arrived, masked) + hw.dependency_ns + built + hw.vector_latency_ns
+    ready = max(arrived, masked) + hw.dependency_ns
+    operands = ready + built + hw.vector_latency_ns
     loads = [
         _load(section, piece, strip, lane % section.bands, section.groups[0].size)
         for piece in _first_pieces(strip)
@@ -141,14 +160,14 @@ def _first_ns(plan: GroupedPlans, hw: Hardware) -> float:
     ]
     loads = [load for load in loads if load.descriptors]
     if not loads:
-        return operands + hw.dependency_ns
+        return operands + hw.dependency_ns, ready
     partitions = section.groups[0].size * g.C_in
     share = transfer_ns(weights, hw) + sum(transfer_ns(load, hw) for load in loads)
     pixels = around + max(
         len(loads) * hw.dma_static_issue_ns + alone_ns(loads[-1], partitions, hw),
         hw.dma_fill_ns + share,
     )
-    return max(operands, pixels) + hw.dependency_ns
+    return max(operands, pixels) + hw.dependency_ns, ready
 
 
 def _first_pieces(strip: Strip) -> Iterator[Piece]:

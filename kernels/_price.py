@@ -66,12 +66,12 @@ class Price:
     streamed_cycles
         More exactly than by `rows`: cycles in which columns stream, times the share of rows in use.
         0 for unknown.
-    port_ns
-        Work of VectorE and GpSimdE for which they take turns at the port that they share.
     first_ns, last_ns
         From the start to the first matmul, and from the end of the last one to the end of the last
         store, where the plan knows that better than by what is loaded and stored: then both bytes
         are 0.
+    built_ns
+        From the start to the end of the last matmul at least, by when its operands are built.
     """
 
     moving_columns: int
@@ -92,9 +92,9 @@ class Price:
     lead_ns: float = 0.0
     rows: int = 128
     streamed_cycles: float = 0.0
-    port_ns: float = 0.0
     first_ns: float = 0.0
     last_ns: float = 0.0
+    built_ns: float = 0.0
 
     @property
     def hbm_bytes(self) -> int:
@@ -118,17 +118,18 @@ class Price:
             _engine_ns(self.scalar_elems, self.scalar_instructions, hw.scalar_ghz, hw),
             _engine_ns(self.vector_elems, self.vector_instructions, hw.vector_ghz, hw),
             gpsimd / hw.gpsimd_ghz,
-            self.port_ns,
         )
-        within = max(self._tensor_ns(max(engines), hw), *engines)
+        tensor = self._tensor_ns(max(*engines, self.built_ns), hw)
         rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
         ends += self.first_transfers * hw.dma_static_issue_ns
         fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
         fixed += ends + hw.tensor_latency_ns
         loops = self.loop_iterations * hw.loop_iteration_ns
-        around = self.first_ns + self.last_ns or fixed
-        return (max(within + around, max(moved) + fixed) + self.lead_ns + loops) / 1000
+        within = max(tensor, *engines) + fixed
+        if self.first_ns:
+            within = max(self.first_ns + max(tensor, *engines), self.built_ns) + self.last_ns
+        return (max(within, max(moved) + fixed) + self.lead_ns + loops) / 1000
 
     def _tensor_ns(self, others_ns: float, hw: Hardware) -> float:
         """Return TensorE's time at the clock that it has, beside engines that work so long."""
