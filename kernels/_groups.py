@@ -24,6 +24,7 @@ import nki.language as nl
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
 from nkiconv.kernels._strip import Run, Side, make_side
+from nkiconv.simulate.hardware import Hardware, hardware
 
 _STATIONARY_BYTES = 49152  # per partition and block, to keep; more is built again where it is used
 _LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here
@@ -295,7 +296,7 @@ def plan_grouped(
         band_rows=band_rows,
         lane_images=lane_images,
         taps=taps,
-        chunks=_chunks(len(taps), planes, m),
+        chunks=_chunks(len(taps), planes, m, g.itemsize),
         resident=resident,
         trimmed_rows=trimmed_rows,
         cols=cols,
@@ -333,19 +334,45 @@ def _ordered_taps(g: Geometry) -> tuple[Tap, ...]:
     return (first, *(tap for tap in every if tap != first))
 
 
-def _chunks(num_taps: int, planes: int, m: int) -> tuple[Chunk, ...]:
-    """Return what builds the stationary operands, in the order of their use, two engines in turn.
+def build_rate(itemsize: int, hw: Hardware) -> float:
+    """Return VectorE's cycles for an element of a stationary operand; GpSimdE's are 1 or more."""
+    if hw.generation >= 3:
+        return 0.5 if itemsize == 2 else 1.0
+    return 1.0 if itemsize == 2 else hw.float32_pair_cycles
 
-    The first one is short: TensorE waits for it.
+
+def takes_turns(itemsize: int, hw: Hardware) -> bool:
+    """Whether VectorE and GpSimdE wait for each other where both build operands.
+
+    On NeuronCore-v2 they share a port to SBUF; later, VectorE's faster modes take that of GpSimdE.
+    """
+    return hw.generation < 3 or build_rate(itemsize, hw) < 1
+
+
+def _builders(itemsize: int) -> tuple[bool, ...]:
+    """Return which engines build in turn, whether VectorE: one where the two would wait."""
+    hw = hardware()
+    if not takes_turns(itemsize, hw):
+        return (True, False)
+    rate = build_rate(itemsize, hw)
+    vector = (_BUILD_ELEMS * rate + hw.engine_issue_cycles) / hw.vector_ghz
+    gpsimd = (_BUILD_ELEMS * max(1.0, rate) + hw.gpsimd_issue_cycles) / hw.gpsimd_ghz
+    return (vector < gpsimd,)
+
+
+def _chunks(num_taps: int, planes: int, m: int, itemsize: int) -> tuple[Chunk, ...]:
+    """Return what builds the stationary operands, in the order of their use.
+
+    The first one is short, and of VectorE, which is the first to be done: TensorE waits for it.
     """
     first = Tile(0, min(num_taps, _FIRST_TAPS))
     each = max(1, _BUILD_ELEMS // m)
     rest = num_taps - first.size
     parts = (first, *(even_tiles(rest, min(each, rest), first.size) if rest else ()))
+    turns = _builders(itemsize)
+    every = [(plane, part) for plane in range(planes) for part in parts]
     return tuple(
-        Chunk(plane, part, (plane * len(parts) + i) % 2 == 0)
-        for plane in range(planes)
-        for i, part in enumerate(parts)
+        Chunk(plane, part, i == 0 or turns[i % len(turns)]) for i, (plane, part) in enumerate(every)
     )
 
 

@@ -20,8 +20,10 @@ from nkiconv.kernels._groups import (
     GroupedPlans,
     Piece,
     Strip,
+    build_rate,
     piece_rows,
     stored_rows,
+    takes_turns,
 )
 from nkiconv.kernels._plan import ceil_div
 from nkiconv.kernels._price import Price, Transfers, alone_ns, matmul_cycles, transfer_ns
@@ -77,7 +79,7 @@ def _section_price(plan: GroupedPlan, hw: Hardware) -> Price:
             tiles += times * len(together)
             evicted += times * sum(t.images.size * t.rows.size * t.cols.size for t in together)
     times = len(plan.groups) if plan.resident else rounds
-    rate = _build_rate(g.itemsize, hw)
+    rate = build_rate(g.itemsize, hw)
     by_vector = [times * chunk.taps.size * m * rate for chunk in plan.chunks if chunk.on_vector]
     by_gpsimd = [
         times * chunk.taps.size * m * max(1.0, rate) for chunk in plan.chunks if not chunk.on_vector
@@ -111,21 +113,6 @@ def _section_price(plan: GroupedPlan, hw: Hardware) -> Price:
     )
 
 
-def _build_rate(itemsize: int, hw: Hardware) -> float:
-    """Return VectorE's cycles for an element of a stationary operand."""
-    if hw.generation >= 3:
-        return 0.5 if itemsize == 2 else 1.0
-    return 1.0 if itemsize == 2 else hw.float32_pair_cycles
-
-
-def takes_turns(itemsize: int, hw: Hardware) -> bool:
-    """Whether VectorE and GpSimdE wait for each other where both build operands.
-
-    On NeuronCore-v2 they share a port to SBUF; later, VectorE's faster modes take that of GpSimdE.
-    """
-    return hw.generation < 3 or _build_rate(itemsize, hw) < 1
-
-
 def _unbuilt_ns(plan: GroupedPlans, price: Price, hw: Hardware) -> float:
     """Return how long matmuls go on when all operands are built; `price` is the last section's."""
     section = plan.sections[-1]
@@ -150,7 +137,7 @@ def _first_ns(plan: GroupedPlans, hw: Hardware) -> tuple[float, float]:
     mask = plan.mask_groups * g.C_out
     masked = 3 * (mask + hw.gpsimd_issue_cycles) / hw.gpsimd_ghz + hw.vector_latency_ns
     m = section.lanes * section.groups[0].size * g.C_out
-    built = section.chunks[0].taps.size * m * _build_rate(g.itemsize, hw) / hw.vector_ghz
+    built = section.chunks[0].taps.size * m * build_rate(g.itemsize, hw) / hw.vector_ghz
     ready = max(arrived, masked) + hw.dependency_ns
     operands = ready + built + hw.vector_latency_ns
     loads = [
