@@ -29,7 +29,7 @@ from nkiconv.simulate.hardware import Hardware, hardware
 _STATIONARY_BYTES = 49152  # per partition and block, to keep; more is built again where it is used
 _LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here
 _UNIT_BYTES = 8192  # per partition: images in SBUF together where a plane is small
-_BUILD_ELEMS = 512  # of stationary operands, per instruction that builds them
+_BUILD_BYTES = 2048  # of stationary operands per partition, by one instruction that builds them
 _FIRST_TAPS = 2  # whose operands are built first
 
 
@@ -355,8 +355,9 @@ def _builders(itemsize: int) -> tuple[bool, ...]:
     if not takes_turns(itemsize, hw):
         return (True, False)
     rate = build_rate(itemsize, hw)
-    vector = (_BUILD_ELEMS * rate + hw.engine_issue_cycles) / hw.vector_ghz
-    gpsimd = (_BUILD_ELEMS * max(1.0, rate) + hw.gpsimd_issue_cycles) / hw.gpsimd_ghz
+    elems = _BUILD_BYTES // itemsize
+    vector = (elems * rate + hw.engine_issue_cycles) / hw.vector_ghz
+    gpsimd = (elems * max(1.0, rate) + hw.gpsimd_issue_cycles) / hw.gpsimd_ghz
     return (vector < gpsimd,)
 
 
@@ -365,15 +366,27 @@ def _chunks(num_taps: int, planes: int, m: int, itemsize: int) -> tuple[Chunk, .
 
     The first one is short, and of VectorE, which is the first to be done: TensorE waits for it.
     """
-    first = Tile(0, min(num_taps, _FIRST_TAPS))
-    each = max(1, _BUILD_ELEMS // m)
-    rest = num_taps - first.size
-    parts = (first, *(even_tiles(rest, min(each, rest), first.size) if rest else ()))
+    most = max(1, _BUILD_BYTES // (m * itemsize))
+    first = _ramp(num_taps, _FIRST_TAPS, most)
+    others = even_tiles(num_taps, min(num_taps, most))
     turns = _builders(itemsize)
-    every = [(plane, part) for plane in range(planes) for part in parts]
+    every = [(plane, part) for plane in range(planes) for part in (others if plane else first)]
     return tuple(
         Chunk(plane, part, i == 0 or turns[i % len(turns)]) for i, (plane, part) in enumerate(every)
     )
+
+
+def _ramp(size: int, first: int, most: int) -> tuple[Tile, ...]:
+    """Split `size` into tiles of at most `most`, from `first` on each up to twice the one before.
+
+    What follows the ramp is split evenly.
+    """
+    found, start, each = [], 0, first
+    while start < size and each < most:
+        found.append(Tile(start, min(each, size - start)))
+        start, each = start + each, 2 * each
+    rest = size - start
+    return (*found, *(even_tiles(rest, min(rest, most), start) if rest > 0 else ()))
 
 
 def _batches(
@@ -425,7 +438,7 @@ def _sbuf_bytes(
     y = images * planes * height * g.cols.outputs * g.itemsize
     taps, m = g.rows.taps * g.cols.taps, lanes * groups[0].size * g.C_out
     w = planes * taps * g.C_out * g.itemsize
-    built = planes * taps * m if resident else 4 * max(m, _BUILD_ELEMS)
+    built = planes * taps * m if resident else 4 * max(m, _BUILD_BYTES // g.itemsize)
     copies = 2 if len(groups) > 1 else 1
     vectors = 4 * planes * (epilogue.has_scale + epilogue.has_bias)
     return (
