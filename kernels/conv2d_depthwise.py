@@ -44,7 +44,7 @@ Vendor documentation of NKI 0.6.0, read 2026-08: isa nc_matmul, dma_copy; access
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nki
@@ -58,9 +58,9 @@ from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import Epilogue, evict, load_table
 from nkiconv.kernels._groups import full_tap
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
-from nkiconv.kernels._price import Price, Transfers, matmul_cycles
+from nkiconv.kernels._price import Price, Transfers, alone_ns, matmul_cycles, transfer_ns
 from nkiconv.kernels._weights import PackedWeights
-from nkiconv.simulate.hardware import hardware
+from nkiconv.simulate.hardware import Hardware, hardware
 
 NAME = "depthwise"
 
@@ -91,9 +91,10 @@ class ChannelTile(nl.NKIObject):
 class BandedPlan(nl.NKIObject):
     """Everything that the banded kernel does, decided beforehand.
 
-    `blocks` channels share the partitions, and `buffers` sets of them are in SBUF; `before` zeros
-    stand in front of a column of `height` padded weights; `image_tiles` are the images of a matmul;
-    taps are taken in the order `cols`.
+    `blocks` channels share the partitions, and `buffers` sets of them are in SBUF, zeroed by
+    VectorE or GpSimdE, as `turns` says of each in turn; `before` zeros stand in front of a column
+    of `height` padded weights; `image_tiles` are the images of a matmul; taps are taken in the
+    order `cols`.
     """
 
     geometry: Geometry
@@ -101,6 +102,7 @@ class BandedPlan(nl.NKIObject):
     y_shape: tuple[int, int, int, int]
     blocks: int
     buffers: int
+    turns: tuple[bool, ...]
     step: int
     before: int
     height: int
@@ -112,8 +114,8 @@ class BandedPlan(nl.NKIObject):
     sbuf_bytes: int
 
 
-def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
-    """Return the plan, or None for what the banded kernel does not do."""
+def plan_banded(g: Geometry, epilogue: Epilogue) -> Iterator[BandedPlan]:
+    """Yield plans with many and with few buffers; none for what the banded kernel does not do."""
     pmax, bank = nl.tile_size.pmax, nl.tile_size.psum_bank_fmax
     blocks = min(pmax // g.rows.size, pmax // g.rows.outputs, g.G)
     first = full_tap(g.cols)
@@ -124,7 +126,7 @@ def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
         or first < 0
         or g.cols.outputs > bank
     ):
-        return None
+        return
     step = _STEP_BYTES // g.itemsize
     while step // 2 >= g.cols.taps:
         step = step // 2
@@ -147,19 +149,19 @@ def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
     )
     sbuf += 16 * sets + epilogue.scratch_bytes + 64
     buffer = wide * blocks * g.rows.outputs * g.itemsize
-    room = [n for n in _BUFFERS if sbuf + n * buffer <= nl.tile_size.sbuf_fmax_bytes]
-    if not room or len(image_tiles) > nl.tile_size.psum_num_banks // 2:
-        return None
-    buffers = min(room[0], sets)
+    room = (nl.tile_size.sbuf_fmax_bytes - sbuf) // buffer
+    if len(image_tiles) > nl.tile_size.psum_num_banks // 2:
+        return
     every = Tile(0, g.cols.outputs)
     reached = [tap_outputs(g.cols, every, tap).size for tap in range(g.cols.taps)]
     all_sets = sum(tile.sets for tile in channel_tiles)
-    return BandedPlan(
+    most = BandedPlan(
         geometry=g,
         epilogue=epilogue,
         y_shape=(g.N, g.G, g.rows.outputs, g.cols.outputs),
         blocks=blocks,
-        buffers=buffers,
+        buffers=0,
+        turns=_zeroing(g.itemsize),
         step=step,
         before=before,
         height=height,
@@ -168,8 +170,21 @@ def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
         image_tiles=image_tiles,
         num_matmuls=all_sets * len(image_tiles) * sum(n > 0 for n in reached),
         moving_columns=all_sets * g.N * sum(reached),
-        sbuf_bytes=sbuf + buffers * buffer,
+        sbuf_bytes=sbuf,
     )
+    for n in dict.fromkeys(min(n, sets) for n in _BUFFERS if n <= room):
+        yield replace(most, buffers=n, sbuf_bytes=sbuf + n * buffer)
+
+
+def _zeroing(itemsize: int) -> tuple[bool, ...]:
+    """Return which engines zero buffers in turn, whether VectorE: one where the two would wait.
+
+    VectorE zeroes elements of two bytes twice as fast, by the port that GpSimdE needs.
+    """
+    hw = hardware()
+    if itemsize == 2:
+        return (True,)
+    return (False,) if hw.generation < 3 else (True, False)
 
 
 def _channel_tile(tile: Tile, blocks: int, per_round: int) -> ChannelTile:
@@ -349,9 +364,9 @@ def _zero_buffers(w_hbm: nl.NkiTensor, plan: BandedPlan) -> list[nl.NkiTensor]:
             dtype=w_hbm.dtype,
             buffer=nl.sbuf,
         )
-        engine = nisa.engine.vector
-        if i % 2 == 1:
-            engine = nisa.engine.gpsimd
+        engine = nisa.engine.gpsimd
+        if plan.turns[i % len(plan.turns)]:
+            engine = nisa.engine.vector
         nisa.memset(dst=band_sb, value=0, engine=engine)
         band_sbs.append(band_sb)
     return band_sbs
@@ -454,24 +469,93 @@ def _price(plan: BandedPlan) -> Price:
         transfers.append(Transfers(some.blocks, lines, g.cols.outputs * row, to_hbm=True))
     evictions = sum(some.sets.size for _, some in rounds) * len(plan.image_tiles)
     elems = sum(some.sets.size for _, some in rounds) * g.N * g.cols.outputs
-    built = plan.buffers * groups * plan.step * plan.blocks * g.rows.outputs
     each = ceil_div(plan.moving_columns, plan.num_matmuls)
     m = plan.blocks * g.rows.outputs
-    fed = each / matmul_cycles(each, 2, hw) * plan.blocks * g.rows.size / hw.partitions
-    slow = hw.throttle_slowdown if fed / 2 < hw.throttle_busy_share else 1
+    cycles = plan.num_matmuls * matmul_cycles(each, g.itemsize, hw, m)
+    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if g.itemsize == 4 else 1
+    stored_ns = sum(t.count * transfer_ns(t, hw) for t in transfers if t.to_hbm)
+    first_ns, built_ns = _built_ns(plan, cycles / hw.tensor_ghz, stored_ns, hw)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=slow * plan.num_matmuls * matmul_cycles(each, g.itemsize, hw, m),
+        tensor_cycles=cycles,
+        streamed_cycles=passes * plan.moving_columns * plan.blocks * g.rows.size / hw.partitions,
         transfers=tuple(transfers),
         scalar_elems=elems // 2,
         scalar_instructions=ceil_div(evictions, 2),
-        vector_elems=elems // 2 + built // 2,
-        vector_instructions=evictions // 2 + plan.buffers // 2,
-        last_store_bytes=rounds[-1][1].sets.size * m * g.N * g.cols.outputs * g.itemsize,
-        first_transfers=plan.blocks * g.rows.size // 2,  # the others overlap with the first sets
+        vector_elems=elems // 2,
+        vector_instructions=evictions // 2,
+        first_ns=first_ns,
+        last_ns=_last_ns(plan, rounds[-1][1], hw),
+        built_ns=built_ns,
         static_instructions=plan.num_matmuls + evictions + sum(t.count for t in transfers) + 16,
     )
+
+
+def _built_ns(
+    plan: BandedPlan, tensor_ns: float, stored_ns: float, hw: Hardware
+) -> tuple[float, float]:
+    """Return when the first matmul starts, and when the last one ends for the sake of operands.
+
+    Parameters
+    ----------
+    tensor_ns, stored_ns
+        TensorE's work, and that of the DMA engines for y.
+    """
+    g = plan.geometry
+    tile, groups = plan.channel_tiles[0], ceil_div(g.cols.taps, plan.step)
+    tiles = len(plan.channel_tiles)
+    sets = sum(tile.sets for tile in plan.channel_tiles)
+    issue, around = hw.dma_static_issue_ns, hw.dma_static_start_ns + hw.dma_complete_ns
+    w = Transfers(1, tile.size * groups, g.rows.taps * plan.step * g.itemsize)
+    x = Transfers(1, tile.sets * g.N, g.cols.size * g.itemsize)
+    build = Transfers(1, g.rows.size * groups, g.rows.outputs * plan.step * g.itemsize)
+    vectors = plan.epilogue.has_scale + plan.epilogue.has_bias
+    loads = g.rows.size * plan.blocks
+    issued = 1 + loads + (tiles - 1) * (1 + loads + vectors * plan.blocks)  # the last tile's
+    loaded = transfer_ns(w, hw) + loads * transfer_ns(x, hw)
+    pixels = around + max((1 + loads) * issue + alone_ns(x, 1, hw), loaded)
+    last_pixels = around + max(issued * issue + alone_ns(x, 1, hw), tiles * loaded)
+    weights = around + alone_ns(w, tile.size, hw)
+    elems = groups * plan.blocks * g.rows.outputs * plan.step
+    zero, zeroed = 0.0, 0.0
+    for by_vector in plan.turns:
+        ghz, fixed = (hw.vector_ghz, hw.engine_issue_cycles)
+        if not by_vector:
+            ghz, fixed = (hw.gpsimd_ghz, hw.gpsimd_issue_cycles)
+        zero = (elems * (0.5 if g.itemsize == 2 and by_vector else 1.0) + fixed) / ghz
+        zeroed = max(zeroed, ceil_div(plan.buffers, len(plan.turns)) * zero)
+    way = (plan.blocks - 1) * issue + around + alone_ns(build, 1, hw)  # from the columns
+    computed = tensor_ns / sets
+    ready = max(weights, zero + hw.vector_latency_ns) + way
+    first = max(pixels, ready)
+    turns = ceil_div(sets, plan.buffers) - 1  # for which a buffer has to be free again
+    later = ceil_div(tile.sets, plan.buffers) - 1
+    # Of a tile of channels, the results are stored, and all operands but the first are built, when
+    # its pixels are there.
+    moved = stored_ns + max(0, tile.sets - plan.buffers) * tiles * plan.blocks * transfer_ns(
+        build, hw
+    )
+    return first + hw.dependency_ns, computed + max(
+        zeroed + way,
+        ready + g.G * issue,
+        ready + turns * way,
+        first + turns * (way + computed),
+        max(ready, last_pixels) + max(later * (way + computed), moved / tiles),
+    )
+
+
+def _last_ns(plan: BandedPlan, some: Round, hw: Hardware) -> float:
+    """Return how long the end takes from the last matmul on."""
+    g = plan.geometry
+    elems = plan.image_tiles[-1].size * g.cols.outputs + hw.engine_issue_cycles
+    emptied = elems / hw.scalar_ghz + hw.scalar_latency_ns
+    lines = g.rows.outputs * some.sets.size * g.N
+    store = Transfers(1, lines, g.cols.outputs * g.itemsize, to_hbm=True)
+    stored = (some.blocks - 1) * hw.dma_static_issue_ns + alone_ns(store, g.rows.outputs, hw)
+    stored = max(stored, some.blocks * transfer_ns(store, hw))
+    around = hw.dma_static_start_ns + hw.dma_complete_ns + 2 * hw.dependency_ns
+    return hw.tensor_latency_ns + emptied + stored + around
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -486,13 +570,14 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     if g.G == 1 or g.C_in > 1:
         raise NotSuited("a group has other channels than one, or is alone")
     diagonal = conv2d_grouped.block_diagonal_plans(problem, NAME)
-    banded = plan_banded(g, problem.epilogue)
-    price = None if banded is None else _price(banded)
-    if price is None or price.static_instructions > _MAX_INSTRUCTIONS:
+    found = [(plan, _price(plan)) for plan in plan_banded(g, problem.epilogue)]
+    found = [each for each in found if each[1].static_instructions <= _MAX_INSTRUCTIONS]
+    if not found:
         yield from diagonal
         return
-    why = f"rows contracted with banded operands, {banded.blocks if banded else 0} channels at once"
     conv2d_grouped.check_problem(problem)
+    banded, price = min(found, key=lambda each: each[1].estimate_us())
+    why = f"rows contracted with banded operands, {banded.blocks} channels at once"
     yield Candidate(NAME, banded, price, why)
     if g.rows.taps * g.cols.taps <= _DIAGONAL_TAPS:
         yield from diagonal
