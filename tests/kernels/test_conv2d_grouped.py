@@ -275,7 +275,7 @@ def test_depthwise_refuses_wider_groups() -> None:
 
 
 def test_auto_takes_them() -> None:
-    for name in ("bands", "planes", "sections", "blocks", "images"):
+    for name in ("bands", "planes", "sections", "images"):
         g = CASES[name]
         best = choose(Problem(g, Epilogue(), "float32")).candidates[0]
         assert best.algorithm == ("depthwise" if g.C_in == 1 else "grouped"), name
