@@ -114,8 +114,14 @@ class BandedPlan(nl.NKIObject):
     sbuf_bytes: int
 
 
-def plan_banded(g: Geometry, epilogue: Epilogue) -> Iterator[BandedPlan]:
-    """Yield plans with many and with few buffers; none for what the banded kernel does not do."""
+def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
+    """Return the plan, or None for what the banded kernel does not do."""
+    found = list(_banded_plans(g, epilogue))
+    return min(found, key=lambda plan: _price(plan).estimate_us()) if found else None
+
+
+def _banded_plans(g: Geometry, epilogue: Epilogue) -> Iterator[BandedPlan]:
+    """Yield plans with many buffers and with few: each has to be zeroed before it is used."""
     pmax, bank = nl.tile_size.pmax, nl.tile_size.psum_bank_fmax
     blocks = min(pmax // g.rows.size, pmax // g.rows.outputs, g.G)
     first = full_tap(g.cols)
@@ -570,13 +576,12 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     if g.G == 1 or g.C_in > 1:
         raise NotSuited("a group has other channels than one, or is alone")
     diagonal = conv2d_grouped.block_diagonal_plans(problem, NAME)
-    found = [(plan, _price(plan)) for plan in plan_banded(g, problem.epilogue)]
-    found = [each for each in found if each[1].static_instructions <= _MAX_INSTRUCTIONS]
-    if not found:
+    banded = plan_banded(g, problem.epilogue)
+    price = None if banded is None else _price(banded)
+    if banded is None or price is None or price.static_instructions > _MAX_INSTRUCTIONS:
         yield from diagonal
         return
     conv2d_grouped.check_problem(problem)
-    banded, price = min(found, key=lambda each: each[1].estimate_us())
     why = f"rows contracted with banded operands, {banded.blocks} channels at once"
     yield Candidate(NAME, banded, price, why)
     if g.rows.taps * g.cols.taps <= _DIAGONAL_TAPS:
