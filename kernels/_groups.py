@@ -125,6 +125,8 @@ class GroupedPlan(nl.NKIObject):
         Images of a lane; lane l has those from l*lane_images on.  Of 1 with several bands.
     resident
         Whether all stationary operands of a block are kept.
+    fast
+        The weights are bfloat16, and x becomes it when it is loaded, whatever y is.
     """
 
     geometry: Geometry
@@ -138,6 +140,7 @@ class GroupedPlan(nl.NKIObject):
     taps: tuple[Tap, ...]
     chunks: tuple[Chunk, ...]
     resident: bool
+    fast: bool
     trimmed_rows: bool
     cols: Side
     trimmed_cols: bool
@@ -145,6 +148,11 @@ class GroupedPlan(nl.NKIObject):
     num_matmuls: int
     moving_columns: int
     sbuf_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """Return the bytes of an element of x and w in SBUF."""
+        return _held_bytes(self.geometry, self.fast)
 
 
 @dataclass(frozen=True)
@@ -227,8 +235,12 @@ def side_by_side(g: Geometry) -> int:
     return nl.tile_size.pmax // max(g.C_in, g.C_out)
 
 
+def _held_bytes(g: Geometry, fast: bool) -> int:
+    return 2 if fast else g.itemsize
+
+
 def plan_grouped(
-    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int
+    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int, *, fast: bool = False
 ) -> GroupedPlan | None:
     """Cut a convolution of several groups into parts that SBUF and PSUM hold.
 
@@ -240,6 +252,8 @@ def plan_grouped(
         Lanes to use at most; more than one needs all groups side by side.
     planes
         1, or how many channels each partition has.
+    fast
+        Operands of float32 become bfloat16 on their way to SBUF.
 
     Returns
     -------
@@ -261,13 +275,16 @@ def plan_grouped(
     cols = make_side(g.cols, Tile(0, g.cols.outputs), None if trimmed_cols else "zeros", whole=True)
     taps = _ordered_taps(g)
     m = lanes * groups[0].size * g.C_out
-    resident = planes * len(taps) * m * g.itemsize <= _STATIONARY_BYTES
+    held = _held_bytes(g, fast)
+    resident = planes * len(taps) * m * held <= _STATIONARY_BYTES
     if planes > 1 and not resident:
         return None
 
     height = band_rows
     while True:
-        sbuf = _sbuf_bytes(g, epilogue, groups, planes, lanes, lane_images, height, cols, resident)
+        sbuf = _sbuf_bytes(
+            g, epilogue, groups, planes, lanes, lane_images, height, cols, resident, held
+        )
         if sbuf <= nl.tile_size.sbuf_fmax_bytes:
             break
         if height == 1 or planes > 1:
@@ -296,8 +313,9 @@ def plan_grouped(
         band_rows=band_rows,
         lane_images=lane_images,
         taps=taps,
-        chunks=_chunks(len(taps), planes, m, g.itemsize),
+        chunks=_chunks(len(taps), planes, m, held),
         resident=resident,
+        fast=fast,
         trimmed_rows=trimmed_rows,
         cols=cols,
         trimmed_cols=trimmed_cols,
@@ -428,24 +446,25 @@ def _sbuf_bytes(
     height: int,
     cols: Side,
     resident: bool,
+    held: int,
 ) -> int:
     """Return what a partition holds: two strips, two results, weights, what they are built with."""
     striped = height < g.rows.outputs
     images = images_together(g, planes, lane_images, striped)
     x_rows = min((height - 1) * g.rows.stride + (g.rows.taps - 1) * g.rows.dilation + 1,
                  g.rows.size + (g.rows.taps - 1) * g.rows.dilation)  # fmt: skip
-    x = images * planes * x_rows * cols.size * g.itemsize
+    x = images * planes * x_rows * cols.size * held
     y = images * planes * height * g.cols.outputs * g.itemsize
     taps, m = g.rows.taps * g.cols.taps, lanes * groups[0].size * g.C_out
-    w = planes * taps * g.C_out * g.itemsize
-    built = planes * taps * m if resident else 4 * max(m, _BUILD_BYTES // g.itemsize)
+    w = planes * taps * g.C_out * held
+    built = planes * taps * m if resident else 4 * max(m, _BUILD_BYTES // held)
     copies = 2 if len(groups) > 1 else 1
     vectors = 4 * planes * (epilogue.has_scale + epilogue.has_bias)
     return (
         2 * x
         + (4 if epilogue.has_residual else 2) * y
-        + copies * (w + built * g.itemsize + vectors)
-        + m * g.itemsize * 2
+        + copies * (w + built * held + vectors)
+        + m * held * 2
         + epilogue.scratch_bytes
         + 64
     )

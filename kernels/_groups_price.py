@@ -56,7 +56,7 @@ def price_of(plan: GroupedPlans) -> Price:
 
 def _section_price(plan: GroupedPlan, hw: Hardware) -> Price:
     """Return what a section costs without its ends."""
-    g = plan.geometry
+    g, held = plan.geometry, plan.held_bytes
     blocks = plan.groups[0].size * plan.lanes
     k, m = blocks * g.C_in, blocks * g.C_out
     transfers: list[Transfers] = []
@@ -79,7 +79,7 @@ def _section_price(plan: GroupedPlan, hw: Hardware) -> Price:
             tiles += times * len(together)
             evicted += times * sum(t.images.size * t.rows.size * t.cols.size for t in together)
     times = len(plan.groups) if plan.resident else rounds
-    rate = build_rate(g.itemsize, hw)
+    rate = build_rate(held, hw)
     by_vector = [times * chunk.taps.size * m * rate for chunk in plan.chunks if chunk.on_vector]
     by_gpsimd = [
         times * chunk.taps.size * m * max(1.0, rate) for chunk in plan.chunks if not chunk.on_vector
@@ -87,15 +87,15 @@ def _section_price(plan: GroupedPlan, hw: Hardware) -> Price:
     vector_ns = (sum(by_vector) + times * len(by_vector) * hw.engine_issue_cycles) / hw.vector_ghz
     gpsimd_ns = (sum(by_gpsimd) + times * len(by_gpsimd) * hw.gpsimd_issue_cycles) / hw.gpsimd_ghz
     built_ns = max(vector_ns, gpsimd_ns)
-    if takes_turns(g.itemsize, hw):
+    if takes_turns(held, hw):
         built_ns = vector_ns + gpsimd_ns
-    wide = 2 if g.cols.stride * g.itemsize > hw.wide_stride_bytes else 1
+    wide = 2 if g.cols.stride * held > hw.wide_stride_bytes else 1
     each = ceil_div(wide * plan.moving_columns, plan.num_matmuls)
-    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if g.itemsize == 4 else 1
+    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if held == 4 else 1
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=plan.num_matmuls * matmul_cycles(each, g.itemsize, hw, m),
+        tensor_cycles=plan.num_matmuls * matmul_cycles(each, held, hw, m),
         streamed_cycles=wide * passes * plan.moving_columns * k / hw.partitions,
         transfers=tuple(transfers),
         scalar_elems=evicted // 2,
@@ -137,7 +137,7 @@ def _first_ns(plan: GroupedPlans, hw: Hardware) -> tuple[float, float]:
     mask = plan.mask_groups * g.C_out
     masked = 3 * (mask + hw.gpsimd_issue_cycles) / hw.gpsimd_ghz + hw.vector_latency_ns
     m = section.lanes * section.groups[0].size * g.C_out
-    built = section.chunks[0].taps.size * m * build_rate(g.itemsize, hw) / hw.vector_ghz
+    built = section.chunks[0].taps.size * m * build_rate(section.held_bytes, hw) / hw.vector_ghz
     ready = max(arrived, masked) + hw.dependency_ns
     operands = ready + built + hw.vector_latency_ns
     loads = [
@@ -193,7 +193,7 @@ def _last_ns(plan: GroupedPlan, hw: Hardware) -> float:
 def _weights(plan: GroupedPlan, groups: int) -> Transfers:
     """Return the transfer of a block's weights."""
     g = plan.geometry
-    run = plan.planes * len(plan.taps) * g.C_out * g.itemsize
+    run = plan.planes * len(plan.taps) * g.C_out * plan.held_bytes
     return Transfers(1, plan.lanes * groups * g.C_in, run)
 
 

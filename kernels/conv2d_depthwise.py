@@ -18,7 +18,7 @@ that TensorE reads at full rate, and runs of OH*16 bytes.
 Shapes
 ------
 x_hbm         (N, C, H, W)                  f32 f16 bf16  HBM
-w_hbm         (C, KW/step, KH, step)        as x          HBM, rows reversed, zeros behind KW
+w_hbm         (C, KW/step, KH, step)        as x or bf16  HBM, rows reversed, zeros behind KW
 scale_hbm     (C, 1)                        f32           HBM, or None
 bias_hbm      (C, 1)                        f32           HBM, or None
 residual_hbm  (N, C, OH, OW)                as x          HBM, or None
@@ -54,7 +54,7 @@ import numpy as np
 
 from nkiconv.kernels import conv2d_grouped
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import Epilogue, evict, load_table
 from nkiconv.kernels._groups import full_tap
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
@@ -94,7 +94,7 @@ class BandedPlan(nl.NKIObject):
     `blocks` channels share the partitions, and `buffers` sets of them are in SBUF, zeroed by
     VectorE or GpSimdE, as `turns` says of each in turn; `before` zeros stand in front of a column
     of `height` padded weights; `image_tiles` are the images of a matmul; taps are taken in the
-    order `cols`.
+    order `cols`.  With `fast` the weights are bfloat16, and x becomes it when it is loaded.
     """
 
     geometry: Geometry
@@ -109,18 +109,24 @@ class BandedPlan(nl.NKIObject):
     cols: tuple[int, ...]
     channel_tiles: tuple[ChannelTile, ...]
     image_tiles: tuple[Tile, ...]
+    fast: bool
     num_matmuls: int
     moving_columns: int
     sbuf_bytes: int
 
+    @property
+    def held_bytes(self) -> int:
+        """Return the bytes of an element of x and w in SBUF."""
+        return 2 if self.fast else self.geometry.itemsize
 
-def plan_banded(g: Geometry, epilogue: Epilogue) -> BandedPlan | None:
+
+def plan_banded(g: Geometry, epilogue: Epilogue, *, fast: bool = False) -> BandedPlan | None:
     """Return the plan, or None for what the banded kernel does not do."""
-    found = list(_banded_plans(g, epilogue))
+    found = list(_banded_plans(g, epilogue, fast))
     return min(found, key=lambda plan: _price(plan).estimate_us()) if found else None
 
 
-def _banded_plans(g: Geometry, epilogue: Epilogue) -> Iterator[BandedPlan]:
+def _banded_plans(g: Geometry, epilogue: Epilogue, fast: bool) -> Iterator[BandedPlan]:
     """Yield plans with many buffers and with few: each has to be zeroed before it is used."""
     pmax, bank = nl.tile_size.pmax, nl.tile_size.psum_bank_fmax
     blocks = min(pmax // g.rows.size, pmax // g.rows.outputs, g.G)
@@ -133,7 +139,8 @@ def _banded_plans(g: Geometry, epilogue: Epilogue) -> Iterator[BandedPlan]:
         or g.cols.outputs > bank
     ):
         return
-    step = _STEP_BYTES // g.itemsize
+    held = 2 if fast else g.itemsize
+    step = _STEP_BYTES // held
     while step // 2 >= g.cols.taps:
         step = step // 2
     before = max(0, g.rows.size + g.rows.pad - g.rows.taps)
@@ -149,12 +156,10 @@ def _banded_plans(g: Geometry, epilogue: Epilogue) -> Iterator[BandedPlan]:
     per_round = max(r.sets.size for tile in channel_tiles for r in tile.rounds)
     row = g.N * g.cols.outputs
     wide = ceil_div(g.cols.taps, step) * step
-    sbuf = g.itemsize * (
-        2 * (sets * g.N * g.cols.size + wide * height)
-        + (4 if epilogue.has_residual else 2) * per_round * row
-    )
+    sbuf = 2 * held * (sets * g.N * g.cols.size + wide * height)
+    sbuf += g.itemsize * (4 if epilogue.has_residual else 2) * per_round * row
     sbuf += 16 * sets + epilogue.scratch_bytes + 64
-    buffer = wide * blocks * g.rows.outputs * g.itemsize
+    buffer = wide * blocks * g.rows.outputs * held
     room = (nl.tile_size.sbuf_fmax_bytes - sbuf) // buffer
     if len(image_tiles) > nl.tile_size.psum_num_banks // 2:
         return
@@ -167,13 +172,14 @@ def _banded_plans(g: Geometry, epilogue: Epilogue) -> Iterator[BandedPlan]:
         y_shape=(g.N, g.G, g.rows.outputs, g.cols.outputs),
         blocks=blocks,
         buffers=0,
-        turns=_zeroing(g.itemsize),
+        turns=_zeroing(held),
         step=step,
         before=before,
         height=height,
         cols=(first, *(tap for tap in range(g.cols.taps) if tap != first and reached[tap])),
         channel_tiles=channel_tiles,
         image_tiles=image_tiles,
+        fast=fast,
         num_matmuls=all_sets * len(image_tiles) * sum(n > 0 for n in reached),
         moving_columns=all_sets * g.N * sum(reached),
         sbuf_bytes=sbuf,
@@ -230,12 +236,14 @@ def _block_channels(tile: ChannelTile, block: int) -> Tile:
     return Tile(start, min(tile.sets, tile.size - start))
 
 
-def _load_images(x_hbm: nl.NkiTensor, tile: ChannelTile, plan: BandedPlan) -> nl.NkiTensor:
-    """x_sb (block row, sets, images, cols), each block's last row first."""
+def _load_images(
+    x_hbm: nl.NkiTensor, dtype: str, tile: ChannelTile, plan: BandedPlan
+) -> nl.NkiTensor:
+    """x_sb (block row, sets, images, cols) of a dtype, each block's last row first."""
     g = plan.geometry
     blocks = tile.rounds[0].blocks
     shape = (blocks * g.rows.size, tile.sets, g.N, g.cols.size)
-    x_sb = nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf)
+    x_sb = nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf)
     for row in range(g.rows.size):
         for block in range(blocks):
             some = _block_channels(tile, block)
@@ -354,7 +362,7 @@ def _load_tile(
 ) -> dict[str, Any]:
     """Load all of a tile of channels."""
     w_sb = _load_columns(w_hbm, tile, plan)
-    x_sb = _load_images(x_hbm, tile, plan)
+    x_sb = _load_images(x_hbm, w_hbm.dtype, tile, plan)
     scale_sb = _load_vector(scale_hbm, tile, plan)
     bias_sb = _load_vector(bias_hbm, tile, plan)
     return {"w": w_sb, "x": x_sb, "scale": scale_sb, "bias": bias_sb}
@@ -452,21 +460,21 @@ def conv2d_banded(
 
 def _price(plan: BandedPlan) -> Price:
     """Return what a banded plan costs."""
-    g = plan.geometry
+    g, held = plan.geometry, plan.held_bytes
     hw = hardware()
     groups = ceil_div(g.cols.taps, plan.step)
     rounds = [(tile, some) for tile in plan.channel_tiles for some in tile.rounds]
     row, vectors = g.itemsize, plan.epilogue.has_scale + plan.epilogue.has_bias
     transfers = []
     for tile in plan.channel_tiles:
-        w_run = g.rows.taps * plan.step * g.itemsize
+        w_run = g.rows.taps * plan.step * held
         transfers.append(Transfers(1, tile.size * groups, w_run))
         for block in range(tile.rounds[0].blocks):
             size = _block_channels(tile, block).size
             transfers.append(Transfers(g.rows.size, size * g.N, g.cols.size * row))
             if vectors:
                 transfers.append(Transfers(vectors, g.rows.outputs, 4 * size))
-    run = g.rows.outputs * plan.step * g.itemsize
+    run = g.rows.outputs * plan.step * held
     transfers.append(Transfers(g.G, g.rows.size * groups, run, on_chip=True))
     for _, some in rounds:
         lines = g.rows.outputs * some.sets.size * g.N
@@ -477,8 +485,8 @@ def _price(plan: BandedPlan) -> Price:
     elems = sum(some.sets.size for _, some in rounds) * g.N * g.cols.outputs
     each = ceil_div(plan.moving_columns, plan.num_matmuls)
     m = plan.blocks * g.rows.outputs
-    cycles = plan.num_matmuls * matmul_cycles(each, g.itemsize, hw, m)
-    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if g.itemsize == 4 else 1
+    cycles = plan.num_matmuls * matmul_cycles(each, held, hw, m)
+    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if held == 4 else 1
     stored_ns = sum(t.count * transfer_ns(t, hw) for t in transfers if t.to_hbm)
     first_ns, built_ns = _built_ns(plan, cycles / hw.tensor_ghz, stored_ns, hw)
     return Price(
@@ -513,9 +521,9 @@ def _built_ns(
     tiles = len(plan.channel_tiles)
     sets = sum(tile.sets for tile in plan.channel_tiles)
     issue, around = hw.dma_static_issue_ns, hw.dma_static_start_ns + hw.dma_complete_ns
-    w = Transfers(1, tile.size * groups, g.rows.taps * plan.step * g.itemsize)
+    w = Transfers(1, tile.size * groups, g.rows.taps * plan.step * plan.held_bytes)
     x = Transfers(1, tile.sets * g.N, g.cols.size * g.itemsize)
-    build = Transfers(1, g.rows.size * groups, g.rows.outputs * plan.step * g.itemsize)
+    build = Transfers(1, g.rows.size * groups, g.rows.outputs * plan.step * plan.held_bytes)
     vectors = plan.epilogue.has_scale + plan.epilogue.has_bias
     loads = g.rows.size * plan.blocks
     issued = 1 + loads + (tiles - 1) * (1 + loads + vectors * plan.blocks)  # the last tile's
@@ -529,7 +537,7 @@ def _built_ns(
         ghz, fixed = (hw.vector_ghz, hw.engine_issue_cycles)
         if not by_vector:
             ghz, fixed = (hw.gpsimd_ghz, hw.gpsimd_issue_cycles)
-        zero = (elems * (0.5 if g.itemsize == 2 and by_vector else 1.0) + fixed) / ghz
+        zero = (elems * (0.5 if plan.held_bytes == 2 and by_vector else 1.0) + fixed) / ghz
         zeroed = max(zeroed, ceil_div(plan.buffers, len(plan.turns)) * zero)
     way = (plan.blocks - 1) * issue + around + alone_ns(build, 1, hw)  # from the columns
     computed = tensor_ns / sets
@@ -576,13 +584,15 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     if g.G == 1 or g.C_in > 1:
         raise NotSuited("a group has other channels than one, or is alone")
     diagonal = conv2d_grouped.block_diagonal_plans(problem, NAME)
-    banded = plan_banded(g, problem.epilogue)
+    banded = plan_banded(g, problem.epilogue, fast=problem.precision == "fast")
     price = None if banded is None else _price(banded)
     if banded is None or price is None or price.static_instructions > _MAX_INSTRUCTIONS:
         yield from diagonal
         return
     conv2d_grouped.check_problem(problem)
     why = f"rows contracted with banded operands, {banded.blocks} channels at once"
+    if banded.fast:
+        why += ", operands rounded to bfloat16"
     yield Candidate(NAME, banded, price, why)
     if g.rows.taps * g.cols.taps <= _DIAGONAL_TAPS:
         yield from diagonal
@@ -598,7 +608,8 @@ def pack(w: PackedWeights, plan: Any) -> Array:
     g = plan.geometry
     wide = ceil_div(g.cols.taps, plan.step) * plan.step
     taps = w.array.reshape(g.G, g.rows.taps, g.cols.taps)
-    columns = np.zeros((g.G, g.rows.taps, wide), dtype=w.array.dtype)
+    dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
+    columns = np.zeros((g.G, g.rows.taps, wide), dtype=dtype)
     columns[:, :, : g.cols.taps] = taps[:, ::-1]
     grouped = columns.reshape(g.G, g.rows.taps, -1, plan.step).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(grouped)

@@ -6,7 +6,7 @@ acc = sum over (ci, t) of w[g, ci, t, co] * x[n, g*C_in + ci, oh*s + kh*d - pad,
 Shapes
 ------
 x_hbm         (N, G*C_in, H, W)          f32 f16 bf16  HBM
-w_hbm         (G, C_in, KH*KW, C_out)    as x          HBM, taps in the plan's order
+w_hbm         (G, C_in, KH*KW, C_out)    as x or bf16  HBM, taps in the plan's order
 scale_hbm     (G*C_out, 1)               f32           HBM, or None
 bias_hbm      (G*C_out, 1)               f32           HBM, or None
 residual_hbm  (N, G*C_out, OH, OW)       as x          HBM, or None
@@ -46,7 +46,7 @@ import nki.language as nl
 import numpy as np
 
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._groups import (
     Batch,
@@ -156,15 +156,15 @@ def _image(lane: int, batch: Batch, plan: GroupedPlan) -> int:
 
 
 def _load_strip(
-    x_hbm: nl.NkiTensor, groups: Tile, batch: Batch, strip: Strip, plan: GroupedPlan
+    x_hbm: nl.NkiTensor, dtype: str, groups: Tile, batch: Batch, strip: Strip, plan: GroupedPlan
 ) -> nl.NkiTensor:
-    """x_sb (lane g ci, images, planes, rows, cols), zeros outside the image."""
+    """x_sb (lane g ci, images, planes, rows, cols) of a dtype, zeros outside the image."""
     g = plan.geometry
     cols = plan.cols
     rows = groups.size * g.C_in
     size = strip.bands[0].size
     shape = (batch.lanes * rows, batch.size, plan.planes, size, cols.size)
-    x_sb = nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf)
+    x_sb = nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf)
     for part in strip.zeros:
         nisa.memset(dst=x_sb[:, :, :, nl.ds(part.start, part.size), :], value=0)
     for part in cols.zeros:
@@ -341,7 +341,7 @@ def _prepare(
     section = plan.sections[plan.jobs[i_job].section]
     part = section.parts[0]
     w_sb = _load_weights(w_hbm, groups, section)
-    x_sb = _load_strip(x_hbm, groups, part.batches[0], part.strips[0], section)
+    x_sb = _load_strip(x_hbm, w_hbm.dtype, groups, part.batches[0], part.strips[0], section)
     scale_sb = _load_vector(scale_hbm, groups, section)
     bias_sb = _load_vector(bias_hbm, groups, section)
     stat_sbs = []
@@ -408,7 +408,7 @@ def conv2d_grouped(
     g = plan.geometry
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     load_table(plan.epilogue)
-    mask_sb = _make_mask(x_hbm.dtype, plan.mask_groups, g.C_in, g.C_out)
+    mask_sb = _make_mask(w_hbm.dtype, plan.mask_groups, g.C_in, g.C_out)
     # Loads and operands of a block are asked for before the block before it is computed: an
     # engine takes its instructions in order, and would else begin with them when that one is done.
     following = _prepare(x_hbm, w_hbm, scale_hbm, bias_hbm, mask_sb, 0, plan)
@@ -423,7 +423,7 @@ def conv2d_grouped(
             for batch in part.batches:
                 for strip in part.strips:
                     if x_sb is None:
-                        x_sb = _load_strip(x_hbm, groups, batch, strip, section)
+                        x_sb = _load_strip(x_hbm, w_hbm.dtype, groups, batch, strip, section)
                     for block in strip.blocks:
                         _run_block(
                             y_hbm, x_sb, mask_sb, ready, residual_hbm, groups, batch, strip, block,
@@ -439,8 +439,8 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        One group; a channel per group; a group larger than TensorE; padding other than zeros; a
-        faster float32; more instructions than a program should have.
+        One group; a channel per group; a group larger than TensorE; padding other than zeros; more
+        instructions than a program should have.
     """
     if problem.geometry.G == 1:
         raise NotSuited("there is one group only")
@@ -457,10 +457,10 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
     NotSuited
     """
     check_problem(problem)
-    g = problem.geometry
+    g, fast = problem.geometry, problem.precision == "fast"
     shortest = 0
     for shape in _shapes(g):
-        planned = [plan_grouped(g, problem.epilogue, *section) for section in shape]
+        planned = [plan_grouped(g, problem.epilogue, *section, fast=fast) for section in shape]
         found = tuple(section for section in planned if section is not None)
         if len(found) < len(planned):
             continue  # SBUF does not hold it
@@ -493,8 +493,6 @@ def check_problem(problem: Problem) -> None:
         )
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
     if problem.epilogue.pool is not None:
         raise NotSuited("it has no fused pooling")
 
@@ -529,13 +527,17 @@ def _why(plan: GroupedPlan) -> str:
         parts.append(f"{plan.planes} neighbouring channels per partition")
     if not plan.resident:
         parts.append("operands built where they are used")
+    if plan.fast:
+        parts.append("operands rounded to bfloat16")
     return ", ".join(parts)
 
 
 def pack(w: PackedWeights, plan: GroupedPlans) -> Array:
-    """Return the weights with their taps in the plan's order."""
-    order = [tap.row * plan.geometry.cols.taps + tap.col for tap in plan.sections[0].taps]
-    return np.ascontiguousarray(w.array[:, :, order, :])
+    """Return the weights with their taps in the plan's order, rounded where x is."""
+    first = plan.sections[0]
+    order = [tap.row * plan.geometry.cols.taps + tap.col for tap in first.taps]
+    dtype = DTYPES["bfloat16"] if first.fast else w.array.dtype
+    return np.ascontiguousarray(w.array[:, :, order, :].astype(dtype, copy=False))
 
 
 def run(launch: Launch, operands: Operands, plan: GroupedPlans) -> Any:
