@@ -26,7 +26,14 @@ from nkiconv.kernels._groups import (
     takes_turns,
 )
 from nkiconv.kernels._plan import ceil_div
-from nkiconv.kernels._price import Price, Transfers, alone_ns, matmul_cycles, transfer_ns
+from nkiconv.kernels._price import (
+    Price,
+    Transfers,
+    alone_ns,
+    matmul_cycles,
+    streamed_cycles,
+    transfer_ns,
+)
 from nkiconv.simulate.hardware import Hardware, hardware
 
 
@@ -91,12 +98,11 @@ def _section_price(plan: GroupedPlan, hw: Hardware) -> Price:
         built_ns = vector_ns + gpsimd_ns
     wide = 2 if g.cols.stride * held > hw.wide_stride_bytes else 1
     each = ceil_div(wide * plan.moving_columns, plan.num_matmuls)
-    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if held == 4 else 1
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
         tensor_cycles=plan.num_matmuls * matmul_cycles(each, held, hw, m),
-        streamed_cycles=wide * passes * plan.moving_columns * k / hw.partitions,
+        streamed_cycles=streamed_cycles(wide * plan.moving_columns, held, k, hw),
         transfers=tuple(transfers),
         scalar_elems=evicted // 2,
         scalar_instructions=ceil_div(tiles, 2),

@@ -23,7 +23,14 @@ import numpy as np
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Tile, ceil_div, even_tiles, tiles
-from nkiconv.kernels._price import Price, Transfers, alone_ns, matmul_cycles, transfer_ns
+from nkiconv.kernels._price import (
+    Price,
+    Transfers,
+    alone_ns,
+    matmul_cycles,
+    streamed_cycles,
+    transfer_ns,
+)
 from nkiconv.simulate.hardware import hardware
 
 _COLUMNS = (512, 1024, 2048, 4096)  # of a group: from one PSUM tile to runs as long as pay
@@ -336,11 +343,6 @@ def _price(
     if p.stride[1] * p.moving_itemsize > hw.wide_stride_bytes:
         cycles *= 2
     tensor_cycles = matmuls * cycles
-    fed = stack * k.rows[0] / hw.partitions
-    if hw.throttle_slowdown > 1 and fed / hw.throttle_slowdown <= hw.throttle_busy_share:
-        # The clock stays slow; the estimate counts the start so whatever the plan.
-        start = round(1.5 * hw.throttle_window_cycles / 2)
-        tensor_cycles += max(0, tensor_cycles - start)
     evictions = num_tiles * m.tiles
     by_vector = evictions // 2 if _takes_turns(epilogue) else 0
     if epilogue.has_residual:
@@ -373,16 +375,18 @@ def _price(
         moving_columns=pixels * k.tiles * m.tiles,
         matmuls=matmuls,
         tensor_cycles=tensor_cycles,
+        streamed_cycles=streamed_cycles(
+            pixels * k.tiles * m.tiles, p.moving_itemsize, stack * k.size / k.tiles, hw
+        ),
         transfers=tuple(transfers),
         scalar_elems=by_scalar * each,
         scalar_instructions=by_scalar,
         vector_elems=by_vector * each,
         vector_instructions=by_vector,
-        first_ns=_first_ns(
-            shape, each, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks))
-        ),
+        first_ns=_first_ns(shape, each, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks)))
+        + max(0.0, late_ns),
         last_ns=_last_ns(shape, each, y, by_vector > 0),
-        lead_ns=_lead_ns(shape, chunk) + max(0.0, late_ns),
+        lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * (2 if epilogue.has_residual else 1)
         + sum(t.count for t in transfers)

@@ -60,12 +60,9 @@ class Price:
         What a compiler sees: on-chip loops counted once.
     lead_ns
         Work before the first load.
-    rows
-        Rows of the array in use, on the mean: fed on few of them, it stays at its slow clock.
-        128 where `tensor_cycles` counts that already.
     streamed_cycles
-        More exactly than by `rows`: cycles in which columns stream, times the share of rows in use.
-        0 for unknown.
+        Cycles of those in which columns stream, times the share of the array's rows in use: fed
+        little, it stays at its slow clock.  0 where `tensor_cycles` counts that already.
     first_ns, last_ns
         From the start to the first matmul, and from the end of the last one to the end of the last
         store, where the plan knows that better than by what is loaded and stored: then both bytes
@@ -90,7 +87,6 @@ class Price:
     loop_iterations: int = 0
     static_instructions: int = 0
     lead_ns: float = 0.0
-    rows: int = 128
     streamed_cycles: float = 0.0
     first_ns: float = 0.0
     last_ns: float = 0.0
@@ -119,7 +115,7 @@ class Price:
             _engine_ns(self.vector_elems, self.vector_instructions, hw.vector_ghz, hw),
             gpsimd / hw.gpsimd_ghz,
         )
-        tensor = self._tensor_ns(max(*engines, self.built_ns), hw)
+        tensor = self._tensor_ns(max(*moved, *engines, self.built_ns), hw)
         rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
         ends += self.first_transfers * hw.dma_static_issue_ns
@@ -132,16 +128,14 @@ class Price:
         return (max(within, max(moved) + fixed) + self.lead_ns + loops) / 1000
 
     def _tensor_ns(self, others_ns: float, hw: Hardware) -> float:
-        """Return TensorE's time at the clock that it has, beside engines that work so long."""
+        """Return TensorE's time at the clock that it has, where others take so long."""
         fast = self.tensor_cycles / hw.tensor_ghz
         slow = fast * hw.throttle_slowdown
         if hw.throttle_slowdown == 1:
             return fast
         # The clock is slow until the array has been fed for a while.
-        fed = self.rows / hw.partitions / hw.throttle_slowdown
-        if self.streamed_cycles:
-            fed = self.streamed_cycles / hw.tensor_ghz / max(slow, others_ns)
-        if fed < hw.throttle_busy_share:
+        fed_ns = self.streamed_cycles / hw.tensor_ghz
+        if 0 < fed_ns < hw.throttle_busy_share * max(slow, others_ns):
             return slow
         return fast + min(fast, 1.5 * hw.throttle_window_cycles / hw.tensor_ghz / 2)
 
@@ -171,6 +165,12 @@ def _descriptor_ns(t: Transfers, hw: Hardware) -> float:
     if t.run_bytes <= 4:  # single elements
         return hw.dma_element_ns
     return max(hw.dma_shortest_ns, hw.dma_descriptor_ns + moved / hw.dma_bytes_per_ns)
+
+
+def streamed_cycles(columns: int, itemsize: int, rows: float, hw: Hardware) -> float:
+    """Return the cycles in which columns stream, times the share of the array's rows in use."""
+    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if itemsize == 4 else 1
+    return columns * passes * rows / hw.partitions
 
 
 def matmul_cycles(columns: int, itemsize: int, hw: Hardware, weights: int = 128) -> int:

@@ -58,7 +58,14 @@ from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import Epilogue, evict, load_table
 from nkiconv.kernels._groups import full_tap
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
-from nkiconv.kernels._price import Price, Transfers, alone_ns, matmul_cycles, transfer_ns
+from nkiconv.kernels._price import (
+    Price,
+    Transfers,
+    alone_ns,
+    matmul_cycles,
+    streamed_cycles,
+    transfer_ns,
+)
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import Hardware, hardware
 
@@ -484,16 +491,15 @@ def _price(plan: BandedPlan) -> Price:
     evictions = sum(some.sets.size for _, some in rounds) * len(plan.image_tiles)
     elems = sum(some.sets.size for _, some in rounds) * g.N * g.cols.outputs
     each = ceil_div(plan.moving_columns, plan.num_matmuls)
-    m = plan.blocks * g.rows.outputs
+    k, m = plan.blocks * g.rows.size, plan.blocks * g.rows.outputs
     cycles = plan.num_matmuls * matmul_cycles(each, held, hw, m)
-    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if held == 4 else 1
     stored_ns = sum(t.count * transfer_ns(t, hw) for t in transfers if t.to_hbm)
     first_ns, built_ns = _built_ns(plan, cycles / hw.tensor_ghz, stored_ns, hw)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
         tensor_cycles=cycles,
-        streamed_cycles=passes * plan.moving_columns * plan.blocks * g.rows.size / hw.partitions,
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, k, hw),
         transfers=tuple(transfers),
         scalar_elems=elems // 2,
         scalar_instructions=ceil_div(evictions, 2),
