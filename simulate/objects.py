@@ -35,8 +35,8 @@ class NKIObject:
         fields = _fields(cls)
         put = object.__setattr__  # for frozen data classes too
         if len(args) == len(fields) and not kwargs:  # plans make thousands of small ones
-            for name, value in zip(fields, args, strict=True):
-                put(self, name, value)
+            for i, name in enumerate(fields):  # half the time of a strict zip
+                put(self, name, args[i])
         else:
             given = _given(cls, fields, args, kwargs)
             for name in fields:
