@@ -364,12 +364,13 @@ def _price(
     if epilogue.has_residual:
         transfers.append(y)
     first = 1 / num_tiles if num_groups > 1 else 1
+    end = each if num_groups > 1 else pixels  # pixels of the first group, and of the last
     first_load = first * x.bytes + w.bytes / (m.tiles if stack == 1 else num_chunks)
     # What streams past the part that stays is needed within that part's first share of the work.
     shares = num_groups if stays == "weights" else num_chunks
     streamed = w.bytes + x.bytes / shares if stays == "weights" else x.bytes + w.bytes / shares
     rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
-    late_ns = (streamed - first_load + y.bytes / shares) / rate
+    late_ns = (streamed - first_load) / rate
     late_ns -= tensor_cycles / hw.tensor_ghz / shares
     return Price(
         moving_columns=pixels * k.tiles * m.tiles,
@@ -383,9 +384,9 @@ def _price(
         scalar_instructions=by_scalar,
         vector_elems=by_vector * each,
         vector_instructions=by_vector,
-        first_ns=_first_ns(shape, each, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks)))
+        first_ns=_first_ns(shape, end, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks)))
         + max(0.0, late_ns),
-        last_ns=_last_ns(shape, each, y, by_vector > 0),
+        last_ns=_last_ns(shape, end, each, y, by_vector > 0),
         lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * (2 if epilogue.has_residual else 1)
@@ -411,13 +412,13 @@ def _first_ns(shape: Shape, pixels: int, x: Transfers, w_bytes: int) -> float:
     return hw.dma_static_start_ns + loaded + hw.dma_complete_ns + hw.dependency_ns
 
 
-def _last_ns(shape: Shape, pixels: int, y: Transfers, takes_turns: bool) -> float:
-    """Return how long the end takes from the last matmul on."""
+def _last_ns(shape: Shape, pixels: int, each: int, y: Transfers, takes_turns: bool) -> float:
+    """Return how long the end takes from the last matmul, of `each` pixels, on."""
     hw, p = hardware(), shape.product
     ghz, latency = hw.scalar_ghz, hw.scalar_latency_ns
     if takes_turns:
         ghz, latency = hw.vector_ghz, hw.vector_latency_ns
-    emptied = (pixels + hw.engine_issue_cycles) / ghz + latency
+    emptied = (each + hw.engine_issue_cycles) / ghz + latency
     partitions = shape.m.partitions * shape.stack
     tiles = 1
     if p.rows * shape.cols <= pixels:  # whole planes: short runs are put together
