@@ -380,11 +380,9 @@ def _price(
     part = _first_part(shape, columns, chunk, is_last=num_groups * num_chunks == 1)
     computed_ns = first * part / m.tiles * tensor_cycles / hw.tensor_ghz
     earlier_ns = y.count * transfer_ns(replace(y, to_hbm=True), hw) * (1 - first / m.tiles)
-    # Its last share of the work begins when all is loaded; what is stored meanwhile takes its time.
-    loaded_ns = sum(t.count * transfer_ns(t, hw) for t in transfers[:2])
-    loaded_ns += min(loaded_ns, earlier_ns) + hw.dma_static_start_ns + hw.dma_complete_ns
-    share = first if stays == "weights" else 1 / num_chunks
-    loaded_ns += share * tensor_cycles / hw.tensor_ghz
+    # Where transfers limit it, the last results are computed when all else is moved.
+    moved_ns = sum(t.count * transfer_ns(t, hw) for t in transfers[:2]) + earlier_ns
+    moved_ns += hw.dma_static_start_ns + hw.dma_complete_ns
     return Price(
         moving_columns=pixels * k.tiles * m.tiles,
         matmuls=matmuls,
@@ -399,7 +397,7 @@ def _price(
         vector_instructions=by_vector,
         first_ns=first_ns,
         last_ns=_last_ns(shape, end, each, y, by_vector > 0),
-        built_ns=max(first_ns + computed_ns + earlier_ns, loaded_ns if stays == "weights" else 0.0),
+        built_ns=max(first_ns + computed_ns + earlier_ns, moved_ns),
         lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * (2 if epilogue.has_residual else 1)
