@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nkiconv.kernels import pack_weights
+from nkiconv.kernels import conv2d, pack_weights
 from nkiconv.kernels._algorithm import Operands, Problem
 from nkiconv.kernels._direct_plan import DirectPlan, plan_direct
 from nkiconv.kernels._epilogue import Epilogue
@@ -260,6 +260,16 @@ def test_the_price_counts_what_runs() -> None:
     assert price.num_transfers == seen.instructions["dma_copy"]
     assert price.moving_columns == seen.moving_columns
     assert 0.8 < price.estimate_us() / seen.body_us < 1.25
+
+
+def test_a_residual_does_not_queue_behind_the_image() -> None:
+    x, w = np.ones((1, 128, 160, 160), np.float16), np.ones((128, 128, 3, 3), np.float16)
+    times = []
+    for residual in (None, np.ones_like(x)):
+        with use_target("trn1"):
+            _, seen = profile(conv2d, x, w, padding=1, residual=residual, algorithm="direct")
+        times.append(seen.body_us)
+    assert times[1] < 1.06 * times[0]  # 1.14 if all of x is loaded before
 
 
 def test_a_plan_takes_less_than_5_ms() -> None:
