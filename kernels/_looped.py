@@ -37,9 +37,9 @@ from nkiconv.simulate.hardware import hardware
 MAX_INSTRUCTIONS = 20_000
 """That a program writes out, all its loops' bodies together; longer ones take long to compile."""
 
-_TABLE_MAX = 4096  # iterations whose indices are in SBUF: 48 KiB of a partition at most
+_TABLE_MAX = 2048  # iterations whose indices are in SBUF: 40 KiB of a partition
 _INDEX_BYTES = 4
-_TENSORS = 3  # that move differently, of x, y, w and their kin: columns of the table, at most 4
+_COLUMNS = 5  # of the table at most: x, y, residual, vectors, w
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Piece(nl.NKIObject):
 
 @dataclass(frozen=True)
 class LoopedPlan(nl.NKIObject):
-    """Pieces, one after the other; `kept`: the weights are loaded before the first."""
+    """Pieces, one after the other; `kept` are loads of weights that all have, before the first."""
 
     pieces: tuple[Piece, ...]
     y_shape: tuple[int, int, int, int]
-    kept: bool = False
+    kept: tuple[Any, ...] = ()
 
 
 # On the device.
@@ -131,13 +131,26 @@ def indices(
     return found
 
 
-def take(
+def take_part(
+    operands: dict[str, Any], piece: Piece, at: list[nl.VirtualRegister]
+) -> dict[str, Any]:
+    """Return what a part has of each operand, at the indices of an iteration; none: its place."""
+    return {
+        "x": _take(operands["x"], piece.x, at),
+        "w": _take(operands["w"], piece.w, at),
+        "scale": _take(operands["scale"], piece.vector, at),
+        "bias": _take(operands["bias"], piece.vector, at),
+        "residual": _take(operands["residual"], piece.residual, at),
+        "y": _take(operands["y"], piece.y, at),
+    }
+
+
+def _take(
     tensor: nl.NkiTensor | None, box: Box | None, at: list[nl.VirtualRegister]
 ) -> nl.NkiTensor | None:
-    """Return the part of a tensor in HBM at the indices of an iteration, or where it stays."""
+    """View of part of a tensor in HBM."""
     if tensor is None or box is None:
         return tensor
-    size = box.shape[0]
     if len(at) == 0 or box.most == 0:
         part = tensor
         for dim in range(len(box.shape)):
@@ -146,6 +159,7 @@ def take(
     index = at[box.column]
     if box.whole:
         num = box.most + 1
+        size = box.shape[0]
         parts = tensor[nl.ds(box.starts[0], num * size)].reshape_dim(0, (num, size))
         return parts.select(0, index)
     pattern = [[box.unit, box.most + 1]]
@@ -219,7 +233,20 @@ def y_shape(problem: Problem) -> tuple[int, int, int, int]:
     return (g.N, g.G * g.C_out, planes[0].outputs, planes[1].outputs)
 
 
-def cut(problem: Problem, loops: Loops) -> Cut:
+def least_instructions(problem: Problem) -> int:
+    """Return a bound on a program's instructions that takes no planning: full matmuls."""
+    return _least(problem, problem.geometry.N, problem.geometry.G, problem.geometry.C_out,
+                  y_shape(problem)[2])  # fmt: skip
+
+
+def _least(problem: Problem, n: int, groups: int, channels: int, rows: int) -> int:
+    g = problem.geometry
+    columns = n * groups * rows * y_shape(problem)[3]
+    macs = columns * channels * g.C_in * g.rows.taps * g.cols.taps
+    return macs // (nl.tile_size.pmax**2 * nl.tile_size.psum_bank_fmax)
+
+
+def cut_into_parts(problem: Problem, loops: Loops) -> Cut:
     """Return the fastest cut whose program has the length.
 
     Raises
@@ -327,18 +354,9 @@ class _Cutter:
 
         A rest of the images is another copy of the program: one image at a time has none.
         """
-        least = self._least(sizes)
-        return least if least > 2 * self.limit else self._cut(tuple(sizes)).static_instructions
-
-    def _least(self, sizes: list[int]) -> int:
-        """Return a bound on a part's instructions that takes no planning: full matmuls."""
-        g, pmax = self.g, nl.tile_size.pmax
         n, groups, channels, rows = sizes
-        macs = n * groups * channels * g.C_in * g.rows.taps * g.cols.taps * rows * g.cols.outputs
-        pool = self.problem.epilogue.pool
-        if pool is not None:
-            macs = macs // g.cols.outputs * pool.cols.outputs
-        return macs // (pmax * pmax * nl.tile_size.psum_bank_fmax)
+        least = _least(self.problem, n, groups, channels, rows)
+        return least if least > 2 * self.limit else self._cut(tuple(sizes)).static_instructions
 
     def _images(self, length: int) -> list[int]:
         """Return how many images a part may have, if one takes a program of this length."""
@@ -374,8 +392,10 @@ class _Cutter:
                 f"{iterations} iterations along several axes; their indices are kept for "
                 f"{_TABLE_MAX:,}"
             )
-        reserved = _INDEX_BYTES * _TENSORS * iterations if several else 0
-        spans = [list(_spans(all_, size)) for all_, size in zip(self.whole[:3], sizes, strict=False)]
+        reserved = _INDEX_BYTES * _COLUMNS * iterations if several else 0
+        spans = [
+            list(_spans(all_, size)) for all_, size in zip(self.whole[:3], sizes, strict=False)
+        ]
         pieces, prices = [], []
         for n, group, channel, row in product(*spans, self._bands(sizes[3])):
             sub = self._sub(n, group, channel, row)
