@@ -31,7 +31,6 @@ from nkiconv.kernels._algorithm import NotSuited, Problem
 from nkiconv.kernels._blocks import conv_outputs
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div
 from nkiconv.kernels._price import Price
-from nkiconv.simulate import CapacityError
 from nkiconv.simulate.hardware import hardware
 
 MAX_INSTRUCTIONS = 20_000
@@ -252,12 +251,11 @@ def cut_into_parts(problem: Problem, loops: Loops) -> Cut:
     Raises
     ------
     NotSuited
-        None has; or a part does not fit SBUF.
+        None has.
+    CapacityError
+        A part does not fit SBUF.
     """
-    try:
-        return _Cutter(problem, loops).best()
-    except CapacityError as error:
-        raise NotSuited(str(error)) from error
+    return _Cutter(problem, loops).best()
 
 
 def total(cut: Cut, before: Price | None = None) -> Price:
@@ -311,6 +309,14 @@ class _Span:
     x_start: int = 0
 
 
+_ORDERS = ((1, 3, 2), (1, 2, 3))
+"""In which parts of one image become smaller: groups (1), output channels (2), rows (3)."""
+
+
+def _fastest(cuts: list[Cut]) -> Cut:
+    return min(cuts, key=lambda one: total(one).estimate_us())
+
+
 class _Cutter:
     """Tries sizes of parts: the most images of one, else fewer groups, rows, channels."""
 
@@ -323,31 +329,41 @@ class _Cutter:
 
     def best(self) -> Cut:
         """Return the cut that is estimated to be the fastest."""
-        N, G, C_out, rows = self.whole
-        sizes = [1, G, C_out, rows]
-        length = self._length(sizes)
-        if length <= self.limit and N > 1:
-            cuts = [self._cut((n, *self.whole[1:])) for n in self._images(length)]
+        N = self.g.N
+        length = self._length([1, *self.whole[1:]])
+        if length <= self.limit:
+            numbers = self._images(length) if N > 1 else [1]
+            cuts = [self._cut((n, *self.whole[1:])) for n in numbers]
             fits = [one for one in cuts if one.static_instructions <= self.limit]
-            if fits:
-                return min(fits, key=lambda one: total(one).estimate_us())
-        if self.loops.equal and self.loops.groups + self.loops.channels + self.loops.rows == 0:
-            raise NotSuited(self._refusal(length, "one image"))
-        for axis, grain in ((1, self.loops.groups), (3, int(self.loops.rows)),
-                            (2, self.loops.channels)):  # fmt: skip
-            while grain and length > self.limit and sizes[axis] > grain:
-                share = min(0.95 * self.limit / length, (sizes[axis] - 1) / sizes[axis])
-                sizes[axis] = max(grain, int(sizes[axis] * share) // grain * grain)
-                length = self._length(sizes)
-        if length > self.limit:
-            raise NotSuited(self._refusal(length, "the smallest part that it loops over"))
-        return self._cut(tuple(sizes))
-
-    def _refusal(self, length: int, what: str) -> str:
-        return (
-            f"{what} takes {length:,} instructions; a program may write out {self.limit:,}, so "
-            "its taps or input channels would have to be looped over"
+            return _fastest(fits or [self._cut((1, *self.whole[1:]))])
+        found = [self._shorter(order, length) for order in _ORDERS]
+        fits = [one for _, one in found if one is not None]
+        if fits:
+            return _fastest(fits)
+        raise NotSuited(
+            f"the least that it loops over takes {min(length for length, _ in found):,} "
+            f"instructions; a program may write out {self.limit:,}, so loops inside that would be "
+            "needed"
         )
+
+    def _shorter(self, order: tuple[int, ...], length: int) -> tuple[int, Cut | None]:
+        """Make one image's parts smaller, along one axis after the other; return the length.
+
+        Less than a PSUM bank of rows takes as many instructions as all of it.
+        """
+        sizes = [1, *self.whole[1:]]
+        pool = self.problem.epilogue.pool
+        row = self.g.cols.outputs * (1 if pool is None else pool.rows.stride)
+        bank_rows = nl.tile_size.psum_bank_fmax // row
+        least = (0, self.loops.groups, self.loops.channels, max(1, bank_rows) * self.loops.rows)
+        grains = (0, self.loops.groups, self.loops.channels, 1)
+        for axis in order:
+            while least[axis] and length > self.limit and sizes[axis] > least[axis]:
+                share = min(0.95 * self.limit / length, (sizes[axis] - 1) / sizes[axis])
+                size = int(sizes[axis] * share) // grains[axis] * grains[axis]
+                sizes[axis] = max(least[axis], size)
+                length = self._length(sizes)
+        return length, self._cut(tuple(sizes)) if length <= self.limit else None
 
     def _length(self, sizes: list[int]) -> int:
         """Return how long a program of such parts is; what would be much too long is not planned.

@@ -880,7 +880,7 @@ def _why(plan: DirectPlan) -> str:
     return ", ".join(parts)
 
 
-def _epilogue_instructions(plan: DirectPlan, tiles: int, stores: int) -> int:
+def _epilogue_instructions(plan: DirectPlan, tiles: int) -> int:
     """Return the most instructions beside one per tile: PSUM emptied, vectors, borders."""
     e = plan.epilogue
     g = plan.geometry
@@ -895,7 +895,7 @@ def _epilogue_instructions(plan: DirectPlan, tiles: int, stores: int) -> int:
     elif full_tap(g.rows) < 0 or full_tap(g.cols) < 0:
         num += tiles  # a product of zeros comes first, of which these are made
     if e.has_residual:
-        num += tiles + stores
+        num += tiles
     return num + (0 if e.activation is None else 3 * tiles)
 
 
@@ -938,12 +938,13 @@ def _price(plan: DirectPlan) -> Price:
         c_outs = plan.c_out_blocks[step.block]
         for block in section.blocks:
             run_bytes = block.rows.size * block.cols.size * item
-            if plan.interleaved_y:
-                runs = c_outs[0].size * block.images.size
-                moved[runs, len(c_outs) * run_bytes, True, False] += g.G
-            else:
-                for c_out in c_outs:
-                    moved[c_out.size * block.images.size, run_bytes, True, False] += g.G
+            for to_hbm in (True, False) if plan.epilogue.has_residual else (True,):
+                if plan.interleaved_y:
+                    runs = c_outs[0].size * block.images.size
+                    moved[runs, len(c_outs) * run_bytes, to_hbm, False] += g.G
+                else:
+                    for c_out in c_outs:
+                        moved[c_out.size * block.images.size, run_bytes, to_hbm, False] += g.G
     y_elems = g.N * g.rows.outputs * g.cols.outputs * g.G
     num_tiles = sum(len(c_outs) for c_outs in plan.c_out_blocks)
     tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
@@ -969,7 +970,7 @@ def _price(plan: DirectPlan) -> Price:
         + tiles
         + copies
         + sum(t.count for t in transfers)
-        + _epilogue_instructions(plan, tiles, sum(t.count for t in transfers if t.to_hbm)),
+        + _epilogue_instructions(plan, tiles),
         rows=sum(p.rows for p in plan.products) // len(plan.products),
         lead_ns=_LEAD_NS + alone * plan.tensor_cycles / hardware().tensor_ghz,
     )

@@ -632,6 +632,8 @@ def _price(plan: PooledPlan) -> Price:
     steps = rounds * len(plan.sections)
     pooling = tall * (pool.rows.size - 1) + y * max(1, pool.cols.size - 1)
     evictions = rounds * sum(len(s.tiles) for s in plan.sections)
+    columns_beside = (*plan.cols.zeros, *plan.cols.border)
+    borders = [(*section.rows.zeros, *columns_beside) for section in plan.sections]
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
@@ -645,7 +647,10 @@ def _price(plan: PooledPlan) -> Price:
         first_load_bytes=per_in * plan.sections[0].loads[0].size * plan.cols.inside.size * item
         if plan.sections[0].loads
         else 0,
-        static_instructions=plan.num_matmuls + evictions + steps * (pool.rows.size + pool.cols.size)
+        static_instructions=plan.num_matmuls
+        + evictions * (1 + e.has_residual + (0 if e.activation is None else 3))
+        + steps * (pool.rows.size + pool.cols.size)
+        + walks * len(plan.c_in_tiles) * sum(map(len, borders))
         + sum(t.count for t in transfers),
     )  # fmt: skip
 
