@@ -30,7 +30,7 @@ import nki.language as nl
 from nkiconv.kernels._algorithm import NotSuited, Problem
 from nkiconv.kernels._blocks import conv_outputs
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div
-from nkiconv.kernels._price import Price
+from nkiconv.kernels._price import Price, Transfers, transfer_ns
 from nkiconv.simulate.hardware import hardware
 
 MAX_INSTRUCTIONS = 20_000
@@ -262,9 +262,21 @@ def total(cut: Cut, before: Price | None = None) -> Price:
     """Return what all iterations cost together; `before` what is loaded ahead of them."""
     hw = hardware()
     each = [(p.iterations, price) for p, price in zip(cut.pieces, cut.prices, strict=True)]
-    times = sum(n for n, _ in each)
-    ends = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns) + hw.tensor_latency_ns
-    first = () if before is None else before.transfers
+    start = hw.dma_static_start_ns
+    first: tuple[Transfers, ...] = ()
+    looped_ns = 0.0
+    if before is not None:
+        first = before.transfers
+        looped_ns = start + sum(t.count * transfer_ns(t, hw) for t in first)
+    for n, price in each:
+        once = 1000 * price.estimate_us()
+        if n > 1:  # addresses of run time: generated on the chip, for loads and for stores
+            by_software = hw.generation < 3
+            issue = hw.dma_software_issue_ns if by_software else hw.dma_hardware_issue_ns / 2
+            later = hw.dma_software_start_ns if by_software else hw.dma_hardware_start_ns
+            once = max(once, price.num_transfers * issue) + 2 * (later - start)
+            once += hw.loop_iteration_ns
+        looped_ns += n * once
 
     def added(name: str) -> int:
         return sum(n * getattr(price, name) for n, price in each)
@@ -283,15 +295,9 @@ def total(cut: Cut, before: Price | None = None) -> Price:
         vector_instructions=added("vector_instructions"),
         gpsimd_elems=added("gpsimd_elems"),
         gpsimd_instructions=added("gpsimd_instructions"),
-        # nothing overlaps between iterations
-        first_load_bytes=added("first_load_bytes"),
-        last_store_bytes=added("last_store_bytes"),
-        first_transfers=added("first_transfers"),
-        loop_iterations=sum(p.iterations for p in cut.pieces if p.iterations > 1),
         static_instructions=cut.static_instructions
         + (0 if before is None else before.static_instructions),
-        lead_ns=sum(n * price.lead_ns for n, price in each) + (times - 1) * ends,
-        rows=min(price.rows for _, price in each),
+        looped_ns=looped_ns,
     )
 
 

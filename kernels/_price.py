@@ -59,6 +59,8 @@ class Price:
         What a compiler sees: on-chip loops counted once.
     lead_ns
         Work before the first load.
+    looped_ns
+        The time of all iterations one after the other, where on-chip loops run them; else 0.
     rows
         Rows of the array in use, on the mean: fed on few of them, it stays at its slow clock.
         128 where `tensor_cycles` counts that already.
@@ -77,10 +79,10 @@ class Price:
     first_load_bytes: int = 0
     last_store_bytes: int = 0
     first_transfers: int = 0
-    loop_iterations: int = 0
     static_instructions: int = 0
     lead_ns: float = 0.0
     rows: int = 128
+    looped_ns: float = 0.0
 
     @property
     def hbm_bytes(self) -> int:
@@ -94,6 +96,8 @@ class Price:
 
     def estimate_us(self, hw: Hardware | None = None) -> float:
         """Return microseconds without launch; None takes the target in force."""
+        if self.looped_ns:
+            return self.looped_ns / 1000
         hw = hw or hardware()
         tensor = self.tensor_cycles / hw.tensor_ghz
         if hw.throttle_slowdown > 1:  # the clock is slow until the array has been fed for a while
@@ -114,8 +118,7 @@ class Price:
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
         ends += self.first_transfers * hw.dma_static_issue_ns
         fixed = self.lead_ns + 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
-        loops = self.loop_iterations * hw.loop_iteration_ns
-        return (max(work) + ends + fixed + loops + hw.tensor_latency_ns) / 1000
+        return (max(work) + ends + fixed + hw.tensor_latency_ns) / 1000
 
 
 def _engine_ns(elems: int, instructions: int, ghz: float, hw: Hardware) -> float:
