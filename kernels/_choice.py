@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nkiconv.kernels import (
+    _looped,
     conv2d_depthwise,
     conv2d_direct,
     conv2d_grouped,
@@ -54,7 +55,7 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
             refusals[name] = idle
             continue
         try:
-            found += _candidates(ALGORITHMS[name], problem)
+            found += _short_enough(_candidates(ALGORITHMS[name], problem))
         except NotSuited as reason:
             refusals[name] = str(reason)
     if not found:
@@ -74,6 +75,25 @@ def run(launch: Launch, best: Candidate, operands: Operands) -> Any:
     x, residual = best.stages.before(launch, operands.x, operands.residual)
     y = module.run(launch, replace(operands, x=x, residual=residual), best.plan)
     return best.stages.after(launch, y)
+
+
+def _short_enough(found: list[Candidate]) -> list[Candidate]:
+    """Return those whose programs a compiler takes, each stage's too.
+
+    Raises
+    ------
+    NotSuited
+        None is.
+    """
+    limit = _looped.MAX_INSTRUCTIONS
+    fits = [one for one in found if one.static_instructions <= limit]
+    if found and not fits:
+        least = min(one.static_instructions for one in found)
+        raise NotSuited(
+            f"its program has {least:,} instructions, more than the {limit:,} that it "
+            "may write out; it would need on-chip loops"
+        )
+    return fits
 
 
 def _candidates(module: Algorithm, problem: Problem) -> list[Candidate]:

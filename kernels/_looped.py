@@ -27,10 +27,10 @@ from typing import Any
 import nki.isa as nisa
 import nki.language as nl
 
-from nkiconv.kernels._algorithm import NotSuited, Problem
 from nkiconv.kernels._blocks import conv_outputs
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div
 from nkiconv.kernels._price import Price, Transfers, transfer_ns
+from nkiconv.kernels._problem import NotSuited, Problem
 from nkiconv.simulate.hardware import hardware
 
 MAX_INSTRUCTIONS = 20_000
@@ -135,16 +135,16 @@ def take_part(
 ) -> dict[str, Any]:
     """Return what a part has of each operand, at the indices of an iteration; none: its place."""
     return {
-        "x": _take(operands["x"], piece.x, at),
-        "w": _take(operands["w"], piece.w, at),
-        "scale": _take(operands["scale"], piece.vector, at),
-        "bias": _take(operands["bias"], piece.vector, at),
-        "residual": _take(operands["residual"], piece.residual, at),
-        "y": _take(operands["y"], piece.y, at),
+        "x": take(operands["x"], piece.x, at),
+        "w": take(operands["w"], piece.w, at),
+        "scale": take(operands["scale"], piece.vector, at),
+        "bias": take(operands["bias"], piece.vector, at),
+        "residual": take(operands["residual"], piece.residual, at),
+        "y": take(operands["y"], piece.y, at),
     }
 
 
-def _take(
+def take(
     tensor: nl.NkiTensor | None, box: Box | None, at: list[nl.VirtualRegister]
 ) -> nl.NkiTensor | None:
     """View of part of a tensor in HBM."""
@@ -190,6 +190,8 @@ class Loops:
         Parts have multiples of so many; 0 for all of them.
     equal
         Whether images must be in equal parts.
+    turned
+        "x" or "y": that one has rows and columns the other way round, with no channels.
     """
 
     make: Callable[[Problem, int], Any]
@@ -199,6 +201,7 @@ class Loops:
     groups: int = 0
     channels: int = 0
     equal: bool = False
+    turned: str = ""
 
 
 @dataclass(frozen=True)
@@ -301,6 +304,42 @@ def total(cut: Cut, before: Price | None = None) -> Price:
     )
 
 
+def in_parts_if_long(
+    problem: Problem,
+    make: Callable[[Problem, int], Any],
+    price: Callable[[Any], Price],
+    *,
+    turned: str = "",
+) -> tuple[Any, Price]:
+    """Return the plan of a stage's kernel, or that of loops over it; and what it costs.
+
+    Raises
+    ------
+    NotSuited
+        The program would be too long all the same.
+    """
+    plan = make(problem, 0)
+    cost = price(plan)
+    if cost.static_instructions <= MAX_INSTRUCTIONS:
+        return plan, cost
+    parts = cut_into_parts(problem, Loops(make, price, lambda _: None, rows=True, turned=turned))
+    shape = y_shape(problem)
+    if turned == "y":
+        shape = (shape[0], 1, shape[3], shape[2])
+    return LoopedPlan(parts.pieces, shape), total(parts)
+
+
+def stage_price(moved_bytes: int, work_ns: float, instructions: int) -> Price:
+    """Return what a kernel costs that moves bytes through HBM, and works meanwhile."""
+    hw = hardware()
+    rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+    ends = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
+    return Price(
+        0, 0, 0, (), static_instructions=instructions,
+        looped_ns=ends + max(moved_bytes / rate, work_ns),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class _Span:
     """`count` neighbouring parts of an axis, from `start` on, of `size` each.
@@ -382,10 +421,14 @@ class _Cutter:
 
     def _images(self, length: int) -> list[int]:
         """Return how many images a part may have, if one takes a program of this length."""
-        N = self.g.N
-        most = min(N - 1, max(1, self.limit // length) * 2)  # several may share a PSUM tile
-        while most > 1 and self._part_length(most) > self.limit:
-            most = max(1, min(most - 1, int(most * self.limit / self._part_length(most))))
+        N, most = self.g.N, 1
+        for _ in range(4):  # several may share an instruction
+            guess = min(N - 1, max(1, most * self.limit // length))
+            while guess > most and self._part_length(guess) > self.limit:
+                guess = max(most, min(guess - 1, guess * self.limit // self._part_length(guess)))
+            if guess == most:
+                break
+            most, length = guess, self._part_length(guess)
         divisors = [n for n in range(1, most + 1) if N % n == 0]
         if self.loops.equal:
             return divisors[-3:]
@@ -492,11 +535,18 @@ class _Cutter:
         moved = tuple(i for i in range(4) if spans[i].count > 1)
 
         def box(
-            shape: tuple[int, ...], starts: tuple[int, ...], part: tuple[int, ...],
+            shape: tuple[int, ...],
+            starts: tuple[int, ...],
+            part: tuple[int, ...],
             moves: tuple[tuple[int, int], ...],
-        ) -> tuple[Box, tuple[int, ...]]:  # fmt: skip
-            return _box(shape, starts, part, tuple(moves[i] for i in moved),
-                        tuple(spans[i].count for i in moved))  # fmt: skip
+            *,
+            turned: bool = False,
+        ) -> tuple[Box, tuple[int, ...]]:
+            if turned:  # of 4 dimensions, the last two
+                shape, starts, part = ((*t[:2], t[3], t[2]) for t in (shape, starts, part))
+                moves = tuple((3 if dim == 2 else dim, distance) for dim, distance in moves)
+            counts = tuple(spans[i].count for i in moved)
+            return _box(shape, starts, part, tuple(moves[i] for i in moved), counts)
 
         own_y, all_y = y_shape(sub), y_shape(self.problem)
         boxes = {
@@ -505,12 +555,14 @@ class _Cutter:
                 (n.start, group.start * whole.C_in, row.x_start, 0),
                 (n.size, group.size * whole.C_in, own.rows.size, whole.cols.size),
                 ((0, n.size), (1, group.size * whole.C_in), (0, 0), (2, x_rows)),
+                turned=self.loops.turned == "x",
             ),
             "y": box(
                 all_y,
                 (n.start, y_channels, row.start, 0),
                 own_y,
                 ((0, n.size), (1, group.size * whole.C_out), (1, channel.size), (2, row.size)),
+                turned=self.loops.turned == "y",
             ),
             "residual": box(
                 (whole.N, whole.G * whole.C_out, whole.rows.outputs, whole.cols.outputs),
