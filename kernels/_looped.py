@@ -28,7 +28,7 @@ import nki.isa as nisa
 import nki.language as nl
 
 from nkiconv.kernels._blocks import conv_outputs
-from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div
+from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, tap_outputs
 from nkiconv.kernels._price import Price, Transfers, transfer_ns
 from nkiconv.kernels._problem import NotSuited, Problem
 from nkiconv.simulate.hardware import hardware
@@ -36,9 +36,8 @@ from nkiconv.simulate.hardware import hardware
 MAX_INSTRUCTIONS = 20_000
 """That a program writes out, all its loops' bodies together; longer ones take long to compile."""
 
-_TABLE_MAX = 2048  # iterations whose indices are in SBUF: 40 KiB of a partition
+_TABLE_BYTES = 65_536  # of SBUF per partition at most, for the indices of all iterations
 _INDEX_BYTES = 4
-_COLUMNS = 5  # of the table at most: x, y, residual, vectors, w
 
 
 @dataclass(frozen=True)
@@ -170,6 +169,35 @@ def take(
 # Plans.
 
 
+def y_shape(problem: Problem) -> tuple[int, int, int, int]:
+    """Return the shape of y: pooled, where the epilogue has a pool."""
+    g, pool = problem.geometry, problem.epilogue.pool
+    planes = (g.rows, g.cols) if pool is None else (pool.rows, pool.cols)
+    return (g.N, g.G * g.C_out, planes[0].outputs, planes[1].outputs)
+
+
+def least_instructions(problem: Problem) -> int:
+    """Return a bound on a program's instructions that takes no planning: full matmuls."""
+    g = problem.geometry
+    columns = g.N * g.G * y_shape(problem)[2] * y_shape(problem)[3]
+    macs = columns * g.C_out * g.C_in * g.rows.taps * g.cols.taps
+    return macs // (nl.tile_size.pmax**2 * nl.tile_size.psum_bank_fmax)
+
+
+def least_matmuls(problem: Problem) -> int:
+    """Return a closer bound, where each tap has a matmul of its own and groups have theirs."""
+    g, pool = problem.geometry, problem.epilogue.pool
+    columns = g.N * g.G * max(1, g.C_in // nl.tile_size.pmax)
+    columns *= ceil_div(g.C_out, nl.tile_size.pmax)
+    for axis in (g.rows, g.cols):
+        every = Tile(0, axis.outputs)
+        columns *= sum(tap_outputs(axis, every, tap).size for tap in range(axis.taps))
+    if pool is not None:  # fewer outputs may be needed
+        needed = y_shape(problem)[2] * y_shape(problem)[3]
+        columns = columns * needed // (g.rows.outputs * g.cols.outputs)
+    return columns // nl.tile_size.psum_bank_fmax
+
+
 @dataclass(frozen=True)
 class Loops:
     """What an algorithm can loop over, and what its parts are made with.
@@ -190,6 +218,8 @@ class Loops:
         Parts have multiples of so many; 0 for all of them.
     equal
         Whether images must be in equal parts.
+    least
+        Returns a bound on a program's instructions that takes no planning.
     turned
         "x" or "y": that one has rows and columns the other way round, with no channels.
     """
@@ -201,6 +231,7 @@ class Loops:
     groups: int = 0
     channels: int = 0
     equal: bool = False
+    least: Callable[[Problem], int] = least_instructions
     turned: str = ""
 
 
@@ -226,26 +257,6 @@ def overhead(piece: Piece) -> int:
     if piece.iterations == 1:
         return 0
     return 1 if len(piece.counts) < 2 else 2 + 2 * len(piece.columns)
-
-
-def y_shape(problem: Problem) -> tuple[int, int, int, int]:
-    """Return the shape of y: pooled, where the epilogue has a pool."""
-    g, pool = problem.geometry, problem.epilogue.pool
-    planes = (g.rows, g.cols) if pool is None else (pool.rows, pool.cols)
-    return (g.N, g.G * g.C_out, planes[0].outputs, planes[1].outputs)
-
-
-def least_instructions(problem: Problem) -> int:
-    """Return a bound on a program's instructions that takes no planning: full matmuls."""
-    return _least(problem, problem.geometry.N, problem.geometry.G, problem.geometry.C_out,
-                  y_shape(problem)[2])  # fmt: skip
-
-
-def _least(problem: Problem, n: int, groups: int, channels: int, rows: int) -> int:
-    g = problem.geometry
-    columns = n * groups * rows * y_shape(problem)[3]
-    macs = columns * channels * g.C_in * g.rows.taps * g.cols.taps
-    return macs // (nl.tile_size.pmax**2 * nl.tile_size.psum_bank_fmax)
 
 
 def cut_into_parts(problem: Problem, loops: Loops) -> Cut:
@@ -369,6 +380,7 @@ class _Cutter:
         self.problem, self.loops = problem, loops
         self.g: Geometry = problem.geometry
         self.limit = MAX_INSTRUCTIONS
+        self.least = loops.least(problem)
         self.whole = (self.g.N, self.g.G, self.g.C_out, y_shape(problem)[2])
         self.made: dict[Any, tuple[Any, Price]] = {}
 
@@ -415,8 +427,8 @@ class _Cutter:
 
         A rest of the images is another copy of the program: one image at a time has none.
         """
-        n, groups, channels, rows = sizes
-        least = _least(self.problem, n, groups, channels, rows)
+        share = prod(size / all_ for size, all_ in zip(sizes, self.whole, strict=True))
+        least = int(self.least * share)
         return least if least > 2 * self.limit else self._cut(tuple(sizes)).static_instructions
 
     def _images(self, length: int) -> list[int]:
@@ -451,13 +463,16 @@ class _Cutter:
         """Return the pieces of parts of so many images, groups, channels and rows."""
         counts = [ceil_div(all_, size) for all_, size in zip(self.whole, sizes, strict=True)]
         iterations = prod(counts)
-        several = sum(count > 1 for count in counts) > 1
-        if several and iterations > _TABLE_MAX:
+        reserved = 0
+        if sum(count > 1 for count in counts) > 1:
+            # x and y; where channels or groups move, w and vectors; a residual may differ from y
+            columns = 2 + 2 * (counts[1] * counts[2] > 1) + (self.problem.epilogue.pool is not None)
+            reserved = _INDEX_BYTES * columns * iterations
+        if reserved > _TABLE_BYTES:
             raise NotSuited(
-                f"{iterations} iterations along several axes; their indices are kept for "
-                f"{_TABLE_MAX:,}"
+                f"the indices of {iterations:,} iterations along several axes take {reserved:,} B "
+                f"of SBUF per partition; {_TABLE_BYTES:,} are set aside for them"
             )
-        reserved = _INDEX_BYTES * _COLUMNS * iterations if several else 0
         spans = [
             list(_spans(all_, size)) for all_, size in zip(self.whole[:3], sizes, strict=False)
         ]

@@ -781,7 +781,7 @@ def _written_out(problem: Problem, pack_taps: bool) -> Candidate | None:
     CapacityError
         It does not fit SBUF.
     """
-    if _looped.least_instructions(problem) > _looped.MAX_INSTRUCTIONS:
+    if _looped.least_matmuls(problem) > _looped.MAX_INSTRUCTIONS:
         return None  # nor worth the time that planning takes
     plan = plan_direct(
         problem.geometry, problem.epilogue, padding_mode=problem.padding_mode,
@@ -818,7 +818,7 @@ def _in_parts(problem: Problem, pack_taps: bool) -> Candidate:
     cut = _looped.cut_into_parts(
         problem,
         _looped.Loops(
-            make, _price, w_shape, rows=True, groups=1,
+            make, _price, w_shape, least=_looped.least_matmuls, rows=True, groups=1,
             channels=even_tiles(problem.geometry.C_out, nl.tile_size.pmax)[0].size,
         ),
     )  # fmt: skip

@@ -562,7 +562,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     why = f"a matmul per tap and tile, taps read in place, {pool.kind}imum taken in SBUF"
     if pool.kind == "avg":
         why = "a matmul per tap and tile, taps read in place, means taken in SBUF"
-    if _looped.least_instructions(problem) <= _looped.MAX_INSTRUCTIONS:
+    if _looped.least_matmuls(problem) <= _looped.MAX_INSTRUCTIONS:
         plan = _plan_part(problem, 0)
         price = _price(plan)
         if price.static_instructions <= _looped.MAX_INSTRUCTIONS:
@@ -571,7 +571,13 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     cut = _looped.cut_into_parts(
         problem,
         _looped.Loops(
-            _plan_part, _price, _w_shape, rows=True, groups=1, channels=nl.tile_size.pmax
+            _plan_part,
+            _price,
+            _w_shape,
+            least=_looped.least_matmuls,
+            rows=True,
+            groups=1,
+            channels=nl.tile_size.pmax,
         ),
     )
     looped = LoopedPlan(cut.pieces, _looped.y_shape(problem))

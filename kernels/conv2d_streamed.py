@@ -568,7 +568,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     if problem.precision != "exact":
         raise NotSuited("it has no faster float32")
     why = "a matmul per tap and tile, taps read in place"
-    if _looped.least_instructions(problem) <= _looped.MAX_INSTRUCTIONS:
+    if _looped.least_matmuls(problem) <= _looped.MAX_INSTRUCTIONS:
         plan = plan_streamed(problem.geometry, problem.epilogue)
         price = _price(plan)
         if price.static_instructions <= _looped.MAX_INSTRUCTIONS:
@@ -583,7 +583,15 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         g = plan.geometry
         return (g.G, g.C_in, g.rows.taps * g.cols.taps, g.C_out)
 
-    loops = _looped.Loops(make, _price, w_shape, rows=True, groups=1, channels=nl.tile_size.pmax)
+    loops = _looped.Loops(
+        make,
+        _price,
+        w_shape,
+        least=_looped.least_matmuls,
+        rows=True,
+        groups=1,
+        channels=nl.tile_size.pmax,
+    )
     cut = _looped.cut_into_parts(problem, loops)
     looped = LoopedPlan(cut.pieces, _looped.y_shape(problem))
     yield Candidate(NAME, looped, _looped.total(cut), f"{why}; {cut.why}")
