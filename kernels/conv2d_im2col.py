@@ -394,7 +394,8 @@ def _finish_joined(
                         y_sb[:, first:end:P, columns], acc_ps[channels, :, :], scale_sb, bias_sb,
                         residual, plan.epilogue, on_vector,
                     )  # fmt: skip
-                    on_vector = plan.on_both and not on_vector
+                # of the same bank, both engines would wait for each other
+                on_vector = plan.on_both and not on_vector
     _copy_joined(y_hbm, y_sb, n, chunk, True, plan)
 
 
