@@ -21,7 +21,7 @@ from nkiconv.kernels._algorithm import (
     Problem,
 )
 from nkiconv.kernels._stages import Launch, stages_for
-from nkiconv.simulate import ConstraintError
+from nkiconv.simulate import CapacityError, ConstraintError
 
 ALGORITHMS: dict[str, Algorithm] = {
     module.NAME: module
@@ -58,6 +58,12 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
             found += _short_enough(_candidates(ALGORITHMS[name], problem))
         except NotSuited as reason:
             refusals[name] = str(reason)
+    if not found and (problem.geometry.rows.pad or problem.geometry.cols.pad):
+        for name in names:  # of an image with its border, all bands of rows are alike
+            try:
+                found += _short_enough(_candidates(ALGORITHMS[name], problem, bordered=True))
+            except (NotSuited, CapacityError):
+                continue
     if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
         raise ConstraintError(f"conv2d: no algorithm can do this ({reasons})")
@@ -96,8 +102,13 @@ def _short_enough(found: list[Candidate]) -> list[Candidate]:
     return fits
 
 
-def _candidates(module: Algorithm, problem: Problem) -> list[Candidate]:
+def _candidates(module: Algorithm, problem: Problem, *, bordered: bool = False) -> list[Candidate]:
     """Return an algorithm's candidates, by way of stages for what it does not do itself.
+
+    Parameters
+    ----------
+    bordered
+        The border by a stage in any case, zeros too.
 
     Raises
     ------
@@ -108,14 +119,14 @@ def _candidates(module: Algorithm, problem: Problem) -> list[Candidate]:
     reasons = []
     if pool is None or getattr(module, "POOLS", False):
         try:
-            found += _by_layout(module, problem, pool_after=False)
+            found += _by_layout(module, problem, bordered, pool_after=False)
         except NotSuited as reason:
             reasons.append(str(reason))
     else:
         reasons.append("it has no fused pooling")
     if pool is not None and (pool.kind == "max" or problem.dtype == "float32"):
         try:
-            found += _by_layout(module, problem, pool_after=True)
+            found += _by_layout(module, problem, bordered, pool_after=True)
         except NotSuited as reason:
             reasons.append(str(reason))
     elif pool is not None:
@@ -125,26 +136,30 @@ def _candidates(module: Algorithm, problem: Problem) -> list[Candidate]:
     return found
 
 
-def _by_layout(module: Algorithm, problem: Problem, *, pool_after: bool) -> list[Candidate]:
+def _by_layout(
+    module: Algorithm, problem: Problem, bordered: bool, *, pool_after: bool
+) -> list[Candidate]:
     """Return what an algorithm does itself; without that, what it does with stages."""
-    if problem.layout == "NCHW" and not pool_after:
+    zeros = problem.padding_mode == "zeros"
+    if problem.layout == "NCHW" and not pool_after and not bordered:
         try:
             return list(module.plans(problem))
         except NotSuited:
-            if problem.padding_mode == "zeros":
+            if zeros:
                 raise
-    if problem.padding_mode != "zeros":
+    if not zeros and not bordered:
         try:  # the border by the algorithm, the rest by stages
-            return _staged(module, problem, padding=False, pool_after=pool_after)
+            return _staged(module, problem, border=None, pool_after=pool_after)
         except NotSuited:
             pass
-    return _staged(module, problem, padding=True, pool_after=pool_after)
+    border = problem.padding_mode if bordered or not zeros else None
+    return _staged(module, problem, border=border, pool_after=pool_after)
 
 
 def _staged(
-    module: Algorithm, problem: Problem, *, padding: bool, pool_after: bool
+    module: Algorithm, problem: Problem, *, border: str | None, pool_after: bool
 ) -> list[Candidate]:
-    """Return an algorithm's candidates for what stages leave: with `padding`, zeros around x."""
+    """Return an algorithm's candidates for what stages leave: with a `border`, zeros around x."""
     g, e = problem.geometry, problem.epilogue
     planes = (g.rows.outputs, g.cols.outputs)
     if e.pool is not None:
@@ -153,7 +168,7 @@ def _staged(
         g,
         planes,
         has_residual=e.has_residual,
-        padding_mode=problem.padding_mode if padding else "zeros",
+        border=border,
         layout=problem.layout,
         pool=e.pool if pool_after else None,
     )
@@ -161,7 +176,7 @@ def _staged(
         problem,
         geometry=geometry,
         epilogue=replace(e, pool=None) if pool_after else e,
-        padding_mode="zeros" if padding else problem.padding_mode,
+        padding_mode=problem.padding_mode if border is None else "zeros",
         layout="NCHW",
     )
     return [replace(c, stages=stages, why=f"{c.why}; {stages.why}") for c in module.plans(inner)]

@@ -104,7 +104,7 @@ def stages_for(
     y_planes: tuple[int, int],
     *,
     has_residual: bool,
-    padding_mode: str,
+    border: str | None,
     layout: str,
     pool: Pool | None,
 ) -> tuple[Geometry, Stages]:
@@ -114,6 +114,8 @@ def stages_for(
     ----------
     y_planes
         Rows and columns of y, after a pool if there is one.
+    border
+        What stands around x if a stage copies it there, by padding_mode; None for no copy.
     pool
         What is to be pooled afterwards; None also where the algorithm pools.
 
@@ -128,14 +130,15 @@ def stages_for(
     why, pad = [], None
     if layout == "NHWC":
         why.append("x transposed before and y after, through HBM")
-    if padding_mode != "zeros":
+    if border is not None:
         rows, cols = _pads(g.rows), _pads(g.cols)
         pad = _stage(
             pad_planes, pad_planes_looped,
-            plan_pad((N * C, H, W), rows, cols, padding_mode, g.itemsize),
+            plan_pad((N * C, H, W), rows, cols, border, g.itemsize),
         )  # fmt: skip
         geometry = replace(g, rows=_padded(g.rows, rows), cols=_padded(g.cols, cols))
-        why.append(f"x copied with its {padding_mode} border before, through HBM")
+        what = "a border of zeros" if border == "zeros" else f"its {border} border"
+        why.append(f"x copied with {what} before, through HBM")
     after = None
     if pool is not None:
         planes = (N * C_out, g.rows.outputs, g.cols.outputs)

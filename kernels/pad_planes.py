@@ -1,4 +1,4 @@
-"""Images with a border of their own pixels: reflect, replicate or circular.
+"""Images with a border of zeros, or of their own pixels: reflect, replicate or circular.
 
 y[p, i, j] = x[p, row(i - top), col(j - left)], the pixels that `padding_pixel` of _strip.py names
 
@@ -111,7 +111,9 @@ def _plan(part: Problem, _reserved_bytes: int) -> PadPlan:
 def _price(plan: PadPlan) -> Price:
     loads = sum(len(s.side.border) + (s.side.inside.size > 0) for s in plan.strips)
     loads *= len(plan.planes)
-    others = len(plan.planes) * len(plan.strips) * (1 + len(plan.cols.border))
+    borders = len(plan.cols.border) + len(plan.cols.zeros)
+    zeros = sum(len(s.side.zeros) for s in plan.strips)
+    others = len(plan.planes) * (len(plan.strips) * (1 + borders) + zeros)
     moved = 2 * plan.itemsize * plan.y_shape[0] * plan.y_shape[2] * plan.y_shape[3]
     return stage_price(moved, loads * hardware().dma_static_issue_ns, loads + others)
 
