@@ -413,7 +413,7 @@ class _Cutter:
         row = self.g.cols.outputs * (1 if pool is None else pool.rows.stride)
         bank_rows = nl.tile_size.psum_bank_fmax // row
         least = (0, self.loops.groups, self.loops.channels, max(1, bank_rows) * self.loops.rows)
-        grains = (0, self.loops.groups, self.loops.channels, 1)
+        grains = (0, self.loops.groups, self.loops.channels, max(1, bank_rows))
         for axis in order:
             while least[axis] and length > self.limit and sizes[axis] > least[axis]:
                 share = min(0.95 * self.limit / length, (sizes[axis] - 1) / sizes[axis])

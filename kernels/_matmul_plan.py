@@ -382,7 +382,7 @@ def _price(
         last_store_bytes=round(first * y.bytes / m.tiles),
         lead_ns=_lead_ns(shape, chunk) + max(0.0, late_ns),
         static_instructions=matmuls
-        + evictions * (2 if epilogue.has_residual else 1)
+        + evictions * epilogue.instructions
         + sum(t.count for t in transfers)
         + 8,
     )

@@ -521,7 +521,11 @@ def _price(plan: BandedPlan) -> Price:
         vector_instructions=evictions // 2 + plan.buffers // 2,
         last_store_bytes=rounds[-1][1].sets.size * m * g.N * g.cols.outputs * g.itemsize,
         first_transfers=plan.blocks * g.rows.size // 2,  # the others overlap with the first sets
-        static_instructions=plan.num_matmuls + evictions + sum(t.count for t in transfers) + 16,
+        static_instructions=plan.num_matmuls
+        + evictions * plan.epilogue.instructions
+        + sum(t.count for t in transfers)
+        + 2 * len(plan.channel_tiles)  # zeros at either end of a column
+        + 16,
     )
 
 

@@ -894,9 +894,7 @@ def _epilogue_instructions(plan: DirectPlan, tiles: int) -> int:
         num += strips * len(plan.c_in_tiles) * (2 + columns)
     elif full_tap(g.rows) < 0 or full_tap(g.cols) < 0:
         num += tiles  # a product of zeros comes first, of which these are made
-    if e.has_residual:
-        num += tiles
-    return num + (0 if e.activation is None else 3 * tiles)
+    return num + tiles * (e.instructions - 1)
 
 
 def _price(plan: DirectPlan) -> Price:

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nki
@@ -528,7 +528,7 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
     def w_shape(plan: GroupedPlans) -> tuple[int, ...]:
         return (plan.geometry.G, plan.geometry.C_in, len(_taps(plan)), plan.geometry.C_out)
 
-    loops = _looped.Loops(make, _price, w_shape, rows=True, groups=side_by_side(problem.geometry))
+    loops = _looped.Loops(make, _priced, w_shape, rows=True, groups=side_by_side(problem.geometry))
     cut = _looped.cut_into_parts(problem, loops)
     if len({_taps(piece.part) for piece in cut.pieces}) > 1:
         raise NotSuited("parts of it would need weights in several orders")
@@ -553,7 +553,24 @@ def _candidates(problem: Problem, name: str, reserved_bytes: int) -> Iterator[Ca
         plan = join_sections(g, problem.epilogue, found)
         if plan is None or plan.sbuf_bytes + reserved_bytes > nl.tile_size.sbuf_fmax_bytes:
             continue
-        yield Candidate(name, plan, _price(plan), "; ".join(_why(section) for section in found))
+        yield Candidate(name, plan, _priced(plan), "; ".join(_why(section) for section in found))
+
+
+def _priced(plan: GroupedPlans) -> Price:
+    """Return what a plan costs; its instructions with those of borders and epilogues."""
+    price = _price(plan)
+    more = 0
+    for section in plan.sections:
+        for part in section.parts:
+            for strip in part.strips:
+                times = len(section.groups) * len(part.batches)
+                tiles = sum(len(r) for block in strip.blocks for r in block.rounds)
+                more += times * tiles * (plan.epilogue.instructions - 1)
+                more += times * len(strip.zeros)
+                more += times * len(section.cols.zeros) * part.batches[0].size
+                if plan.epilogue.has_residual:  # rows below the image
+                    more += times * len(strip.blocks)
+    return replace(price, static_instructions=price.static_instructions + more)
 
 
 def check_problem(problem: Problem) -> None:

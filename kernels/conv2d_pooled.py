@@ -654,7 +654,7 @@ def _price(plan: PooledPlan) -> Price:
         if plan.sections[0].loads
         else 0,
         static_instructions=plan.num_matmuls
-        + evictions * (1 + e.has_residual + (0 if e.activation is None else 3))
+        + evictions * e.instructions
         + steps * (pool.rows.size + pool.cols.size)
         + walks * len(plan.c_in_tiles) * sum(map(len, borders))
         + sum(t.count for t in transfers),

@@ -656,13 +656,6 @@ class _Counts:
             + inside * ((cols.zeros_before > 0) + (cols.zeros_after > 0))
         )
 
-    @property
-    def epilogue(self) -> int:
-        """The most instructions that empty PSUM."""
-        e = self.e
-        each = 1 + e.has_residual + (0 if e.activation is None else 3)
-        return each * self.evictions
-
 
 def _price(plan: StreamedPlan) -> Price:
     """Return what a plan costs."""
@@ -687,7 +680,7 @@ def _price(plan: StreamedPlan) -> Price:
         static_instructions=plan.num_matmuls
         + sum(t.count for t in transfers)
         + counts.memsets
-        + counts.epilogue,
+        + counts.evictions * plan.epilogue.instructions,
     )
 
 
