@@ -90,7 +90,7 @@ WAYS: dict[str, tuple[Geometry, int | None, dict[str, Any]]] = {
         square(20, 60, 24, 3, pad=1), 34_000, {"order": "weights resident", "carry": 2},
     ),
     "image-resident": (
-        square(40, 12, 300, 5, pad=2, N=2), 36_000, {"order": "image resident", "num_blocks": 3},
+        square(40, 12, 300, 5, pad=2, N=2), 30_000, {"order": "image resident", "num_blocks": 3},
     ),
     "strips-first": (
         square(20, 60, 520, 3, N=2), 42_000, {"order": "strips first", "num_blocks": 5},
@@ -127,7 +127,14 @@ WAYS: dict[str, tuple[Geometry, int | None, dict[str, Any]]] = {
     ),
     "groups": (square(5, 20, 9, 3, pad=1, G=3), None, {"order": "weights resident"}),
     "nothing-but-padding": (square(3, 2, 4, 2, pad=9, stride=3), None, {"starts_with_zeros": True}),
-    "rows-between-not-loaded": (square(20, 30, 24, 1, stride=2), None, {"row_step": 2}),
+    "rows-between-not-loaded": (square(20, 70, 24, 1, stride=2), None, {"row_step": 2}),
+    "short-rows-between-loaded": (
+        square(256, 10, 24, 1, stride=2, N=3), None, {"row_step": 1, "interleaved_x": True},
+    ),
+    "short-rows-between-loaded-in-strips": (
+        Geometry(1, 1, 20, 24, axis(601, 1, 2), axis(8, 1, 2), 4), None, {"row_step": 1},
+    ),
+    "half-a-batch": (square(200, 8, 24, 3, pad=1, N=7), None, {"images": 4}),
     "float32-halves": (square(160, 5, 260, 5, pad=2), None, {"halves": True}),
     "asymmetric": (
         Geometry(2, 1, 20, 24, axis(12, 4, 1, (3, 0)), axis(25, 3, 2, (0, 2)), 4), None, {},
