@@ -20,6 +20,7 @@ from nkiconv.kernels._algorithm import (
     Operands,
     Problem,
 )
+from nkiconv.kernels._problem import TooLong
 from nkiconv.kernels._stages import Launch, stages_for
 from nkiconv.simulate import CapacityError, ConstraintError
 
@@ -49,6 +50,7 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
     names = tuple(ALGORITHMS) if algorithm == "auto" else (algorithm,)
     found: list[Candidate] = []
     refusals: dict[str, str] = {}
+    too_long: list[str] = []
     idle = conv2d_im2col.worth(problem) if algorithm == "auto" else None
     for name in names:  # im2col is the last
         if name == conv2d_im2col.NAME and idle is not None and found:
@@ -58,8 +60,10 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
             found += _short_enough(_candidates(ALGORITHMS[name], problem))
         except NotSuited as reason:
             refusals[name] = str(reason)
-    if not found and (problem.geometry.rows.pad or problem.geometry.cols.pad):
-        for name in names:  # of an image with its border, all bands of rows are alike
+            if isinstance(reason, TooLong):
+                too_long.append(name)
+    if not found:
+        for name in too_long:  # of an image with its border, all bands of rows are alike
             try:
                 found += _short_enough(_candidates(ALGORITHMS[name], problem, bordered=True))
             except (NotSuited, CapacityError):
@@ -95,7 +99,7 @@ def _short_enough(found: list[Candidate]) -> list[Candidate]:
     fits = [one for one in found if one.static_instructions <= limit]
     if found and not fits:
         least = min(one.static_instructions for one in found)
-        raise NotSuited(
+        raise TooLong(
             f"its program has {least:,} instructions, more than the {limit:,} that it "
             "may write out; it would need on-chip loops"
         )
@@ -116,23 +120,26 @@ def _candidates(module: Algorithm, problem: Problem, *, bordered: bool = False) 
     """
     pool = problem.epilogue.pool
     found: list[Candidate] = []
-    reasons = []
+    reasons: list[NotSuited] = []
     if pool is None or getattr(module, "POOLS", False):
         try:
             found += _by_layout(module, problem, bordered, pool_after=False)
         except NotSuited as reason:
-            reasons.append(str(reason))
+            reasons.append(reason)
     else:
-        reasons.append("it has no fused pooling")
+        reasons.append(NotSuited("it has no fused pooling"))
     if pool is not None and (pool.kind == "max" or problem.dtype == "float32"):
         try:
             found += _by_layout(module, problem, bordered, pool_after=True)
         except NotSuited as reason:
-            reasons.append(str(reason))
+            reasons.append(reason)
     elif pool is not None:
-        reasons.append(f"means of {problem.dtype} would be rounded twice if they were taken after")
+        reasons.append(
+            NotSuited(f"means of {problem.dtype} would be rounded twice if they were taken after")
+        )
     if not found:
-        raise NotSuited("; ".join(dict.fromkeys(reasons)))
+        kind = TooLong if any(isinstance(reason, TooLong) for reason in reasons) else NotSuited
+        raise kind("; ".join(dict.fromkeys(map(str, reasons))))
     return found
 
 

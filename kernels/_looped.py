@@ -30,7 +30,7 @@ import nki.language as nl
 from nkiconv.kernels._blocks import conv_outputs
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, tap_outputs
 from nkiconv.kernels._price import Price, Transfers, transfer_ns
-from nkiconv.kernels._problem import NotSuited, Problem
+from nkiconv.kernels._problem import NotSuited, Problem, TooLong
 from nkiconv.simulate.hardware import hardware
 
 MAX_INSTRUCTIONS = 20_000
@@ -264,7 +264,7 @@ def cut_into_parts(problem: Problem, loops: Loops) -> Cut:
 
     Raises
     ------
-    NotSuited
+    TooLong
         None has.
     CapacityError
         A part does not fit SBUF.
@@ -326,7 +326,7 @@ def in_parts_if_long(
 
     Raises
     ------
-    NotSuited
+    TooLong
         The program would be too long all the same.
     """
     plan = make(problem, 0)
@@ -397,7 +397,7 @@ class _Cutter:
         fits = [one for _, one in found if one is not None]
         if fits:
             return _fastest(fits)
-        raise NotSuited(
+        raise TooLong(
             f"the least that it loops over takes {min(length for length, _ in found):,} "
             f"instructions; a program may write out {self.limit:,}, so loops inside that would be "
             "needed"
@@ -469,7 +469,7 @@ class _Cutter:
             columns = 2 + 2 * (counts[1] * counts[2] > 1) + (self.problem.epilogue.pool is not None)
             reserved = _INDEX_BYTES * columns * iterations
         if reserved > _TABLE_BYTES:
-            raise NotSuited(
+            raise TooLong(
                 f"the indices of {iterations:,} iterations along several axes take {reserved:,} B "
                 f"of SBUF per partition; {_TABLE_BYTES:,} are set aside for them"
             )

@@ -12,6 +12,10 @@ class NotSuited(Exception):
     """An algorithm cannot do a problem; the message is the reason, without a full stop."""
 
 
+class TooLong(NotSuited):
+    """Its program would have too many instructions, with on-chip loops too."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """A checked convolution and what follows it.
