@@ -147,60 +147,84 @@ def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.
 
 def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
     """x_sb (g j ci, places, columns) of each tile of C_in, in turn, with zeros beside the image."""
+    k = plan.packing
     left = plan.geometry.cols.pad
     right = left + plan.x_width
+    shifted = right - (k.G - 1) * plan.geometry.cols.dilation
     buffers = []
-    for _ in range(plan.buffers):
+    for direct in plan.direct:
         x_sbs = []
         for c_in in plan.c_in_tiles:
-            size = plan.packing.G * plan.packing.J * c_in.size
-            loaded = plan.packing.S * c_in.size
+            size = k.G * k.J * c_in.size
             x_sb = nl.ndarray((size, plan.places, plan.width), dtype=dtype, buffer=nl.sbuf)
-            if left > 0:
-                nisa.memset(dst=x_sb[0:loaded, :, 0:left], value=0.0, engine=nisa.engine.gpsimd)
-            if right < plan.width:
-                nisa.memset(
-                    dst=x_sb[0:loaded, :, right : plan.width], value=0.0, engine=nisa.engine.gpsimd
-                )
+            if direct > 0:
+                _clear_columns(x_sb[:, 0:direct, :], left, max(0, shifted))
+            if direct < plan.places:
+                _clear_columns(x_sb[0 : k.S * c_in.size, direct : plan.places, :], left, right)
             x_sbs.append(x_sb)
         buffers.append(x_sbs)
     return buffers
 
 
+def _clear_columns(x_sb: nl.NkiTensor, left: int, right: int) -> None:
+    """Zeros in x_sb[:, :, :left] and x_sb[:, :, right:]."""
+    width = x_sb.shape[2]
+    if left > 0:
+        nisa.memset(dst=x_sb[:, :, 0:left], value=0.0, engine=nisa.engine.gpsimd)
+    if right < width:
+        nisa.memset(dst=x_sb[:, :, right:width], value=0.0, engine=nisa.engine.gpsimd)
+
+
 def _load_chunk(
-    x_sbs: list[nl.NkiTensor], x_hbm: nl.NkiTensor, n: int, chunk: Chunk, plan: Im2colPlan
+    x_sbs: list[nl.NkiTensor],
+    x_hbm: nl.NkiTensor,
+    n: int,
+    group: int,
+    start: int,
+    chunk: Chunk,
+    plan: Im2colPlan,
 ) -> None:
-    """Bring the chunk's rows of x, then copy them for other phases and shifts."""
+    """Bring the rows of x of a chunk, then copy them for other phases and shifts.
+
+    Its first group is `group` of the image and `start` of the strip.
+    """
     g = plan.geometry
+    k = plan.packing
     H = g.rows.size
     W = g.cols.size
-    S = plan.packing.S
+    place = start * k.row_step
+    row = group * k.row_step * k.S - g.rows.pad
     for i in range(len(plan.c_in_tiles)):
         c_in = plan.c_in_tiles[i]
         x_sb = x_sbs[i]
-        if chunk.zero_places.size > 0:
-            places = nl.ds(chunk.zero_places.start, chunk.zero_places.size)
+        if chunk.zero_slots > 0:
+            places = nl.ds(place + chunk.zero_places.start, chunk.zero_places.size)
             nisa.memset(
-                dst=x_sb[0 : S * c_in.size, places, :], value=0.0, engine=nisa.engine.gpsimd
+                dst=x_sb[0 : chunk.zero_slots * c_in.size, places, :],
+                value=0.0,
+                engine=nisa.engine.gpsimd,
             )
         for load in chunk.loads:
-            channel = n * g.C_in + c_in.start
+            first = max(0, load.skip - g.cols.pad)
+            size = plan.x_width - first
+            pixel = ((n * g.C_in + c_in.start) * H + row + load.row) * W + first
             nisa.dma_copy(
                 dst=x_sb[
-                    nl.ds(load.phase * c_in.size, load.phases * c_in.size),
-                    nl.ds(load.place, load.size),
-                    nl.ds(g.cols.pad, plan.x_width),
+                    nl.ds(load.slot * c_in.size, load.slots * c_in.size),
+                    nl.ds(place + load.place, load.size),
+                    nl.ds(max(0, g.cols.pad - load.skip), size),
                 ],
                 src=x_hbm.ap(
-                    [[W, load.phases], [H * W, c_in.size], [S * W, load.size], [1, plan.x_width]],
-                    offset=(channel * H + load.row) * W,
+                    [[W, load.slots], [H * W, c_in.size], [k.S * W, load.size], [1, size]],
+                    offset=pixel,
                 ),
                 dge_mode=nisa.dge_mode.none,
             )
         flat_sb = x_sb.flatten_dims(1, 2)
+        elem = place * plan.width
         for move in chunk.moves:
-            dst = flat_sb[nl.ds(move.dst, move.partitions), nl.ds(move.start, move.size)]
-            src = flat_sb[0 : move.partitions, nl.ds(move.shift, move.size)]
+            dst = flat_sb[nl.ds(move.dst, move.partitions), nl.ds(elem + move.start, move.size)]
+            src = flat_sb[0 : move.partitions, nl.ds(elem + move.shift, move.size)]
             if move.by_engine:
                 nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.gpsimd)
             else:
@@ -262,6 +286,7 @@ def _copy_rows(
     y_hbm: nl.NkiTensor,
     y_sb: nl.NkiTensor,
     n: int,
+    row: int,
     out: OutTile,
     chunk: Chunk,
     to_hbm: bool,
@@ -272,7 +297,7 @@ def _copy_rows(
     P = plan.packing.P
     OH = g.rows.outputs
     OW = g.cols.outputs
-    start = ((n * g.C_out + out.channels.start) * OH + chunk.y_row + out.rows.start) * OW
+    start = ((n * g.C_out + out.channels.start) * OH + row + out.rows.start) * OW
     for short in (False, True):
         first = chunk.full if short else 0
         groups = 1 if short else chunk.full
@@ -287,11 +312,17 @@ def _copy_rows(
 
 
 def _copy_joined(
-    y_hbm: nl.NkiTensor, y_sb: nl.NkiTensor, n: int, chunk: Chunk, to_hbm: bool, plan: Im2colPlan
+    y_hbm: nl.NkiTensor,
+    y_sb: nl.NkiTensor,
+    n: int,
+    row: int,
+    chunk: Chunk,
+    to_hbm: bool,
+    plan: Im2colPlan,
 ) -> None:
     """Between y_hbm[n, co, row + i*P + p, :] and y_sb (co, i*P + p, OW)."""
     rows = chunk.full * plan.packing.P + chunk.rest
-    there = y_hbm[n, :, nl.ds(chunk.y_row, rows), :]
+    there = y_hbm[n, :, nl.ds(row, rows), :]
     _transfer(there, y_sb[:, 0:rows, :], to_hbm)
 
 
@@ -310,25 +341,28 @@ def _finish_chunk(
     scale_sb: nl.NkiTensor | None,
     bias_sb: nl.NkiTensor | None,
     n: int,
+    group: int,
+    start: int,
     out: OutTile,
     chunk: Chunk,
     plan: Im2colPlan,
 ) -> None:
     """y_hbm[n, co, the chunk's rows] of one tile of results."""
+    row = group * plan.packing.P
     size = out.rows.size * out.channels.size
-    shape = (size, chunk.groups.size, plan.geometry.cols.outputs)
+    shape = (size, chunk.groups, plan.geometry.cols.outputs)
     residual_sb = None
     if residual_hbm is not None:
         residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
         if chunk.rest > 0:
             nisa.memset(dst=residual_sb[:, nl.ds(chunk.full, 1), :], value=0.0)
-        _copy_rows(residual_hbm, residual_sb, n, out, chunk, False, plan)
+        _copy_rows(residual_hbm, residual_sb, n, row, out, chunk, False, plan)
     y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
     on_vector = False
     for tile in chunk.tiles:
         for cols in plan.col_tiles:
             acc_ps = nl.ndarray((size, tile.size, cols.size), dtype=nl.float32, buffer=nl.psum)
-            groups = Tile(chunk.groups.start + tile.start, tile.size)
+            groups = Tile(start + tile.start, tile.size)
             _accumulate(acc_ps, w_sbs, x_sbs, out, groups, cols, plan)
             rows = nl.ds(tile.start, tile.size)
             columns = nl.ds(cols.start, cols.size)
@@ -340,7 +374,7 @@ def _finish_chunk(
                 on_vector,
             )  # fmt: skip
             on_vector = plan.on_both and not on_vector
-    _copy_rows(y_hbm, y_sb, n, out, chunk, True, plan)
+    _copy_rows(y_hbm, y_sb, n, row, out, chunk, True, plan)
 
 
 def _finish_joined(
@@ -351,24 +385,27 @@ def _finish_joined(
     scale_sbs: list[nl.NkiTensor | None],
     bias_sbs: list[nl.NkiTensor | None],
     n: int,
+    group: int,
+    start: int,
     chunk: Chunk,
     plan: Im2colPlan,
 ) -> None:
     """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before."""
     C_out = plan.geometry.C_out
     P = plan.packing.P
-    shape = (C_out, chunk.groups.size * P, plan.geometry.cols.outputs)
+    row = group * P
+    shape = (C_out, chunk.groups * P, plan.geometry.cols.outputs)
     residual_sb = None
     if residual_hbm is not None:
         residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
         if chunk.rest > 0:
             first = chunk.full * P + chunk.rest
             nisa.memset(dst=residual_sb[:, first : shape[1], :], value=0.0)
-        _copy_joined(residual_hbm, residual_sb, n, chunk, False, plan)
+        _copy_joined(residual_hbm, residual_sb, n, row, chunk, False, plan)
     y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
     on_vector = False
     for tile in chunk.tiles:
-        groups = Tile(chunk.groups.start + tile.start, tile.size)
+        groups = Tile(start + tile.start, tile.size)
         for i in range(len(plan.out_tiles)):
             out = plan.out_tiles[i]
             for cols in plan.col_tiles:
@@ -395,7 +432,7 @@ def _finish_joined(
                         residual, plan.epilogue, on_vector,
                     )  # fmt: skip
                     on_vector = plan.on_both and not on_vector
-    _copy_joined(y_hbm, y_sb, n, chunk, True, plan)
+    _copy_joined(y_hbm, y_sb, n, row, chunk, True, plan)
 
 
 @nki.jit
@@ -411,29 +448,35 @@ def conv2d_im2col(
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     load_table(plan.epilogue)
     buffers = _strip_buffers(x_hbm.dtype, plan)
-    _load_chunk(buffers[0], x_hbm, 0, plan.strips[0].chunks[0], plan)  # what takes longest
+    _load_chunk(buffers[0], x_hbm, 0, 0, 0, plan.images[0][0].chunks[0], plan)  # what takes longest
     w_sbs = _load_weights(w_hbm, plan)
     scale_sbs = _load_vectors(scale_hbm, plan)
     bias_sbs = _load_vectors(bias_hbm, plan)
     turn = 0
     for n in range(plan.y_shape[0]):
-        for strip in plan.strips:
+        for strip in plan.images[n]:
             x_sbs = buffers[turn % plan.buffers]
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
-            for i_chunk in range(len(strip.chunks)):
-                if turn + i_chunk > 0:
-                    _load_chunk(x_sbs, x_hbm, n, strip.chunks[i_chunk], plan)
-            for chunk in strip.chunks:
+            for i in range(len(strip.chunks)):
+                start = strip.starts[i]
+                if turn + i > 0:
+                    _load_chunk(
+                        x_sbs, x_hbm, n, strip.start + start, start, strip.chunks[i], plan
+                    )
+            for i in range(len(strip.chunks)):
+                start = strip.starts[i]
+                group = strip.start + start
                 if plan.joined:
                     _finish_joined(
-                        y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, chunk, plan
-                    )
+                        y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, group, start,
+                        strip.chunks[i], plan,
+                    )  # fmt: skip
                 else:
-                    for i in range(len(plan.out_tiles)):
+                    for j in range(len(plan.out_tiles)):
                         _finish_chunk(
-                            y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[i], bias_sbs[i], n,
-                            plan.out_tiles[i], chunk, plan,
+                            y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[j], bias_sbs[j], n, group,
+                            start, plan.out_tiles[j], strip.chunks[i], plan,
                         )  # fmt: skip
             turn = turn + 1
     return y_hbm
@@ -541,17 +584,17 @@ def _price(plan: Im2colPlan, hw: Hardware) -> Price:
     item = g.itemsize
     out = plan.out_tiles[0]
     m = out.rows.size * out.channels.size
-    chunks = [chunk for strip in plan.strips for chunk in strip.chunks]
+    chunks = [chunk for image in plan.images for strip in image for chunk in strip.chunks]
     transfers = []
     for chunk in chunks:
         for c_in in plan.c_in_tiles:
             for load in chunk.loads:
-                runs = load.phases * c_in.size * load.size
-                transfers.append(Transfers(g.N, runs, plan.x_width * item))
+                runs = load.slots * c_in.size * load.size
+                transfers.append(Transfers(1, runs, plan.x_width * item))
             for move in chunk.moves:
-                transfers.append(Transfers(g.N, move.partitions, move.size * item, on_chip=True))
+                transfers.append(Transfers(1, move.partitions, move.size * item, on_chip=True))
         y_rows = chunk.full * k.P + chunk.rest
-        count = g.N * (2 if plan.epilogue.has_residual else 1)
+        count = 2 if plan.epilogue.has_residual else 1
         run = y_rows if plan.joined or k.P == 1 else 1
         runs = ceil_div(y_rows * g.C_out, run)
         transfers.append(Transfers(count, runs, run * g.cols.outputs * item, to_hbm=True))
@@ -562,14 +605,14 @@ def _price(plan: Im2colPlan, hw: Hardware) -> Price:
         transfers.append(
             Transfers(fills, plan.fills[0].partitions, k.U * g.C_out * item, on_chip=True)
         )
-    tiles = g.N * len(plan.col_tiles) * sum(len(chunk.tiles) for chunk in chunks)
+    tiles = len(plan.col_tiles) * sum(len(chunk.tiles) for chunk in chunks)
     tiles *= len(plan.out_tiles)
     elems = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * len(plan.out_tiles)
     if plan.joined:
         elems, tiles = elems * out.rows.size, tiles * out.rows.size
     by_scalar = 0.5 if plan.on_both else 1.0
     first = chunks[0]
-    loaded = sum(load.phases * load.size for load in first.loads) * g.C_in * plan.x_width * item
+    loaded = sum(load.slots * load.size for load in first.loads) * g.C_in * plan.x_width * item
     if first.moves:  # a second transfer's way before the first matmul, in bytes
         wait = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
         loaded += int(wait * min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns))
