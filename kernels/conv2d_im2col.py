@@ -76,54 +76,82 @@ _MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
 _PLANS = 2  # made in full: the first by a quick estimate
 
 
-def _load_weights(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
-    """w_sb (rows, entries, U*C_out) of each tile of C_in, zero where no tap fits."""
-    g = plan.geometry
+def _make_weights(dtype: Any, plan: Im2colPlan) -> list[nl.NkiTensor]:
+    """w_sb (rows, entries, U*C_out) of each tile of C_in, zero unless HBM has the zeros."""
     k = plan.packing
     w_sbs = []
-    for i in range(len(plan.c_in_tiles)):
-        c_in = plan.c_in_tiles[i]
-        size = k.G * k.J * c_in.size
-        w_sb = nl.ndarray((size, plan.entries, k.U * g.C_out), dtype=w_hbm.dtype, buffer=nl.sbuf)
-        if plan.weights == "zeros":
-            nisa.dma_copy(dst=w_sb, src=w_hbm[i, nl.ds(0, size)], dge_mode=nisa.dge_mode.none)
-        else:
+    for c_in in plan.c_in_tiles:
+        shape = (k.G * k.J * c_in.size, plan.entries, k.U * plan.geometry.C_out)
+        w_sb = nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf)
+        if plan.weights != "zeros":
             nisa.memset(dst=w_sb, value=0.0)
-        if plan.weights == "rows":
-            for fill in plan.fills:
-                nisa.dma_copy(
-                    dst=w_sb[nl.ds(fill.partition, fill.partitions), fill.entry, :],
-                    src=w_hbm[fill.shift],
-                    dge_mode=nisa.dge_mode.none,
-                )
-        if plan.weights == "phases":
-            _fill_phases(w_sb, w_hbm, c_in, plan)
         w_sbs.append(w_sb)
     return w_sbs
 
 
-def _fill_phases(w_sb: nl.NkiTensor, w_hbm: nl.NkiTensor, c_in: Tile, plan: Im2colPlan) -> None:
-    """w_sb[g j ci, z, u co] = the tap that phase j finds at entry z, by way of one load."""
+def _load_taps(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
+    """taps_sb (ci, KH, KW, C_out) of each tile of C_in, from which "phases" are filled."""
     g = plan.geometry
-    k = plan.packing
-    taps_sb = nl.ndarray(
-        (c_in.size, g.rows.taps, g.cols.taps, g.C_out), dtype=w_hbm.dtype, buffer=nl.sbuf
-    )
-    nisa.dma_copy(dst=taps_sb, src=w_hbm[nl.ds(c_in.start, c_in.size)], dge_mode=nisa.dge_mode.none)
-    for fill in plan.fills:
-        entry_end = fill.entry + (fill.taps - 1) * fill.entry_step + 1
-        tap_end = fill.tap + (fill.taps - 1) * fill.tap_step + 1
-        shift_end = fill.shift + (fill.shifts - 1) * k.G + 1
-        dst = w_sb[
-            nl.ds(fill.partition, c_in.size),
-            fill.entry : entry_end : fill.entry_step,
-            0 : fill.shifts * g.C_out,
-        ]
-        src = taps_sb[:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : k.G, :]
-        if fill.by_engine:
-            nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
-        else:
-            nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
+    taps_sbs = []
+    if plan.weights == "phases":
+        for c_in in plan.c_in_tiles:
+            shape = (c_in.size, g.rows.taps, g.cols.taps, g.C_out)
+            taps_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
+            nisa.dma_copy(
+                dst=taps_sb, src=w_hbm[nl.ds(c_in.start, c_in.size)], dge_mode=nisa.dge_mode.none
+            )
+            taps_sbs.append(taps_sb)
+    return taps_sbs
+
+
+def _load_zeros(w_sbs: list[nl.NkiTensor], w_hbm: nl.NkiTensor, plan: Im2colPlan) -> None:
+    """w_sb with the zeros, where HBM has them."""
+    if plan.weights == "zeros":
+        for i in range(len(w_sbs)):
+            w_sb = w_sbs[i]
+            nisa.dma_copy(
+                dst=w_sb, src=w_hbm[i, nl.ds(0, w_sb.shape[0])], dge_mode=nisa.dge_mode.none
+            )
+
+
+def _load_rows(
+    w_sbs: list[nl.NkiTensor], w_hbm: nl.NkiTensor, rows: Tile, plan: Im2colPlan
+) -> None:
+    """w_sb[g j ci, p, u co] for output rows p, where these are transfers of their own."""
+    if plan.weights == "rows":
+        for fill in plan.fills:
+            if rows.start <= fill.entry and fill.entry < rows.start + rows.size:
+                nisa.dma_copy(
+                    dst=w_sbs[0][nl.ds(fill.partition, fill.partitions), fill.entry, :],
+                    src=w_hbm[fill.shift],
+                    dge_mode=nisa.dge_mode.none,
+                )
+
+
+def _fill_phases(
+    w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: Im2colPlan
+) -> None:
+    """w_sb[g j ci, z, u co] = the tap that phase j finds at entry z."""
+    C_out = plan.geometry.C_out
+    G = plan.packing.G
+    for i in range(len(taps_sbs)):
+        size = plan.c_in_tiles[i].size
+        for fill in plan.fills:
+            entry_end = fill.entry + (fill.taps - 1) * fill.entry_step + 1
+            tap_end = fill.tap + (fill.taps - 1) * fill.tap_step + 1
+            shift_end = fill.shift + (fill.shifts - 1) * G + 1
+            dst = w_sbs[i][
+                nl.ds(fill.partition, size),
+                fill.entry : entry_end : fill.entry_step,
+                0 : fill.shifts * C_out,
+            ]
+            src = taps_sbs[i][
+                :, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : G, :
+            ]
+            if fill.by_engine:
+                nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
+            else:
+                nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
 
 
 def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.NkiTensor | None]:
@@ -447,11 +475,21 @@ def conv2d_im2col(
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
     load_table(plan.epilogue)
+    taps_sbs = _load_taps(w_hbm, plan)
+    w_sbs = _make_weights(w_hbm.dtype, plan)
     buffers = _strip_buffers(x_hbm.dtype, plan)
-    _load_chunk(buffers[0], x_hbm, 0, 0, 0, plan.images[0][0].chunks[0], plan)  # what takes longest
-    w_sbs = _load_weights(w_hbm, plan)
+    first = plan.images[0][0]
+    ahead = min(2, len(first.chunks))  # chunks whose loads come among those of the weights
+    _load_chunk(buffers[0], x_hbm, 0, 0, 0, first.chunks[0], plan)
+    _load_zeros(w_sbs, w_hbm, plan)
+    _fill_phases(w_sbs, taps_sbs, plan)
+    if ahead > 1:
+        _load_chunk(buffers[0], x_hbm, 0, first.starts[1], first.starts[1], first.chunks[1], plan)
+    _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
     scale_sbs = _load_vectors(scale_hbm, plan)
     bias_sbs = _load_vectors(bias_hbm, plan)
+    done = plan.out_tiles[0].rows.size
+    _load_rows(w_sbs, w_hbm, Tile(done, plan.packing.P - done), plan)
     turn = 0
     for n in range(plan.y_shape[0]):
         for strip in plan.images[n]:
@@ -460,7 +498,7 @@ def conv2d_im2col(
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
             for i in range(len(strip.chunks)):
                 start = strip.starts[i]
-                if turn + i > 0:
+                if turn > 0 or i >= ahead:
                     _load_chunk(
                         x_sbs, x_hbm, n, strip.start + start, start, strip.chunks[i], plan
                     )
