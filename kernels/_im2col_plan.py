@@ -418,8 +418,9 @@ class _Strips:
             carry = max(0, k.Q + k.extra - k.row_step) if part.start > 0 else 0
             sizes = [t.size for t in tiles(part.size, self.chunk)]
             if is_first and part.start == 0 and part.size > self.head:
-                rest = part.size - self.head
-                sizes = [self.head, *(t.size for t in tiles(rest, self.chunk))]
+                second = min(self.each, part.size - self.head)
+                rest = part.size - self.head - second
+                sizes = [self.head, second, *(t.size for t in tiles(rest, self.chunk))]
             if is_last and part.start + part.size == self.num_groups and sizes[-1] > self.head:
                 sizes[-1:] = [sizes[-1] - self.head, self.head]
             starts, chunks, at, loaded, copied = [], [], 0, carry, 0
