@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gcd
+from math import ceil, gcd
 
 import nki.language as nl
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tiles
+from nkiconv.simulate.hardware import hardware
 
 _CHUNK_BYTES = 256 * 1024  # of x and y: several are on their way at a time
 _PIECES = 3  # of a transfer of few partitions: each costs its issue
@@ -185,6 +186,10 @@ def packings(g: Geometry) -> Iterator[Packing]:
     rows, cols = g.rows, g.cols
     reach = (rows.taps - 1) * rows.dilation + 1
     together = max(1, pmax // g.C_out)
+    hw = hardware()
+    wanted = 0  # rows from which on the array reaches its full clock
+    if hw.throttle_slowdown > 1:
+        wanted = ceil(hw.throttle_busy_share * hw.throttle_slowdown * pmax)
     for P in sorted({1, 2, 4, 8, 16, together}):
         if max(P, 1) > rows.outputs or ceil_div(P, together) > 8:
             continue
@@ -202,6 +207,9 @@ def packings(g: Geometry) -> Iterator[Packing]:
                     continue
                 if G == 1 or g.C_in <= pmax:
                     yield Packing(P, S, J, G, Q, U, T // S)
+                    more = ceil_div(wanted, G * channels)  # phases without taps feed the clock
+                    if J < more and S == T and G * more * channels <= pmax:
+                        yield Packing(P, S, more, G, Q, U, T // S)
 
 
 def out_tiles(g: Geometry, k: Packing) -> tuple[OutTile, ...]:

@@ -431,7 +431,6 @@ def _finish_joined(
             nisa.memset(dst=residual_sb[:, first : shape[1], :], value=0.0)
         _copy_joined(residual_hbm, residual_sb, n, row, chunk, False, plan)
     y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
-    on_vector = False
     for tile in chunk.tiles:
         groups = Tile(start + tile.start, tile.size)
         for i in range(len(plan.out_tiles)):
@@ -455,11 +454,12 @@ def _finish_joined(
                     residual = None
                     if residual_sb is not None:
                         residual = residual_sb[:, first:end:P, columns]
+                    # ScalarE and VectorE wait for each other in one bank: not both at once
+                    on_vector = plan.on_both and 2 * p >= out.rows.size
                     evict(
                         y_sb[:, first:end:P, columns], acc_ps[channels, :, :], scale_sb, bias_sb,
                         residual, plan.epilogue, on_vector,
                     )  # fmt: skip
-                    on_vector = plan.on_both and not on_vector
     _copy_joined(y_hbm, y_sb, n, row, chunk, True, plan)
 
 
