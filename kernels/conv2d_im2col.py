@@ -198,9 +198,9 @@ def _clear_columns(x_sb: nl.NkiTensor, left: int, right: int) -> None:
     """Zeros in x_sb[:, :, :left] and x_sb[:, :, right:]."""
     width = x_sb.shape[2]
     if left > 0:
-        nisa.memset(dst=x_sb[:, :, 0:left], value=0.0, engine=nisa.engine.gpsimd)
+        nisa.memset(dst=x_sb[:, :, 0:left], value=0.0, engine=nisa.engine.vector)
     if right < width:
-        nisa.memset(dst=x_sb[:, :, right:width], value=0.0, engine=nisa.engine.gpsimd)
+        nisa.memset(dst=x_sb[:, :, right:width], value=0.0, engine=nisa.engine.vector)
 
 
 def _load_chunk(
