@@ -31,6 +31,7 @@ from nkiconv.simulate.hardware import hardware
 
 _CHUNK_BYTES = 256 * 1024  # of x and y: several are on their way at a time
 _PIECES = 3  # of a transfer of few partitions: each costs its issue
+_BUFFERS = 6  # of images, where they fit: small ones take less time than their transfers
 _SHORT_BYTES = 400  # runs to HBM that are better put together: they cost as 512 bytes do
 _HOST_ZEROS = 0.015  # of all bytes: zeros that may be read from HBM for a shorter start
 _REREAD = 0.045  # the same for whatever is read more than once
@@ -266,8 +267,10 @@ def make_plan(
     y_bytes = (3 if epilogue.has_residual else 2) * y_rows * chunk * cols.outputs * item
     beside = kept + y_bytes + epilogue.scratch_bytes + 8 * len(outs) + 64
     left = nl.tile_size.sbuf_fmax_bytes - beside
-    size, buffers = num_groups, 2 if g.N > 1 else 1
+    size, buffers = num_groups, min(g.N, _BUFFERS)
     lines = len(c_in_tiles) * width * held
+    while buffers > 2 and buffers * lines * _places(k, size) > left // 4:
+        buffers -= 1
     if buffers * lines * _places(k, size) > left:
         buffers = 2
         place_max = left // (buffers * lines)
