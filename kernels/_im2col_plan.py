@@ -19,9 +19,11 @@ do not fit a tap its weights are zeros.  There are two ways to choose S and J, t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, gcd
+from typing import NamedTuple
 
 import nki.language as nl
 
@@ -227,62 +229,98 @@ def out_tiles(g: Geometry, k: Packing) -> tuple[OutTile, ...]:
     return tuple(found)
 
 
-def columns(g: Geometry, k: Packing, outs: tuple[OutTile, ...]) -> int:
-    """Return the columns that TensorE streams."""
-    groups = ceil_div(g.rows.outputs, k.P)
-    passes = sum(len(out.places) for out in outs) * k.U * ceil_div(g.C_in, nl.tile_size.pmax)
-    return g.N * groups * g.cols.outputs * passes
+def num_passes(g: Geometry, k: Packing) -> int:
+    """Return the matmuls that a result needs, those for all its rows and channels together."""
+    pmax, rows = nl.tile_size.pmax, g.rows
+    places = 0
+    for p in even_tiles(k.P, max(1, pmax // g.C_out)):
+        first = p.start * rows.stride
+        last = (p.start + p.size - 1) * rows.stride + (rows.taps - 1) * rows.dilation
+        places += min(k.Q - 1, last // k.S) - max(0, (first - k.J) // k.S + 1) + 1
+    return places * k.U * ceil_div(g.C_out, pmax) * ceil_div(g.C_in, pmax)
+
+
+class Sizes(NamedTuple):
+    """Whole numbers of a packing: columns and places of a strip, groups of tiles and chunks.
+
+    `columns` of y and `each` groups have a PSUM bank; chunks have `chunk` groups, the first and the
+    last one `head`.  w_sb has `entries`, for every `step`-th row of the taps' reach.
+    """
+
+    width: int
+    x_width: int
+    entries: int
+    step: int
+    columns: int
+    each: int
+    num_groups: int
+    chunk: int
+    head: int
+
+
+def sizes(g: Geometry, k: Packing) -> Sizes:
+    """Return the sizes of a packing."""
+    rows, cols = g.rows, g.cols
+    bank = nl.tile_size.psum_bank_fmax
+    width = (cols.outputs - 1) * cols.stride + (k.U * k.G - 1) * cols.dilation + 1
+    x_width = min(cols.size, width - cols.pad)
+    step = rows.stride if k.Q == 1 else gcd(rows.stride, k.S)
+    entries = ((k.P - 1) * rows.stride + (k.Q - 1) * k.S) // step + 1
+    num_groups = ceil_div(rows.outputs, k.P)
+    columns = ceil_div(cols.outputs, ceil_div(cols.outputs, bank))
+    each = max(1, bank // columns)
+    x_group = k.row_step * k.S * g.C_in * x_width
+    y_group = k.P * g.C_out * cols.outputs
+    chunk = each * max(1, round(_CHUNK_BYTES / (each * (x_group + y_group) * g.itemsize)))
+    chunk = min(chunk, each * ceil_div(num_groups, 4 * each))
+    chunk = min(chunk, max(each, 8 * ceil_div(bank, cols.outputs)))  # y in SBUF: not too much
+    head = min(ceil_div(each, 2), num_groups)
+    return Sizes(width, x_width, entries, step, columns, each, num_groups, chunk, head)
+
+
+def direct_bytes(g: Geometry, k: Packing, s: Sizes) -> int:
+    """Return the bytes of copies in the first chunk, that may come from HBM instead."""
+    places = (s.head - 1) * k.row_step + k.Q
+    return (k.G * k.J - k.S) * g.C_in * s.x_width * g.itemsize * places
 
 
 def make_plan(
     g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool, fast: bool = False
 ) -> Im2colPlan | None:
     """Return the plan of a packing, or None where SBUF is too small."""
-    outs = out_tiles(g, k)
     rows, cols, item = g.rows, g.cols, g.itemsize
     held = 2 if fast else item
-    width = (cols.outputs - 1) * cols.stride + (k.U * k.G - 1) * cols.dilation + 1
-    x_width = min(cols.size, width - cols.pad)
-    c_in_tiles = even_tiles(g.C_in, nl.tile_size.pmax)
-    if x_width < 1:
+    s = sizes(g, k)
+    if s.x_width < 1:
         return None
-    step = rows.stride if k.Q == 1 else gcd(rows.stride, k.S)
-    entries = ((k.P - 1) * rows.stride + (k.Q - 1) * k.S) // step + 1
-    entry = k.U * g.C_out
-    num_groups = ceil_div(rows.outputs, k.P)
+    outs, passes = out_tiles(g, k), num_passes(g, k)
+    c_in_tiles = even_tiles(g.C_in, nl.tile_size.pmax)
     col_tiles = even_tiles(cols.outputs, nl.tile_size.psum_bank_fmax)
-    each = max(1, nl.tile_size.psum_bank_fmax // col_tiles[0].size)
-    x_group = k.row_step * k.S * g.C_in * x_width * item
-    y_group = k.P * g.C_out * cols.outputs * item
-    chunk = each * max(1, round(_CHUNK_BYTES / (each * (x_group + y_group))))
-    chunk = min(chunk, each * ceil_div(num_groups, 4 * each))
-    most = ceil_div(nl.tile_size.psum_bank_fmax, cols.outputs)  # of y in SBUF: not too much
-    chunk = min(chunk, max(each, 8 * most))
-    kept = len(c_in_tiles) * entries * entry * held
-    weights, w_bytes, spare_bytes = _weights_way(g, k, entries, held)
+    kept = len(c_in_tiles) * s.entries * k.U * g.C_out * held
+    weights, w_bytes, spare_bytes = weights_way(g, k, s.entries, held)
     if weights == "phases":
         kept += len(c_in_tiles) * rows.taps * cols.taps * g.C_out * held
     joined = joins(g, k)
     y_rows = k.P if joined else len(outs)
-    y_bytes = (3 if epilogue.has_residual else 2) * y_rows * chunk * cols.outputs * item
+    y_bytes = (3 if epilogue.has_residual else 2) * y_rows * s.chunk * cols.outputs * item
     beside = kept + y_bytes + epilogue.scratch_bytes + 8 * len(outs) + 64
     left = nl.tile_size.sbuf_fmax_bytes - beside
-    size, buffers = num_groups, min(g.N, _BUFFERS)
-    lines = len(c_in_tiles) * width * held
+    size, buffers = s.num_groups, min(g.N, _BUFFERS)
+    lines = len(c_in_tiles) * s.width * held
     while buffers > 2 and buffers * lines * _places(k, size) > left // 4:
         buffers -= 1
     if buffers * lines * _places(k, size) > left:
         buffers = 2
         place_max = left // (buffers * lines)
         size = (place_max - k.Q - k.extra) // k.row_step + 1
-        size = size // each * each
+        size = size // s.each * s.each
         if size < 1:
             return None
-    strips = _Strips(g, k, width, x_width, each, chunk, size, spare_bytes)
+    strips = _Strips(g, k, s, size, spare_bytes)
     images = strips.images()
-    chunks = [c for image in images for s in image for c in s.chunks]
+    chunks = Counter(c for image in images for strip in image for c in strip.chunks)
     y_elems = g.N * g.C_out * rows.outputs * cols.outputs
-    passes = sum(len(out.places) for out in outs) * k.U * len(c_in_tiles)
+    places = _places(k, min(size, s.num_groups))
     return Im2colPlan(
         geometry=g,
         epilogue=epilogue,
@@ -293,25 +331,25 @@ def make_plan(
         col_tiles=col_tiles,
         images=images,
         direct=strips.direct(buffers),
-        places=_places(k, min(size, num_groups)),
-        width=width,
-        x_width=x_width,
+        places=places,
+        width=s.width,
+        x_width=s.x_width,
         rows=k.G * k.J * c_in_tiles[0].size,
-        entries=entries,
-        entry=step,
+        entries=s.entries,
+        entry=s.step,
         weights=weights,
-        fills=_fills(g, k, weights, step, entries),
+        fills=_fills(g, k, weights, s.step, s.entries),
         buffers=buffers,
         joined=joined,
         on_both=on_both,
         fast=fast,
-        num_matmuls=sum(len(c.tiles) for c in chunks) * len(col_tiles) * passes,
-        moving_columns=columns(g, k, outs),
-        hbm_bytes=sum(_loaded_elems(g, c, x_width) for c in chunks) * item
+        num_matmuls=sum(n * len(c.tiles) for c, n in chunks.items()) * len(col_tiles) * passes,
+        moving_columns=g.N * s.num_groups * cols.outputs * passes,
+        hbm_bytes=sum(n * _loaded_elems(g, c, s.x_width) for c, n in chunks.items()) * item
         + w_bytes
         + y_elems * item * (1 + epilogue.has_residual)
         + 4 * g.C_out * k.P * (epilogue.has_bias + epilogue.has_scale),
-        sbuf_bytes=beside + buffers * lines * _places(k, min(size, num_groups)),
+        sbuf_bytes=beside + buffers * lines * places,
     )
 
 
@@ -336,7 +374,7 @@ def _places(k: Packing, groups: int) -> int:
     return (groups - 1) * k.row_step + k.Q + k.extra
 
 
-def _weights_way(g: Geometry, k: Packing, entries: int, held: int) -> tuple[str, int, int]:
+def weights_way(g: Geometry, k: Packing, entries: int, held: int) -> tuple[str, int, int]:
     """Return how weights come to their places, the bytes that are read for them, and a rest.
 
     The rest is what may be read twice of x.
@@ -379,7 +417,7 @@ def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tu
                     fills.append(
                         Fill((shift * k.J + j) * channels, channels, hits[0][0], z_step,
                              hits[0][1], tap_step, len(hits), shift, shifts,
-                             _engine_starts((shift * k.J + j) * channels, channels))
+                             engine_starts((shift * k.J + j) * channels, channels))
                     )  # fmt: skip
     return tuple(fills)
 
@@ -388,21 +426,18 @@ class _Strips:
     """The strips of all images; chunks that are alike are made once."""
 
     def __init__(
-        self, g: Geometry, k: Packing, width: int, x_width: int, each: int, chunk: int, size: int,
-        spare_bytes: int,
-    ) -> None:  # fmt: skip
-        self.g, self.k, self.width, self.each, self.chunk, self.size = g, k, width, each, chunk, size
+        self, g: Geometry, k: Packing, sizes: Sizes, size: int, spare_bytes: int
+    ) -> None:
+        self.g, self.k, self.sizes, self.size = g, k, sizes, size
+        self.width, self.head = sizes.width, sizes.head
         self.channels = min(g.C_in, nl.tile_size.pmax)
-        self.num_groups = ceil_div(g.rows.outputs, k.P)
-        self.head = ceil_div(each, 2)  # groups of the first chunk and of the last one
+        self.num_groups = sizes.num_groups
         self.made: dict[tuple[int, int, int, bool], Chunk] = {}
         # Copies of x that may come from HBM: all, those of the first chunk, or none.
-        again = (k.G * k.J - k.S) * g.C_in * x_width * g.itemsize
-        some = again * ((min(self.head, self.num_groups) - 1) * k.row_step + k.Q)
+        again = (k.G * k.J - k.S) * g.C_in * sizes.x_width * g.itemsize
         every = again * g.N * _places(k, self.num_groups)
-        copies = k.G > 1 or k.extra > 0
-        self.all_direct = copies and size >= self.num_groups and every <= spare_bytes
-        self.first_direct = copies and some <= spare_bytes
+        self.first_direct = again > 0 and direct_bytes(g, k, sizes) <= spare_bytes
+        self.all_direct = self.first_direct and size >= self.num_groups and every <= spare_bytes
 
     def images(self) -> tuple[tuple[Strip, ...], ...]:
         """Return the strips of each image."""
@@ -419,7 +454,7 @@ class _Strips:
             return (_places(self.k, self.num_groups),) * buffers
         first = 0
         if self.first_direct:
-            first = (min(self.head, self.num_groups) - 1) * self.k.row_step + self.k.Q
+            first = (self.head - 1) * self.k.row_step + self.k.Q
         return (first,) + (0,) * (buffers - 1)
 
     def _image(self, is_first: bool, is_last: bool) -> tuple[Strip, ...]:
@@ -427,11 +462,11 @@ class _Strips:
         strips = []
         for part in tiles(self.num_groups, self.size):
             carry = max(0, k.Q + k.extra - k.row_step) if part.start > 0 else 0
-            sizes = [t.size for t in tiles(part.size, self.chunk)]
+            sizes = [t.size for t in tiles(part.size, self.sizes.chunk)]
             if is_first and part.start == 0 and part.size > self.head:
-                second = min(self.each, part.size - self.head)
+                second = min(self.sizes.each, part.size - self.head)
                 rest = part.size - self.head - second
-                sizes = [self.head, second, *(t.size for t in tiles(rest, self.chunk))]
+                sizes = [self.head, second, *(t.size for t in tiles(rest, self.sizes.chunk))]
             if is_last and part.start + part.size == self.num_groups and sizes[-1] > self.head:
                 sizes[-1:] = [sizes[-1] - self.head, self.head]
             starts, chunks, at, loaded, copied = [], [], 0, carry, 0
@@ -471,7 +506,7 @@ class _Strips:
         places = Tile(loaded, max(0, end - loaded))
         loads, zeros, slots = self._loads(base, places, direct)
         moves = () if direct else self._moves(copied, need, end)
-        chunk = Chunk(size, tiles(size, self.each), zeros, slots, loads, moves, full, rest)
+        chunk = Chunk(size, tiles(size, self.sizes.each), zeros, slots, loads, moves, full, rest)
         if inside:
             self.made[key] = chunk
         return chunk
@@ -521,7 +556,7 @@ class _Strips:
                 if offset > 0 and size > 0:
                     phases = min(k.S, k.J - level * k.S)
                     first, partitions = (shift * k.J + level * k.S) * g.C_in, phases * g.C_in
-                    fits = _engine_starts(first, partitions)
+                    fits = engine_starts(first, partitions)
                     parts = _pieces(copied * width, size, 128 if fits else partitions, 2048)
                     for part in parts:
                         from_elem = part.start + offset
@@ -539,6 +574,6 @@ def _pieces(start: int, size: int, partitions: int, least: int) -> tuple[Tile, .
     return even_tiles(size, ceil_div(size, wanted), start)
 
 
-def _engine_starts(start: int, size: int) -> bool:
+def engine_starts(start: int, size: int) -> bool:
     """Whether an engine can write so many partitions from there on."""
     return start % (32 if size <= 32 else 64 if size <= 64 else 128) == 0

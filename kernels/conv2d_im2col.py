@@ -10,7 +10,7 @@ Shapes
 ------
 x_hbm         (N, C_in, H, W)     f32 f16 bf16  HBM
 w_hbm         "zeros":  (tiles of C_in, rows, entries, U*C_out)   "rows": (G, KH*C_in, U*C_out)
-              "phases": (C_in, KH, KW, C_out), the last tap's row first;  as x, HBM
+              "phases": (C_in, KH, KW, C_out), the last tap's row first;  as x, or bf16
 scale_hbm     (C_out, 1)          f32           HBM, or None
 bias_hbm      (C_out, 1)          f32           HBM, or None
 residual_hbm  (N, C_out, OH, OW)  as x          HBM, or None
@@ -50,25 +50,21 @@ import nki.language as nl
 import numpy as np
 
 from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._im2col_plan import (
     Chunk,
     Im2colPlan,
     OutTile,
-    Packing,
     Strip,
-    columns,
-    joins,
     make_plan,
-    out_tiles,
     packings,
 )
-from nkiconv.kernels._plan import Geometry, Tile, ceil_div
-from nkiconv.kernels._price import Price, Transfers, matmul_cycles, transfer_ns
+from nkiconv.kernels._plan import Tile
+from nkiconv.kernels._im2col_price import Estimate, price
 from nkiconv.kernels._stages import Launch
 from nkiconv.kernels._weights import PackedWeights
-from nkiconv.simulate.hardware import Hardware, hardware
+from nkiconv.simulate.hardware import hardware
 
 NAME = "im2col"
 
@@ -477,7 +473,7 @@ def conv2d_im2col(
     load_table(plan.epilogue)
     taps_sbs = _load_taps(w_hbm, plan)
     w_sbs = _make_weights(w_hbm.dtype, plan)
-    buffers = _strip_buffers(x_hbm.dtype, plan)
+    buffers = _strip_buffers(w_hbm.dtype, plan)
     first = plan.images[0][0]
     ahead = min(2, len(first.chunks))  # chunks whose loads come among those of the weights
     _load_chunk(buffers[0], x_hbm, 0, 0, 0, first.chunks[0], plan)
@@ -526,7 +522,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        Groups, pooling, padding other than zeros, a faster float32; or nothing fits.
+        Groups, pooling, or padding other than zeros; or nothing fits.
     """
     g = problem.geometry
     if g.G > 1:
@@ -535,21 +531,21 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         raise NotSuited("it has no fused pooling")
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
     cols = g.cols
     if (cols.outputs - 1) * cols.stride + (cols.taps - 1) * cols.dilation < cols.pad:
         raise NotSuited("every column that the taps reach is padding")
     hw = hardware()
+    fast = problem.precision == "fast"
+    held = 2 if fast else g.itemsize
     found = 0
-    for k in sorted(packings(g), key=lambda k: _quick_ns(g, k, hw)):
-        plan = make_plan(g, problem.epilogue, k, on_both=hw.generation > 2)
+    for k in sorted(packings(g), key=lambda k: Estimate(g, k, hw, held).total_ns()):
+        plan = make_plan(g, problem.epilogue, k, on_both=hw.generation > 2, fast=fast)
         if plan is None:
             continue
-        price = _price(plan, hw)
-        if price.static_instructions > _MAX_INSTRUCTIONS:
+        cost = price(plan, hw)
+        if cost.static_instructions > _MAX_INSTRUCTIONS:
             continue
-        yield Candidate(NAME, plan, price, _why(plan))
+        yield Candidate(NAME, plan, cost, _why(plan))
         found += 1
         if found == _PLANS:
             return
@@ -572,101 +568,10 @@ def worth(problem: Problem) -> str | None:
 
 def _why(plan: Im2colPlan) -> str:
     k = plan.packing
+    rounded = ", operands rounded to bfloat16" if plan.fast else ""
     return (
         f"{k.J} rows x {k.G} shifts x {plan.c_in_tiles[0].size} channels contracted at once, "
-        f"{k.P} output rows beside each other"
-    )
-
-
-def _tensor_cycles(g: Geometry, num_columns: int, num_matmuls: int, rows: int, m: int,
-                   hw: Hardware) -> int:  # fmt: skip
-    """Return TensorE's cycles; an array that is fed on few rows stays at its slow clock."""
-    each = ceil_div(num_columns, num_matmuls)
-    if g.cols.stride * g.itemsize >= hw.wide_stride_bytes:
-        each *= 2
-    cycles = num_matmuls * matmul_cycles(each, g.itemsize, hw, m)
-    if hw.throttle_slowdown > 1 and rows < hw.throttle_busy_share * hw.partitions:
-        cycles *= int(hw.throttle_slowdown)
-    return cycles
-
-
-def _quick_ns(g: Geometry, k: Packing, hw: Hardware) -> float:
-    """Return TensorE's time or the transfers', whichever is longer, and a little of the other."""
-    outs = out_tiles(g, k)
-    num_columns = columns(g, k, outs)
-    m = outs[0].rows.size * outs[0].channels.size
-    rows = k.G * k.J * min(g.C_in, hw.partitions)
-    num_matmuls = ceil_div(
-        num_columns, min(g.cols.outputs * (512 // min(512, g.cols.outputs)), 512)
-    )
-    tensor = _tensor_cycles(g, num_columns, num_matmuls, rows, m, hw) / hw.tensor_ghz
-    x = g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize
-    copied = x * (k.G * k.J / k.S - 1)
-    moved = copied / hw.dma_aggregate_bytes_per_ns
-    at_once = 8 if k.P == 1 or joins(g, k) else 1
-    runs = ceil_div(g.N * g.C_out * g.rows.outputs, at_once)
-    store = Transfers(1, runs, at_once * g.cols.outputs * g.itemsize, to_hbm=True)
-    load = Transfers(1, g.N * g.C_in * g.rows.size, g.cols.size * g.itemsize)
-    moved += transfer_ns(store, hw) + transfer_ns(load, hw)
-    emptied = num_columns / max(1, sum(len(o.places) for o in outs) * k.U) * len(outs)
-    emptied *= outs[0].rows.size if joins(g, k) else 1
-    emptied *= 1.2 / (2 * hw.vector_ghz if hw.generation > 2 else hw.scalar_ghz)
-    work = (tensor, moved, emptied)
-    return max(work) + 0.1 * sum(work) + (1500.0 if k.G > 1 or k.J > k.S else 0.0)
-
-
-def _price(plan: Im2colPlan, hw: Hardware) -> Price:
-    """Return what a plan costs."""
-    g = plan.geometry
-    k = plan.packing
-    item = g.itemsize
-    out = plan.out_tiles[0]
-    m = out.rows.size * out.channels.size
-    chunks = [chunk for image in plan.images for strip in image for chunk in strip.chunks]
-    transfers = []
-    for chunk in chunks:
-        for c_in in plan.c_in_tiles:
-            for load in chunk.loads:
-                runs = load.slots * c_in.size * load.size
-                transfers.append(Transfers(1, runs, plan.x_width * item))
-            for move in chunk.moves:
-                transfers.append(Transfers(1, move.partitions, move.size * item, on_chip=True))
-        y_rows = chunk.full * k.P + chunk.rest
-        count = 2 if plan.epilogue.has_residual else 1
-        run = y_rows if plan.joined or k.P == 1 else 1
-        runs = ceil_div(y_rows * g.C_out, run)
-        transfers.append(Transfers(count, runs, run * g.cols.outputs * item, to_hbm=True))
-    weights = plan.rows * plan.entries * k.U * g.C_out * item
-    transfers.append(Transfers(1, plan.rows, max(1, weights // plan.rows)))
-    fills = len(plan.fills)
-    if fills:
-        transfers.append(
-            Transfers(fills, plan.fills[0].partitions, k.U * g.C_out * item, on_chip=True)
-        )
-    tiles = len(plan.col_tiles) * sum(len(chunk.tiles) for chunk in chunks)
-    tiles *= len(plan.out_tiles)
-    elems = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * len(plan.out_tiles)
-    if plan.joined:
-        elems, tiles = elems * out.rows.size, tiles * out.rows.size
-    by_scalar = 0.5 if plan.on_both else 1.0
-    first = chunks[0]
-    loaded = sum(load.slots * load.size for load in first.loads) * g.C_in * plan.x_width * item
-    if first.moves:  # a second transfer's way before the first matmul, in bytes
-        wait = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
-        loaded += int(wait * min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns))
-    last = (chunks[-1].full * k.P + chunks[-1].rest) * g.C_out * g.cols.outputs * item
-    return Price(
-        moving_columns=plan.moving_columns,
-        matmuls=plan.num_matmuls,
-        tensor_cycles=_tensor_cycles(g, plan.moving_columns, plan.num_matmuls, plan.rows, m, hw),
-        transfers=tuple(transfers),
-        scalar_elems=int(elems * by_scalar),
-        scalar_instructions=int(tiles * by_scalar),
-        vector_elems=int(elems * (1 - by_scalar)),
-        vector_instructions=int(tiles * (1 - by_scalar)),
-        first_load_bytes=loaded,
-        last_store_bytes=last,
-        static_instructions=plan.num_matmuls + 2 * tiles + sum(t.count for t in transfers),
+        f"{k.P} output rows beside each other{rounded}"
     )
 
 
@@ -674,7 +579,8 @@ def pack(w: PackedWeights, plan: Im2colPlan) -> Array:
     """Return the weights as the plan's way of bringing them to their places wants them."""
     g, k = plan.geometry, plan.packing
     KH, KW = g.rows.taps, g.cols.taps
-    taps = w.array[0].reshape(g.C_in, KH, KW, g.C_out)
+    dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
+    taps = w.array[0].astype(dtype).reshape(g.C_in, KH, KW, g.C_out)
     if plan.weights == "phases":
         return np.ascontiguousarray(taps[:, ::-1])
     wide = np.zeros((g.C_in, KH, k.U * k.G, g.C_out), taps.dtype)
