@@ -190,9 +190,9 @@ def packings(g: Geometry) -> Iterator[Packing]:
     reach = (rows.taps - 1) * rows.dilation + 1
     together = max(1, pmax // g.C_out)
     hw = hardware()
-    wanted = 0  # rows from which on the array reaches its full clock
+    wanted = 0  # rows from which on the array reaches its full clock, with some gaps
     if hw.throttle_slowdown > 1:
-        wanted = ceil(hw.throttle_busy_share * hw.throttle_slowdown * pmax)
+        wanted = ceil(1.03 * hw.throttle_busy_share * hw.throttle_slowdown * pmax)
     for P in sorted({1, 2, 4, 8, 16, together}):
         if max(P, 1) > rows.outputs or ceil_div(P, together) > 8:
             continue
@@ -211,7 +211,7 @@ def packings(g: Geometry) -> Iterator[Packing]:
                 if G == 1 or g.C_in <= pmax:
                     yield Packing(P, S, J, G, Q, U, T // S)
                     more = ceil_div(wanted, G * channels)  # phases without taps feed the clock
-                    if J < more and S == T and G * more * channels <= pmax:
+                    if J < more and Q == 1 and S == T and G * more * channels <= pmax:
                         yield Packing(P, S, more, G, Q, U, T // S)
 
 
@@ -234,6 +234,9 @@ def num_passes(g: Geometry, k: Packing) -> int:
     pmax, rows = nl.tile_size.pmax, g.rows
     places = 0
     for p in even_tiles(k.P, max(1, pmax // g.C_out)):
+        if k.Q == 1:
+            places += 1
+            continue
         first = p.start * rows.stride
         last = (p.start + p.size - 1) * rows.stride + (rows.taps - 1) * rows.dilation
         places += min(k.Q - 1, last // k.S) - max(0, (first - k.J) // k.S + 1) + 1

@@ -10,15 +10,17 @@ shared rows are copied, and what the second chunk is late; to the end the last c
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from math import gcd
 
 from nkiconv.kernels._im2col_plan import (
     Im2colPlan,
     Packing,
     direct_bytes,
-    engine_starts,
     joins,
     num_passes,
+    packings,
     sizes,
     weights_way,
 )
@@ -155,9 +157,8 @@ class Estimate:
         time_ns = self.issue + self.way + self._alone_ns(1, 1, taps)
         tiles = ceil_div(g.C_in, hw.partitions)
         fills = k.G * k.J * tiles
-        copies = tiles * sum(
-            engine_starts(i * self.channels, self.channels) for i in range(k.G * k.J)
-        )
+        start = next(n for n in (32, 64, 128) if self.channels <= n)  # where engines can begin
+        copies = tiles * ceil_div(k.G * k.J, start // gcd(start, self.channels))
         elems = copies * g.rows.taps * k.U * g.C_out * self.held / 4  # 2 bytes: in a fast mode
         time_ns += (copies * hw.engine_issue_cycles + elems) / hw.vector_ghz
         if fills > copies:
@@ -197,6 +198,25 @@ class Estimate:
 
     def _bytes_ns(self, num_bytes: float) -> float:
         return num_bytes / self.hw.dma_bytes_per_ns / self.hw.dma_engines
+
+
+def ranked(g: Geometry, hw: Hardware, held: int, wanted: int) -> Iterator[Packing]:
+    """Yield packings, the quickest first: `wanted` in their order, then the others as they come."""
+    streamed = []
+    for k in packings(g):
+        columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
+        streamed.append((matmul_cycles(columns, held, hw) / hw.tensor_ghz, k))
+    streamed.sort(key=lambda s: s[0])
+    known: list[tuple[float, int]] = []
+    for at, (least, k) in enumerate(streamed):
+        if len(known) >= wanted and least > known[wanted - 1][0]:
+            break  # TensorE alone takes longer
+        known.append((Estimate(g, k, hw, held).total_ns(), at))
+        known.sort()
+    for _, at in known:
+        yield streamed[at][1]
+    for _, k in streamed[len(known) :]:
+        yield k
 
 
 def price(plan: Im2colPlan, hw: Hardware) -> Price:

@@ -58,10 +58,9 @@ from nkiconv.kernels._im2col_plan import (
     OutTile,
     Strip,
     make_plan,
-    packings,
 )
 from nkiconv.kernels._plan import Tile
-from nkiconv.kernels._im2col_price import Estimate, price
+from nkiconv.kernels._im2col_price import price, ranked
 from nkiconv.kernels._stages import Launch
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import hardware
@@ -538,7 +537,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     fast = problem.precision == "fast"
     held = 2 if fast else g.itemsize
     found = 0
-    for k in sorted(packings(g), key=lambda k: Estimate(g, k, hw, held).total_ns()):
+    for k in ranked(g, hw, held, _PLANS):
         plan = make_plan(g, problem.epilogue, k, on_both=hw.generation > 2, fast=fast)
         if plan is None:
             continue
