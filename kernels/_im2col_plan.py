@@ -149,7 +149,7 @@ class Im2colPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
     `images` has each image's strips; the first image begins with little and the last one ends so.
-    `direct` has, for each buffer, the places whose shifts and shared rows come from HBM and not from
+    `direct` has, for each buffer, the places whose shifts and shared rows come from HBM, not from
     other partitions.  With `joined` the rows p lie one after another in a partition of SBUF before
     they are stored.  `weights` is "zeros" (HBM has them with their zeros), "rows" (a transfer from
     HBM for each row p and shift) or "phases" (one, and `fills` on the chip).
@@ -211,7 +211,7 @@ def packings(g: Geometry) -> Iterator[Packing]:
                 if G == 1 or g.C_in <= pmax:
                     yield Packing(P, S, J, G, Q, U, T // S)
                     more = ceil_div(wanted, G * channels)  # phases without taps feed the clock
-                    if J < more and Q == 1 and S == T and G * more * channels <= pmax:
+                    if more > J and Q == 1 and S == T and G * more * channels <= pmax:
                         yield Packing(P, S, more, G, Q, U, T // S)
 
 
@@ -288,9 +288,18 @@ def direct_bytes(g: Geometry, k: Packing, s: Sizes) -> int:
 
 
 def make_plan(
-    g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool, fast: bool = False
+    g: Geometry,
+    epilogue: Epilogue,
+    k: Packing,
+    *,
+    on_both: bool,
+    fast: bool = False,
+    part_of: Geometry | None = None,
 ) -> Im2colPlan | None:
-    """Return the plan of a packing, or None where SBUF is too small."""
+    """Return the plan of a packing, or None where SBUF is too small.
+
+    `part_of` is the convolution of which this is a part: weights lie in HBM in one way for all.
+    """
     rows, cols, item = g.rows, g.cols, g.itemsize
     held = 2 if fast else item
     s = sizes(g, k)
@@ -300,7 +309,9 @@ def make_plan(
     c_in_tiles = even_tiles(g.C_in, nl.tile_size.pmax)
     col_tiles = even_tiles(cols.outputs, nl.tile_size.psum_bank_fmax)
     kept = len(c_in_tiles) * s.entries * k.U * g.C_out * held
-    weights, w_bytes, spare_bytes = weights_way(g, k, s.entries, held)
+    weights, w_bytes, spare_bytes = weights_way(part_of or g, k, s.entries, held)
+    if part_of is not None and part_of != g:
+        spare_bytes = 0  # parts read halos twice
     if weights == "phases":
         kept += len(c_in_tiles) * rows.taps * cols.taps * g.C_out * held
     joined = joins(g, k)
@@ -354,6 +365,12 @@ def make_plan(
         + 4 * g.C_out * k.P * (epilogue.has_bias + epilogue.has_scale),
         sbuf_bytes=beside + buffers * lines * places,
     )
+
+
+def least_matmuls(g: Geometry, k: Packing) -> int:
+    """Return how many matmuls a plan has at least."""
+    columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
+    return columns // nl.tile_size.psum_bank_fmax
 
 
 def _loaded_elems(g: Geometry, chunk: Chunk, x_width: int) -> int:
@@ -428,9 +445,7 @@ def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tu
 class _Strips:
     """The strips of all images; chunks that are alike are made once."""
 
-    def __init__(
-        self, g: Geometry, k: Packing, sizes: Sizes, size: int, spare_bytes: int
-    ) -> None:
+    def __init__(self, g: Geometry, k: Packing, sizes: Sizes, size: int, spare_bytes: int) -> None:
         self.g, self.k, self.sizes, self.size = g, k, sizes, size
         self.width, self.head = sizes.width, sizes.head
         self.channels = min(g.C_in, nl.tile_size.pmax)
@@ -514,9 +529,7 @@ class _Strips:
             self.made[key] = chunk
         return chunk
 
-    def _loads(
-        self, base: int, places: Tile, direct: bool
-    ) -> tuple[tuple[Load, ...], Tile, int]:
+    def _loads(self, base: int, places: Tile, direct: bool) -> tuple[tuple[Load, ...], Tile, int]:
         """Return the transfers of x into these places, and the places and slots to zero before."""
         k, rows, dilation = self.k, self.g.rows, self.g.cols.dilation
         phases = k.J if direct else k.S

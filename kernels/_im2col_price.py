@@ -229,7 +229,9 @@ def price(plan: Im2colPlan, hw: Hardware) -> Price:
     for chunk, times in chunks.items():
         for c_in in plan.c_in_tiles:
             for load in chunk.loads:
-                moved[load.slots * c_in.size * load.size, plan.x_width * item, False, False] += times
+                moved[load.slots * c_in.size * load.size, plan.x_width * item, False, False] += (
+                    times
+                )
             for move in chunk.moves:
                 moved[move.partitions, move.size * held, False, True] += times
         rows = chunk.full * k.P + chunk.rest
@@ -265,6 +267,4 @@ def price(plan: Im2colPlan, hw: Hardware) -> Price:
         rows=plan.rows,
     )
     # The estimate knows more than these counts: what waits for what, and for how long.
-    return replace(
-        made, lead_ns=Estimate(g, k, hw, held).total_ns() - 1000 * made.estimate_us(hw)
-    )
+    return replace(made, lead_ns=Estimate(g, k, hw, held).total_ns() - 1000 * made.estimate_us(hw))

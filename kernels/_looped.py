@@ -73,7 +73,7 @@ class Piece(nl.NKIObject):
     """Equal parts: `part` is the plan of each, by the algorithm that it belongs to.
 
     `counts` are the parts along each axis that has several; `columns` what the table's columns
-    step by along these.
+    step by along these; there is no table where the loop's counter is the index of all.
     """
 
     part: Any
@@ -101,7 +101,7 @@ class LoopedPlan(nl.NKIObject):
 
 def make_table(piece: Piece) -> nl.NkiTensor | None:
     """table_sb (1, iterations, columns) of indices; None where the loop's counter serves."""
-    if len(piece.counts) < 2:
+    if len(piece.columns) == 0:
         return None
     shape = (1, piece.iterations, len(piece.columns))
     table_sb = nl.ndarray(shape, dtype=nl.int32, buffer=nl.sbuf)
@@ -166,6 +166,45 @@ def take(
     return tensor.ap(pattern, offset=box.offset).select(0, index)
 
 
+@dataclass(frozen=True)
+class Reached(nl.NKIObject):
+    """Part of a tensor (n, channels, rows, cols) in HBM, for access patterns of its own.
+
+    `offset` is where the part begins, in elements; `rows` counts those of a plane of the tensor.
+    """
+
+    tensor: nl.NkiTensor
+    offset: int
+    index: nl.VirtualRegister | None
+    rows: int
+
+
+def whole(tensor: nl.NkiTensor | None) -> Any:
+    """Return all of a tensor, if there is one."""
+    if tensor is None:
+        return None
+    return Reached(tensor, 0, None, tensor.shape[2])
+
+
+def reach_part(tensor: nl.NkiTensor | None, box: Box, at: list[nl.VirtualRegister]) -> Any:
+    """Return a part of a tensor, if there is one, at the indices of an iteration."""
+    if tensor is None:
+        return None
+    rows = tensor.shape[2]
+    if len(at) == 0 or box.most == 0:
+        return Reached(tensor, box.offset, None, rows)
+    steps = tensor.reshape((tensor.size // box.unit, box.unit))
+    return Reached(steps, box.offset, at[box.column], rows)
+
+
+def reach(part: Reached, pattern: list[list[int]], offset: int) -> nl.NkiTensor:
+    """View of a part by a pattern [[stride, count], ...], from an element of the part on."""
+    start = part.offset + offset
+    if part.index is None:
+        return part.tensor.ap(pattern, offset=start)
+    return part.tensor.ap(pattern, offset=start, scalar_offset=part.index, indirect_dim=0)
+
+
 # Plans.
 
 
@@ -220,6 +259,8 @@ class Loops:
         Whether images must be in equal parts.
     least
         Returns a bound on a program's instructions that takes no planning.
+    reached
+        Parts are reached by `reach`, whose steps divide the tensor.
     turned
         "x" or "y": that one has rows and columns the other way round, with no channels.
     """
@@ -232,6 +273,7 @@ class Loops:
     channels: int = 0
     equal: bool = False
     least: Callable[[Problem], int] = least_instructions
+    reached: bool = False
     turned: str = ""
 
 
@@ -256,7 +298,8 @@ def overhead(piece: Piece) -> int:
     """Return the instructions that a piece's loop adds to its part."""
     if piece.iterations == 1:
         return 0
-    return 1 if len(piece.counts) < 2 else 2 + 2 * len(piece.columns)
+    columns = len(piece.columns)
+    return 2 + 2 * columns if columns else 1
 
 
 def cut_into_parts(problem: Problem, loops: Loops) -> Cut:
@@ -561,7 +604,8 @@ class _Cutter:
                 shape, starts, part = ((*t[:2], t[3], t[2]) for t in (shape, starts, part))
                 moves = tuple((3 if dim == 2 else dim, distance) for dim, distance in moves)
             counts = tuple(spans[i].count for i in moved)
-            return _box(shape, starts, part, tuple(moves[i] for i in moved), counts)
+            moves = tuple(moves[i] for i in moved)
+            return _box(shape, starts, part, moves, counts, self.loops.reached)
 
         own_y, all_y = y_shape(sub), y_shape(self.problem)
         boxes = {
@@ -604,10 +648,10 @@ class _Cutter:
                 ((0, 0), (0, shape[0]), (at, shape[-1]), (0, 0)),
             )
         columns = tuple(dict.fromkeys(steps for made, steps in boxes.values() if made.most))
-        if len(moved) < 2:
-            columns = columns[:1]
+        if columns == ((1,),):
+            columns = ()
         placed = {
-            name: replace(made, column=columns.index(steps) if len(moved) > 1 and made.most else 0)
+            name: replace(made, column=columns.index(steps) if columns and made.most else 0)
             for name, (made, steps) in boxes.items()
         }
         return Piece(
@@ -636,6 +680,7 @@ def _box(
     part: tuple[int, ...],
     moves: tuple[tuple[int, int], ...],
     counts: tuple[int, ...],
+    divides: bool,
 ) -> tuple[Box, tuple[int, ...]]:
     """Return part of a tensor of a `shape`, and the steps of its index along each axis.
 
@@ -643,7 +688,7 @@ def _box(
     """
     strides = tuple(prod(shape[dim + 1 :]) for dim in range(len(shape)))
     elems = [strides[dim] * distance for dim, distance in moves]
-    unit = gcd(*elems) if elems else 0
+    unit = gcd(*elems, prod(shape) if divides else 0) if any(elems) else 0
     steps = tuple(each // unit if unit else 0 for each in elems)
     most = sum((count - 1) * step for count, step in zip(counts, steps, strict=True))
     whole = len(moves) == 1 and part[1:] == shape[1:] and unit == strides[0] * part[0]
