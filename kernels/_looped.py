@@ -31,6 +31,7 @@ from nkiconv.kernels._blocks import conv_outputs
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, tap_outputs
 from nkiconv.kernels._price import Price, Transfers, transfer_ns
 from nkiconv.kernels._problem import NotSuited, Problem, TooLong
+from nkiconv.simulate import CapacityError
 from nkiconv.simulate.hardware import hardware
 
 MAX_INSTRUCTIONS = 20_000
@@ -143,10 +144,8 @@ def take_part(
     }
 
 
-def take(
-    tensor: nl.NkiTensor | None, box: Box | None, at: list[nl.VirtualRegister]
-) -> nl.NkiTensor | None:
-    """View of part of a tensor in HBM."""
+def take(tensor: nl.NkiTensor | None, box: Box | None, at: list[nl.VirtualRegister]) -> Any:
+    """View of part of a tensor in HBM, if there is one."""
     if tensor is None or box is None:
         return tensor
     if len(at) == 0 or box.most == 0:
@@ -492,8 +491,12 @@ class _Cutter:
         return sorted({most, divisors[-1], *(n for n in evenly if n <= most)})
 
     def _part_length(self, n: int) -> int:
+        """Return the instructions of so many images; too many where these do not fit SBUF."""
         sub = replace(self.problem, geometry=replace(self.g, N=n))
-        return self._made(sub, 0)[1].static_instructions
+        try:
+            return self._made(sub, 0)[1].static_instructions
+        except (CapacityError, NotSuited):
+            return 2 * self.limit
 
     def _made(self, sub: Problem, reserved: int) -> tuple[Any, Price]:
         key = (sub.geometry, sub.epilogue.pool, reserved)
