@@ -20,6 +20,7 @@ from nkiconv.kernels._algorithm import (
     Operands,
     Problem,
 )
+from nkiconv.kernels._direct_plan import least_us
 from nkiconv.kernels._problem import TooLong
 from nkiconv.kernels._stages import Launch, stages_for
 from nkiconv.simulate import CapacityError, ConstraintError
@@ -29,6 +30,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     for module in (conv2d_direct, conv2d_pointwise, conv2d_depthwise, conv2d_grouped, conv2d_im2col)
 }
 """By name, those that "auto" chooses from."""
+
+_LAST = (conv2d_direct.NAME, conv2d_im2col.NAME)  # asked when what others offer is known
+_HOPELESS = 1.5  # times the best estimate: a plan whose products alone take as long is not made
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,15 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
     ConstraintError
         Nothing can; the message has each algorithm's reason.
     """
-    names = tuple(ALGORITHMS) if algorithm == "auto" else (algorithm,)
+    names: tuple[str, ...] = (algorithm,)
+    if algorithm == "auto":
+        names = (*(name for name in ALGORITHMS if name not in _LAST), *_LAST)
     found: list[Candidate] = []
     refusals: dict[str, str] = {}
     too_long: list[str] = []
-    idle = conv2d_im2col.worth(problem) if algorithm == "auto" else None
-    for name in names:  # im2col is the last
-        if name == conv2d_im2col.NAME and idle is not None and found:
+    for name in names:
+        idle = _idle(name, problem, found) if found else None
+        if idle is not None:
             refusals[name] = idle
             continue
         try:
@@ -72,6 +78,21 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
         raise ConstraintError(f"conv2d: no algorithm can do this ({reasons})")
     return Choice(tuple(sorted(found, key=Candidate.estimate_us)), refusals)
+
+
+def _idle(name: str, problem: Problem, found: list[Candidate]) -> str | None:
+    """Return why an algorithm need not be asked beside what is found, or None."""
+    if name == conv2d_im2col.NAME:
+        return conv2d_im2col.worth(problem)
+    if name == conv2d_direct.NAME and problem.geometry.G > 1:
+        best = min(candidate.estimate_us() for candidate in found)
+        least = least_us(problem.geometry, fast=problem.precision == "fast")
+        if least > _HOPELESS * best:
+            return (
+                f"group by group its products alone take {least:,.0f} µs, where another plan is "
+                f"estimated at {best:,.0f}"
+            )
+    return None
 
 
 def run(launch: Launch, best: Candidate, operands: Operands) -> Any:

@@ -69,7 +69,7 @@ from nkiconv.kernels._epilogue import evict
 from nkiconv.kernels._groups import full_tap
 from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._plan import OutputTile, Tile, even_tiles, tap_outputs
-from nkiconv.kernels._price import Price, Transfers
+from nkiconv.kernels._price import Price, Transfers, alone_ns, streamed_cycles, transfer_ns
 from nkiconv.kernels._strip import fill_border, load_run, transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate import CapacityError
@@ -79,7 +79,6 @@ NAME = "direct"
 POOLS = True
 
 _SINGLE_PRODUCT_SHARE = 0.08  # of TensorE's time, as 1x1 layers of ResNets show on the timeline
-_LEAD_NS = 1000.0  # what the estimate is short of for want of overlap at both ends, on real layers
 
 _BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
 
@@ -951,8 +950,8 @@ def _price(plan: DirectPlan) -> Price:
     # With one product a tile, TensorE and what empties PSUM take turns more than they overlap.
     every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
     alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
-    first = plan.sections[0]
-    last = first.blocks[-1] if len(plan.sections) == 1 else plan.sections[-1].blocks[-1]
+    first_ns, last_ns = _ends_ns(plan)
+    rows = sum(p.rows for p in plan.products) / len(plan.products)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
@@ -962,15 +961,63 @@ def _price(plan: DirectPlan) -> Price:
         scalar_instructions=tiles * (shared - 1) // shared + copies // 2,
         vector_elems=y_elems * num_tiles // shared + copied // 2,
         vector_instructions=tiles // shared + copies // 2,
-        first_load_bytes=partitions * first.runs[0].size * width * item if first.runs else 0,
-        last_store_bytes=last.rows.size * last.cols.size * item * plan.c_out_blocks[0][0].size,
+        first_ns=first_ns,
+        last_ns=last_ns,
         static_instructions=plan.num_matmuls
         + tiles
         + copies
         + sum(t.count for t in transfers)
         + _epilogue_instructions(plan, tiles),
-        rows=sum(p.rows for p in plan.products) // len(plan.products),
-        lead_ns=_LEAD_NS + alone * plan.tensor_cycles / hardware().tensor_ghz,
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, rows, hardware()),
+        lead_ns=alone * plan.tensor_cycles / hardware().tensor_ghz,
+    )
+
+
+def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
+    """Return how long the first matmul waits for its operands, and y's end for the last store."""
+    g, hw = plan.geometry, hardware()
+    held = 2 if plan.fast else g.itemsize
+    loads = []  # of x, then of weights
+    section, c_out = plan.sections[0], plan.c_out_blocks[0][0]
+    if section.runs:
+        runs = len(plan.c_in_tiles) if plan.interleaved_x else 1
+        run = section.runs[0]
+        rows, elems = run.size, runs * plan.cols.inside.size
+        if plan.trimmed and run.step == 1:
+            rows, elems = 1, elems * rows
+        channels = plan.c_in_tiles[0].size
+        x = Transfers(1, channels * section.images.size * rows, elems * g.itemsize)
+        loads.append((x, channels))
+    for piece in [load.part for load in plan.steps[0].loads if not load.is_x][:1]:
+        rows = plan.products[piece.start].rows
+        loads.append((Transfers(1, rows, piece.size * c_out.size * held), rows))
+    arrived = (
+        max(
+            i * hw.dma_static_issue_ns + alone_ns(load, partitions, hw)
+            for i, (load, partitions) in enumerate(loads)
+        )
+        if loads
+        else 0.0
+    )
+    arrived = max(arrived, hw.dma_fill_ns + sum(transfer_ns(load, hw) for load, _ in loads))
+    block = plan.sections[-1].blocks[-1]
+    c_outs = plan.c_out_blocks[-1]
+    tile = block.tiles[-1]
+    elems = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
+    emptied = elems / hw.vector_ghz + hw.vector_latency_ns
+    run_bytes = block.rows.size * block.cols.size * g.itemsize
+    channels = c_outs[-1].size
+    store = Transfers(
+        1,
+        channels * block.images.size,
+        run_bytes * (len(c_outs) if plan.interleaved_y else 1),
+        to_hbm=True,
+    )
+    stored = alone_ns(store, channels, hw)
+    around = hw.dma_static_start_ns + hw.dma_complete_ns
+    return (
+        around + arrived + hw.dependency_ns,
+        hw.tensor_latency_ns + 2 * hw.dependency_ns + emptied + around + stored,
     )
 
 
