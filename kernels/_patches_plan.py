@@ -30,8 +30,8 @@ _SUMS = 6  # PSUM banks that are summed up while patches arrive; two turn patche
 _STORE_BYTES = 8192  # of a visit's results per partition
 _RESULTS = 3  # visits whose results are in SBUF: computed, stored, and one between
 _SHORT = 256  # patches: matmuls of half as many still pay
+_BETWEEN_NS = 1500  # from the last pixels of a block to its first matmul: turned, copied
 _ZEROS_NS = 300  # until there are zeros to turn
-_WARM_ROWS = 64  # of a K tile: with fewer the array is fed too poorly to keep its clock
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Turn(nl.NKIObject):
     """Places of a piece whose patches share a PSUM bank on their way, and how they are copied.
 
     `pieces[i]` pieces have a patch at place `start + i`.  The first `full` pieces have all of them
-    and are copied together; the last piece's `rest`, if it is shorter, by themselves.
+    and are copied together; a shorter last piece has `rest`, copied by themselves.
     """
 
     start: int
@@ -76,7 +76,8 @@ class Visit(nl.NKIObject):
 class Block(nl.NKIObject):
     """Lines `rows` of `images`, each in `pieces` of `step` patches.
 
-    `first` are visits that are summed up while K tiles arrive, `visits` the others.
+    `first` are visits that are summed up while K tiles arrive, none where there is only one;
+    `visits` are the others.
     """
 
     images: Tile
@@ -144,14 +145,15 @@ def _sizes(g: Geometry) -> list[tuple[int, int, int]]:
     pmax = nl.tile_size.pmax
     OH, OW = g.rows.outputs, g.cols.outputs
     found = set()
-    for parts in (1, 2, 4):
+    for parts in (1, 2, 4) if g.N == 1 else (1,):  # of a single image: smaller parts start sooner
         rows = ceil_div(OH, max(parts, ceil_div(OH, pmax)))
         most = pmax // rows if rows == OH else 1
         while most > 0:
             images = ceil_div(g.N, ceil_div(g.N, most))
             lines = images * rows
             # all that fit, or half as many: fewer instructions, or longer runs
-            for wish in (pmax // lines, ceil_div(pmax // 2, lines), 1):
+            wishes = {pmax // lines, ceil_div(pmax // 2, lines), 1 if g.N == 1 else pmax // lines}
+            for wish in wishes:
                 step = ceil_div(OW, min(wish, OW, pmax // lines))
                 found.add((images, rows, ceil_div(OW, step)))
             most //= 2
@@ -171,7 +173,7 @@ def make_plan(
     step = ceil_div(OW, pieces)
     loads = tuple(_loads(k, g, pieces, step) for k in k_tiles)
     boxes = [(n, r) for n in even_tiles(g.N, images) for r in even_tiles(OH, rows)]
-    stream = _stream(boxes[0][0].size, boxes[0][1].size * OW, m.tiles)
+    stream = max(1, min(m.tiles, _SUMS // len(_boxes(boxes[0][0].size, boxes[0][1].size * OW))))
     known: dict[tuple[int, int, bool, bool], Block] = {}
     blocks = []
     for i, (n, r) in enumerate(boxes):
@@ -179,9 +181,9 @@ def make_plan(
         if kind not in known:
             lines = n.size * r.size
             bank = nl.tile_size.psum_bank_fmax * 4 // itemsize
-            first, visits = _visits(
-                n.size, r.size * OW, m.tiles, g.itemsize, stream if i == 0 else 0, is_last=kind[3]
-            )
+            cut = _boxes(n.size, r.size * OW)
+            summed = stream if i == 0 and len(k_tiles) > 1 else 0
+            first, visits = _visits(cut, m.tiles, g.itemsize, summed, is_last=kind[3])
             turns = _turns(OW, pieces, step, bank // (lines * pieces))
             known[kind] = Block(n, r, pieces, step, loads, turns, first, visits)
         blocks.append(replace(known[kind], images=n, rows=r))
@@ -200,7 +202,7 @@ def make_plan(
         m=m,
         stream=stream,
         blocks=tuple(blocks),
-        warm_up=_warm_up(blocks[0], k_tiles[0].size * KW, g.itemsize, hw),
+        warm_up=_warm_up(blocks[0], g.itemsize, hw),
         takes_turns=hw.generation > 2,
         num_matmuls=len(k_tiles) * sum(tiles_visited),
         num_transposes=len(blocks) * len(k_tiles) * step,
@@ -236,9 +238,9 @@ def _sbuf_bytes(
     )
 
 
-def _warm_up(block: Block, k_rows: int, itemsize: int, hw: Hardware) -> int:
+def _warm_up(block: Block, itemsize: int, hw: Hardware) -> int:
     """Return how many tiles of zeros TensorE turns until the first pixels are there."""
-    if hw.throttle_slowdown == 1 or k_rows < _WARM_ROWS:
+    if hw.throttle_slowdown == 1:
         return 0
     load = _load_transfers(block, block.loads[0], itemsize)
     wait_ns = hw.dma_static_start_ns + hw.dma_fill_ns + hw.dma_complete_ns
@@ -260,62 +262,118 @@ def turn_cycles(patches: int, k_rows: int, itemsize: int, hw: Hardware) -> int:
     return rows * each + hw.matmul_gap_cycles
 
 
+def _turning_cycles(plan: PatchesPlan, block: Block, itemsize: int, hw: Hardware) -> int:
+    """Return TensorE's cycles to turn a block's patches for one K tile."""
+    return sum(
+        turn_cycles(pieces * block.lines, plan.k_rows, itemsize, hw)
+        for turn in block.turns
+        for pieces in turn.pieces
+    )
+
+
+def _summing_cycles(
+    plan: PatchesPlan, visits: tuple[Visit, ...], itemsize: int, hw: Hardware
+) -> int:
+    """Return TensorE's cycles for one K tile of some visits."""
+    return sum(
+        visit.part.size * matmul_cycles(visit.box.size, itemsize, hw, plan.m.partitions)
+        for visit in visits
+    )
+
+
+def _stall_ns(plan: PatchesPlan, turning: int, summing: int, itemsize: int, hw: Hardware) -> float:
+    """Return how long TensorE waits between the K tiles of the first block, and after them."""
+    block, K = plan.blocks[0], len(plan.k_tiles)
+    summed = K * _summing_cycles(plan, block.visits, itemsize, hw) / hw.tensor_ghz
+    between = (len(plan.blocks) - 1) * max(0.0, _BETWEEN_NS - summed)
+    if not block.first:
+        return between
+    loads_ns = sum(
+        transfer_ns(t, hw)
+        for loads in block.loads
+        for t in _load_transfers(block, loads, plan.geometry.itemsize)
+    )
+    weights = Transfers(1, plan.k_rows, plan.stream * plan.m.partitions * itemsize)
+    arrives = loads_ns / K + transfer_ns(weights, hw)
+    stall = (K - 1) * max(0.0, arrives - (turning + summing) / hw.tensor_ghz)
+    if len(plan.blocks) > 1 and not block.visits:  # the next block is turned with nothing between
+        patches = block.lines * plan.geometry.cols.outputs
+        copies = len(block.turns)
+        copying = (patches + copies * hw.engine_issue_cycles) / hw.scalar_ghz
+        stall += K * max(0.0, copying - turning / hw.tensor_ghz)
+    return stall + between
+
+
 def _price(plan: PatchesPlan, hw: Hardware) -> Price:
     """Return what a plan costs."""
     g, m, K = plan.geometry, plan.m, len(plan.k_tiles)
     itemsize = 4 if plan.moving_dtype == "float32" else 2
     plane = g.rows.outputs * g.cols.outputs
-    cycles = copied = copies = emptied = evictions = 0
+    turning = summing = copied = copies = emptied = evictions = 0
     transfers = []
+    blocks = {(b.lines, b.first, b.visits): b for b in plan.blocks}
     kinds = Counter((b.lines, b.first, b.visits) for b in plan.blocks)
-    sample = {(b.lines, b.first, b.visits): b for b in plan.blocks}
-    for kind, count in kinds.items():
-        block = sample[kind]
-        for turn in block.turns:
-            counts = [pieces * block.lines for pieces in turn.pieces]
-            cycles += count * K * sum(turn_cycles(n, plan.k_rows, itemsize, hw) for n in counts)
-            copied += count * K * sum(counts)
-            copies += count * K * (1 + (turn.rest > 0))
-        for visit in (*block.first, *block.visits):
-            size = visit.box.size
-            each = matmul_cycles(size, itemsize, hw, m.partitions)
-            cycles += count * K * visit.part.size * each
-            emptied += count * visit.part.size * size
-            evictions += count * visit.part.size
-            whole = visit.box.cols.size == plane
-            pixels = visit.box.cols.size * (visit.part.size if whole else 1)
-            runs = visit.box.images.size * m.partitions * (1 if whole else visit.part.size)
-            stores = count * (1 + plan.epilogue.has_residual)
-            transfers.append(Transfers(stores, runs, pixels * g.itemsize, to_hbm=True))
+    for kind, block in blocks.items():
+        count, visits = kinds[kind], (*block.first, *block.visits)
+        turning += count * K * _turning_cycles(plan, block, itemsize, hw)
+        summing += count * K * _summing_cycles(plan, visits, itemsize, hw)
+        copied += count * K * block.lines * g.cols.outputs
+        copies += count * K * sum(1 + (turn.rest > 0) for turn in block.turns)
         for loads in block.loads:
             for t in _load_transfers(block, loads, g.itemsize):
                 transfers.append(replace(t, count=count))
-    last = transfers[-1 - sum(len(loads) for loads in plan.blocks[-1].loads)]
+        for visit in visits:
+            tiles = visit.part.size
+            emptied += count * tiles * visit.box.size
+            evictions += count * tiles
+            runs, pixels = visit.box.images.size * m.partitions, visit.box.cols.size
+            if pixels == plane:
+                pixels *= tiles
+            else:
+                runs *= tiles
+            stores = count * (1 + plan.epilogue.has_residual)
+            transfers.append(Transfers(stores, runs, pixels * g.itemsize, to_hbm=True))
+    last, block = transfers[-1], plan.blocks[0]
     weights = m.partitions * itemsize
     transfers.append(Transfers(K, plan.k_rows, plan.stream * weights))
+    begins = transfer_ns(transfers[-1], hw)
+    for loads in block.loads[:2]:
+        begins += sum(transfer_ns(t, hw) for t in _load_transfers(block, loads, g.itemsize))
     if m.tiles > plan.stream:
         transfers.append(Transfers(m.tiles - plan.stream, plan.k_rows, K * weights))
-    block = plan.blocks[0]
-    first = sum(t.bytes for loads in block.loads[:2] for t in _load_transfers(
-        block, loads, g.itemsize
-    ))  # fmt: skip
+    stall = _stall_ns(
+        plan,
+        _turning_cycles(plan, block, itemsize, hw),
+        _summing_cycles(plan, block.first, itemsize, hw),
+        itemsize,
+        hw,
+    )
+    # Rows in use on the mean.  A clock that is up stays up with half of what it takes to rise.
+    rows = turning * block.lines * block.pieces + summing * plan.k_rows
+    rows //= turning + summing
+    enough = 1.1 * hw.throttle_busy_share * hw.partitions
+    if plan.warm_up > 0 and min(rows, block.lines * block.pieces) > enough:
+        rows = hw.partitions
     by_vector = 0.5 if plan.takes_turns else 0.0
     elems, instructions = copied + emptied, copies + evictions
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=cycles,
+        tensor_cycles=turning + summing + round(stall * hw.tensor_ghz),
         transfers=tuple(transfers),
         scalar_elems=int(elems * (1 - by_vector)),
         scalar_instructions=int(instructions * (1 - by_vector)),
         vector_elems=int(elems * by_vector),
         vector_instructions=int(instructions * by_vector),
-        first_load_bytes=first + plan.k_rows * plan.stream * weights,
         last_store_bytes=last.descriptors * last.run_bytes,
-        static_instructions=plan.num_matmuls + plan.num_transposes + plan.warm_up + instructions
+        static_instructions=plan.num_matmuls
+        + plan.num_transposes
+        + plan.warm_up
+        + instructions
         + sum(t.count for t in transfers),
-        rows=min(128, plan.k_rows),
-    )  # fmt: skip
+        lead_ns=begins,
+        rows=rows,
+    )
 
 
 def _loads(k: Tile, g: Geometry, pieces: int, step: int) -> tuple[Load, ...]:
@@ -345,39 +403,27 @@ def _turns(OW: int, pieces: int, step: int, most: int) -> tuple[Turn, ...]:
             pieces if place < last else pieces - 1
             for place in range(part.start, part.start + part.size)
         )
-        rest = sum(count == pieces for count in counts)
-        full = pieces if rest == part.size else pieces - 1
-        found.append(Turn(part.start, counts, full, 0 if full == pieces else rest))
+        if last == step:
+            found.append(Turn(part.start, counts, pieces, 0))
+        else:
+            rest = sum(count == pieces for count in counts)
+            found.append(Turn(part.start, counts, pieces - 1, rest))
     return tuple(found)
 
 
 def _boxes(images: int, patches: int) -> list[Box]:
-    whole = Box(Tile(0, images), Tile(0, 1), Tile(0, patches))
-    return split(whole, nl.tile_size.psum_bank_fmax)
-
-
-def _stream(images: int, patches: int, m_tiles: int) -> int:
-    """Return how many tiles of channels of the first boxes PSUM holds at a time."""
-    return max(1, min(m_tiles, _SUMS // len(_boxes(images, patches))))
+    """Cut a block's patches into PSUM banks."""
+    return split(Box(Tile(0, images), Tile(0, 1), Tile(0, patches)), nl.tile_size.psum_bank_fmax)
 
 
 def _visits(
-    images: int,
-    patches: int,
-    m_tiles: int,
-    itemsize: int,
-    stream: int,
-    *,
-    is_last: bool,
+    boxes: list[Box], m_tiles: int, itemsize: int, stream: int, *, is_last: bool
 ) -> tuple[tuple[Visit, ...], tuple[Visit, ...]]:
     """Return a block's visits: those summed up while it arrives, and the others.
 
-    The very last box is cut in two, and its channels ever finer: what is stored last should be
-    little.
+    The images of the very last box are cut in two, and its channels ever finer: what is stored last
+    should be little.
     """
-    boxes = _boxes(images, patches)
-    if is_last and boxes[-1].images.size > 1 and boxes[-1].size >= _SHORT:
-        boxes = [*boxes[:-1], *split(boxes[-1], ceil_div(boxes[-1].images.size, 2) * patches)]
     first, others = [], []
     for i, box in enumerate(boxes):
         done = stream if i < _SUMS else 0
@@ -388,6 +434,9 @@ def _visits(
         most = max(1, _STORE_BYTES // (box.size * itemsize))
         parts = even_tiles(m_tiles - done, most, done)
         if is_last and i == len(boxes) - 1:
+            if box.images.size > 1 and box.size >= _SHORT:
+                half, box = split(box, ceil_div(box.images.size, 2) * box.cols.size)
+                others += [Visit(half, part) for part in parts]
             parts = (*parts[:-1], *_halves(parts[-1]))
         others += [Visit(box, part) for part in parts]
     return tuple(first), tuple(others)

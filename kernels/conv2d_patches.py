@@ -115,9 +115,7 @@ def _stream_tensor(w_hbm: nl.NkiTensor, plan: PatchesPlan) -> nl.NkiTensor:
     return nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
 
 
-def _load_streamed(
-    w_sb: nl.NkiTensor, w_hbm: nl.NkiTensor, k: int, plan: PatchesPlan
-) -> None:
+def _load_streamed(w_sb: nl.NkiTensor, w_hbm: nl.NkiTensor, k: int, plan: PatchesPlan) -> None:
     """w_sb[:, k] = the weights of a K tile; of the first one tile by tile, the sooner to start."""
     m = plan.m.partitions
     at_once = plan.stream
@@ -136,7 +134,12 @@ def _load_tile(w_hbm: nl.NkiTensor, t: int, plan: PatchesPlan) -> nl.NkiTensor:
     K = len(plan.k_tiles)
     m = plan.m.partitions
     w_sb = nl.ndarray((w_hbm.shape[0], K, m), dtype=w_hbm.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(dst=w_sb, src=w_hbm[:, nl.ds(t * K * m, K * m)].reshape((w_hbm.shape[0], K, m)), dge_mode=nisa.dge_mode.none)
+    tile_hbm = w_hbm[:, nl.ds(t * K * m, K * m)]
+    nisa.dma_copy(
+        dst=w_sb,
+        src=tile_hbm.reshape((w_hbm.shape[0], K, m)),
+        dge_mode=nisa.dge_mode.none,
+    )
     return w_sb
 
 
@@ -214,14 +217,10 @@ def _copy(dst_sb: nl.NkiTensor, src_ps: nl.NkiTensor, on_vector: bool) -> None:
         nisa.activation(dst=dst_sb, op=nl.copy, data=src_ps)
 
 
-def _sums(visit: Visit, plan: PatchesPlan) -> list[nl.NkiTensor]:
-    """Return acc_ps (m, images, patches) of each of the visit's tiles, still empty."""
-    sums = []
-    box = visit.box
-    for t in range(visit.part.start, visit.part.start + visit.part.size):
-        shape = (plan.m.rows[t], box.images.size, box.cols.size)
-        sums.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum))
-    return sums
+def _sum_tensor(visit: Visit, t: int, plan: PatchesPlan) -> nl.NkiTensor:
+    """Return acc_ps (m, images, patches) of a tile of channels, still empty."""
+    shape = (plan.m.rows[t], visit.box.images.size, visit.box.cols.size)
+    return nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
 
 
 def _accumulate(
@@ -361,7 +360,10 @@ def _sum_first(
     each = len(block.turns)
     sums = []
     for visit in block.first:
-        sums.append(_sums(visit, plan))
+        accs = []
+        for j in range(visit.part.size):
+            accs.append(_sum_tensor(visit, visit.part.start + j, plan))
+        sums.append(accs)
     for k in range(K + 1):
         if k < K:
             _turn_some(turned_sbs, x_sbs, block, k * each, (k + 1) * each, plan)
@@ -370,9 +372,7 @@ def _sum_first(
                 visit = block.first[i]
                 for j in range(visit.part.size):
                     t = visit.part.start + j
-                    _accumulate(
-                        sums[i][j], w_sbs, turned_sbs[k - 1], k - 1, t, visit, block, plan
-                    )
+                    _accumulate(sums[i][j], w_sbs, turned_sbs[k - 1], k - 1, t, visit, block, plan)
     return sums
 
 
@@ -443,13 +443,13 @@ def conv2d_patches(
         for visit in block.visits:
             residual_sb = _residual(residual, visit, block, plan)
             y_sb = _result_tensor(visit, x_hbm.dtype, plan)
-            accs = _sums(visit, plan)
             for j in range(visit.part.size):
                 t = visit.part.start + j
+                acc_ps = _sum_tensor(visit, t, plan)
                 for k in range(K):
-                    _accumulate(accs[j], w_sbs, turned_sbs[k], k, t, visit, block, plan)
+                    _accumulate(acc_ps, w_sbs, turned_sbs[k], k, t, visit, block, plan)
                 on_vector = plan.takes_turns and num_done % 2 == 1
-                _evict(y_sb, accs[j], vectors, residual_sb, j, t, on_vector, plan)
+                _evict(y_sb, acc_ps, vectors, residual_sb, j, t, on_vector, plan)
                 num_done = num_done + 1
                 due = turns_due(num_done, block.tiles, num_turns)
                 _turn_some(next_turned_sbs, x_sbs, next_block, num_turned, due, plan)
