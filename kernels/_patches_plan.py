@@ -29,6 +29,7 @@ from nkiconv.simulate.hardware import Hardware, hardware
 _SUMS = 6  # PSUM banks that are summed up while patches arrive; two turn patches
 _STORE_BYTES = 8192  # of a visit's results per partition
 _RESULTS = 3  # visits whose results are in SBUF: computed, stored, and one between
+_PART = 1024  # patches of a block that is a part of a large image
 _SHORT = 256  # patches: matmuls of half as many still pay
 _BETWEEN_NS = 1500  # from the last pixels of a block to its first matmul: turned, copied
 _ZEROS_NS = 300  # until there are zeros to turn
@@ -145,7 +146,10 @@ def _sizes(g: Geometry) -> list[tuple[int, int, int]]:
     pmax = nl.tile_size.pmax
     OH, OW = g.rows.outputs, g.cols.outputs
     found = set()
-    for parts in (1, 2, 4) if g.N == 1 else (1,):  # of a single image: smaller parts start sooner
+    for parts in (1, 2, 4, 8, 16, 32, 64):
+        # parts of an image where there is but one, so that it starts sooner, or where it is large
+        if parts > 1 and (OH * OW < _PART * parts if g.N > 1 or parts > 4 else OH < parts):
+            break
         rows = ceil_div(OH, max(parts, ceil_div(OH, pmax)))
         most = pmax // rows if rows == OH else 1
         while most > 0:
@@ -282,10 +286,13 @@ def _summing_cycles(
 
 
 def _stall_ns(plan: PatchesPlan, turning: int, summing: int, itemsize: int, hw: Hardware) -> float:
-    """Return how long TensorE waits between the K tiles of the first block, and after them."""
+    """Return how long TensorE waits between the K tiles of the first block, and between blocks.
+
+    The last two tiles of a block hide what turning the next one takes.
+    """
     block, K = plan.blocks[0], len(plan.k_tiles)
-    summed = K * _summing_cycles(plan, block.visits, itemsize, hw) / hw.tensor_ghz
-    between = (len(plan.blocks) - 1) * max(0.0, _BETWEEN_NS - summed)
+    last = 2 * K * _summing_cycles(plan, block.visits, itemsize, hw) / max(1, block.tiles)
+    between = (len(plan.blocks) - 1) * max(0.0, _BETWEEN_NS - last / hw.tensor_ghz)
     if not block.first:
         return between
     loads_ns = sum(
@@ -351,7 +358,7 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
     # Rows in use on the mean.  A clock that is up stays up with half of what it takes to rise.
     rows = turning * block.lines * block.pieces + summing * plan.k_rows
     rows //= turning + summing
-    enough = 1.1 * hw.throttle_busy_share * hw.partitions
+    enough = 1.3 * hw.throttle_busy_share * hw.partitions
     if plan.warm_up > 0 and min(rows, block.lines * block.pieces) > enough:
         rows = hw.partitions
     by_vector = 0.5 if plan.takes_turns else 0.0

@@ -17,7 +17,8 @@ Loop nest
 for K tile of (ci, kh) rows:                              the first block, as its pixels arrive
     load them as [lines of patches | ci kh, W], a run is a row of the image
     for place in a line: TensorE turns [lines | kh kw] into [kh kw | lines], by way of PSUM
-    for visit of `first`, tile of channels:  acc (co, patches) += w (kh kw, co).T @ x (kh kw, patches)
+    for visit of `first`, tile of channels:
+        acc (co, patches) += w (kh kw, co).T @ x (kh kw, patches)
 for block:
     load the block after the next
     for visit, tile of <= 128 output channels:
@@ -29,9 +30,9 @@ A transfer cannot bring kw to partitions: it would move single elements.  Tensor
 patches of all lines in one instruction; so x, w and y cross HBM once, in runs of whole rows.
 Neighbouring output channels share a partition (_matmul_plan.py), for runs of several planes.
 
-It streams patches * K tiles * T_out columns, and patches * K tiles more to turn them; TensorE limits
-it, or the bytes where the output channels are few.  Where its clock is slow at first, TensorE turns
-zeros until the first pixels are there.
+It streams patches * K tiles * T_out columns, and patches * K tiles more to turn them; TensorE
+limits it, or the bytes where the output channels are few.  Where its clock is slow at first,
+TensorE turns zeros until the first pixels are there.
 
 On trn1 TensorE transposes by multiplying with zeros and ones: NaN or Inf in a patch reaches the
 results of others.
@@ -61,6 +62,7 @@ from nkiconv.kernels._weights import PackedWeights
 
 NAME = "patches"
 
+_MOST_CHANNELS = 32  # with more, a tap at a time has enough of them on partitions
 _MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
 
 
@@ -466,8 +468,8 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        Taps that overlap or leave pixels out between them, padding, groups, pooling; or nothing
-        fits.
+        Taps that overlap or leave pixels out between them, padding, groups, pooling, many channels;
+        or nothing fits.
     """
     _check(problem)
     g = problem.geometry
@@ -504,6 +506,8 @@ def _check(problem: Problem) -> None:
             )
         if axis.pad or axis.outputs * axis.stride > axis.size:
             raise NotSuited("it takes no padding")
+    if g.C_in > _MOST_CHANNELS:
+        raise NotSuited(f"{g.C_in} channels fill partitions as they lie; nothing has to be turned")
     if g.cols.taps > nl.tile_size.pmax:
         raise NotSuited(f"it takes at most {nl.tile_size.pmax} columns of taps, not {g.cols.taps}")
 
