@@ -259,6 +259,21 @@ def _load_transfers(block: Block, loads: tuple[Load, ...], itemsize: int) -> lis
     ]
 
 
+def _arrival_ns(block: Block, itemsize: int, hw: Hardware) -> float:
+    """Return how long the first two K tiles are on their way, the first by itself at least.
+
+    A transfer to few partitions has few of the DMA engines.
+    """
+    shares, longest = 0.0, 0.0
+    for loads in block.loads[:2]:
+        for t in _load_transfers(block, loads, itemsize):
+            share = transfer_ns(t, hw)
+            shares += share
+            engines = max(1.0, block.lines * block.pieces / hw.dma_engine_partitions)
+            longest = max(longest, share * hw.dma_engines / engines)
+    return max(shares, longest)
+
+
 def turn_cycles(patches: int, k_rows: int, itemsize: int, hw: Hardware) -> int:
     """Return TensorE's cycles to turn so many patches."""
     rows = max(patches, min(hw.matmul_min_cycles, k_rows))
@@ -343,9 +358,7 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
     last, block = transfers[-1], plan.blocks[0]
     weights = m.partitions * itemsize
     transfers.append(Transfers(K, plan.k_rows, plan.stream * weights))
-    begins = transfer_ns(transfers[-1], hw)
-    for loads in block.loads[:2]:
-        begins += sum(transfer_ns(t, hw) for t in _load_transfers(block, loads, g.itemsize))
+    begins = _arrival_ns(block, g.itemsize, hw) + transfer_ns(transfers[-1], hw)
     if m.tiles > plan.stream:
         transfers.append(Transfers(m.tiles - plan.stream, plan.k_rows, K * weights))
     stall = _stall_ns(
@@ -458,10 +471,12 @@ def _halves(tile: Tile) -> tuple[Tile, ...]:
     return (*parts, Tile(start, size))
 
 
-def turns_due(done: int, tiles: int, turns: int) -> int:
-    """Return how many parts of the next block to have turned after `done` of a block's tiles.
+def turns_due(i: int, tiles: int, turns: int, late: bool) -> int:
+    """Return how many parts of the next block to have turned before tile `i` of a block's `tiles`.
 
-    None after the first tile, whose pixels may still be on their way, and all before the last one,
-    so that copies are done in time.  A kernel calls it too: it holds to the Python of the compiler.
+    All of them before the last tile, which hides the copies.  None before the second one where
+    their pixels may be `late`.  A kernel calls it too: it holds to the Python of the compiler.
     """
-    return min(turns, turns * (done - 1) // max(1, tiles - 2))
+    if late:
+        return min(turns, turns * max(0, i - 1) // max(1, tiles - 2))
+    return turns * (i + 1) // tiles

@@ -447,15 +447,15 @@ def conv2d_patches(
             y_sb = _result_tensor(visit, x_hbm.dtype, plan)
             for j in range(visit.part.size):
                 t = visit.part.start + j
+                due = turns_due(num_done, block.tiles, num_turns, b == 0 and K > 1)
+                _turn_some(next_turned_sbs, x_sbs, next_block, num_turned, due, plan)
+                num_turned = due
                 acc_ps = _sum_tensor(visit, t, plan)
                 for k in range(K):
                     _accumulate(acc_ps, w_sbs, turned_sbs[k], k, t, visit, block, plan)
                 on_vector = plan.takes_turns and num_done % 2 == 1
                 _evict(y_sb, acc_ps, vectors, residual_sb, j, t, on_vector, plan)
                 num_done = num_done + 1
-                due = turns_due(num_done, block.tiles, num_turns)
-                _turn_some(next_turned_sbs, x_sbs, next_block, num_turned, due, plan)
-                num_turned = due
             _copy_results(y, y_sb, visit, block, True, plan)
         _turn_some(next_turned_sbs, x_sbs, next_block, num_turned, num_turns, plan)
         turned_sbs = next_turned_sbs
