@@ -246,9 +246,8 @@ def _warm_up(block: Block, itemsize: int, hw: Hardware) -> int:
     """Return how many tiles of zeros TensorE turns until the first pixels are there."""
     if hw.throttle_slowdown == 1:
         return 0
-    load = _load_transfers(block, block.loads[0], itemsize)
-    wait_ns = hw.dma_static_start_ns + hw.dma_fill_ns + hw.dma_complete_ns
-    wait_ns += sum(transfer_ns(t, hw) for t in load)
+    wait_ns = hw.dma_static_start_ns + hw.dma_fill_ns + hw.dma_complete_ns + hw.dependency_ns
+    wait_ns += _arrival_ns(block, 1, itemsize, hw)
     columns = hw.partitions + hw.matmul_gap_cycles
     return ceil((wait_ns - _ZEROS_NS) * hw.tensor_ghz / (columns * hw.throttle_slowdown))
 
@@ -259,13 +258,13 @@ def _load_transfers(block: Block, loads: tuple[Load, ...], itemsize: int) -> lis
     ]
 
 
-def _arrival_ns(block: Block, itemsize: int, hw: Hardware) -> float:
-    """Return how long the first two K tiles are on their way, the first by itself at least.
+def _arrival_ns(block: Block, k_tiles: int, itemsize: int, hw: Hardware) -> float:
+    """Return how long the first K tiles are on their way.
 
     A transfer to few partitions has few of the DMA engines.
     """
     shares, longest = 0.0, 0.0
-    for loads in block.loads[:2]:
+    for loads in block.loads[:k_tiles]:
         for t in _load_transfers(block, loads, itemsize):
             share = transfer_ns(t, hw)
             shares += share
@@ -358,7 +357,7 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
     last, block = transfers[-1], plan.blocks[0]
     weights = m.partitions * itemsize
     transfers.append(Transfers(K, plan.k_rows, plan.stream * weights))
-    begins = _arrival_ns(block, g.itemsize, hw) + transfer_ns(transfers[-1], hw)
+    begins = _arrival_ns(block, 2, g.itemsize, hw) + transfer_ns(transfers[-1], hw)
     if m.tiles > plan.stream:
         transfers.append(Transfers(m.tiles - plan.stream, plan.k_rows, K * weights))
     stall = _stall_ns(
