@@ -92,12 +92,12 @@ def _idle(name: str, problem: Problem, found: list[Candidate]) -> str | None:
     """Return why an algorithm need not be asked beside what is found, or None."""
     if name == conv2d_im2col.NAME:
         return conv2d_im2col.worth(problem)
-    if name == conv2d_direct.NAME and problem.geometry.G > 1:
+    if name == conv2d_direct.NAME:
         best = min(candidate.estimate_us() for candidate in found)
         least = least_us(problem.geometry, fast=problem.precision == "fast")
         if least > _HOPELESS * best:
             return (
-                f"group by group its products alone take {least:,.0f} µs, where another plan is "
+                f"its products alone take {least:,.0f} µs, where another plan is "
                 f"estimated at {best:,.0f}"
             )
     return None

@@ -375,10 +375,11 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
         rows = hw.partitions
     by_vector = 0.5 if plan.takes_turns else 0.0
     elems, instructions = copied + emptied, copies + evictions
+    cycles = turning + summing + round(stall * hw.tensor_ghz)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=turning + summing + round(stall * hw.tensor_ghz),
+        tensor_cycles=cycles,
         transfers=tuple(transfers),
         scalar_elems=int(elems * (1 - by_vector)),
         scalar_instructions=int(instructions * (1 - by_vector)),
@@ -391,7 +392,7 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
         + instructions
         + sum(t.count for t in transfers),
         lead_ns=begins,
-        rows=rows,
+        streamed_cycles=cycles * rows / hw.partitions,
     )
 
 
