@@ -148,7 +148,7 @@ def _sizes(g: Geometry) -> list[tuple[int, int, int]]:
     found = set()
     for parts in (1, 2, 4, 8, 16, 32, 64):
         # parts of an image where there is but one, so that it starts sooner, or where it is large
-        if parts > 1 and (OH * OW < _PART * parts if g.N > 1 or parts > 4 else OH < parts):
+        if parts > 1 and (_PART * parts > OH * OW if g.N > 1 or parts > 4 else parts > OH):
             break
         rows = ceil_div(OH, max(parts, ceil_div(OH, pmax)))
         most = pmax // rows if rows == OH else 1

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._blocks import Pool
 from nkiconv.kernels._looped import LoopedPlan
 from nkiconv.kernels._plan import Axis, Geometry
@@ -24,9 +26,17 @@ from nkiconv.kernels.transpose_planes import (
     transpose_planes,
     transpose_planes_looped,
 )
+from nkiconv.simulate.hardware import hardware
 
 Launch = Callable[..., Any]
 """Runs a kernel on arrays, as `nkiconv.simulate.simulate_kernel(kernel, *args)` does."""
+
+
+_LOOPED = {
+    pad_planes: pad_planes_looped,
+    pool_planes: pool_planes_looped,
+    transpose_planes: transpose_planes_looped,
+}
 
 
 @dataclass(frozen=True)
@@ -132,17 +142,14 @@ def stages_for(
         why.append("x transposed before and y after, through HBM")
     if border is not None:
         rows, cols = _pads(g.rows), _pads(g.cols)
-        pad = _stage(
-            pad_planes, pad_planes_looped,
-            plan_pad((N * C, H, W), rows, cols, border, g.itemsize),
-        )  # fmt: skip
+        pad = _stage(pad_planes, plan_pad, (N * C, H, W), rows, cols, border, g.itemsize)
         geometry = replace(g, rows=_padded(g.rows, rows), cols=_padded(g.cols, cols))
         what = "a border of zeros" if border == "zeros" else f"its {border} border"
         why.append(f"x copied with {what} before, through HBM")
     after = None
     if pool is not None:
         planes = (N * C_out, g.rows.outputs, g.cols.outputs)
-        after = _stage(pool_planes, pool_planes_looped, plan_pool(planes, pool, g.itemsize))
+        after = _stage(pool_planes, plan_pool, planes, pool, g.itemsize)
         why.append("y pooled after, through HBM")
     turned = layout == "NHWC"
     outputs = g.rows.outputs * g.cols.outputs
@@ -160,12 +167,24 @@ def stages_for(
 
 
 def _turn(shape: tuple[int, int, int], itemsize: int) -> Stage:
-    return _stage(transpose_planes, transpose_planes_looped, plan_transpose(shape, itemsize))
+    return _stage(transpose_planes, plan_transpose, shape, itemsize)
 
 
-def _stage(kernel: Any, looped: Any, planned: tuple[Any, Price]) -> Stage:
-    plan, price = planned
-    return Stage(looped if isinstance(plan, LoopedPlan) else kernel, plan, price)
+def _stage(kernel: Any, plan: Callable[..., tuple[Any, Price]], *arguments: Any) -> Stage:
+    """Return a stage; several algorithms ask for the same one."""
+    return _planned(kernel, plan, arguments, hardware().target, _looped.MAX_INSTRUCTIONS)
+
+
+@lru_cache(maxsize=64)
+def _planned(
+    kernel: Any,
+    plan: Callable[..., tuple[Any, Price]],
+    arguments: tuple[Any, ...],
+    _target: str,
+    _limit: int,
+) -> Stage:
+    made, price = plan(*arguments)
+    return Stage(_LOOPED[kernel] if isinstance(made, LoopedPlan) else kernel, made, price)
 
 
 def _pads(axis: Axis) -> tuple[int, int]:
