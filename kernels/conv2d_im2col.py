@@ -68,6 +68,7 @@ from nkiconv.simulate.hardware import hardware
 NAME = "im2col"
 
 _MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
+_FIRST = 2  # chunks whose loads come among those of the weights
 _PLANS = 2  # made in full: the first by a quick estimate
 
 
@@ -202,21 +203,19 @@ def _load_chunk(
     x_sbs: list[nl.NkiTensor],
     x_hbm: nl.NkiTensor,
     n: int,
-    group: int,
-    start: int,
-    chunk: Chunk,
+    strip: Strip,
+    i_chunk: int,
     plan: Im2colPlan,
 ) -> None:
-    """Bring the rows of x of a chunk, then copy them for other phases and shifts.
-
-    Its first group is `group` of the image and `start` of the strip.
-    """
+    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts."""
     g = plan.geometry
     k = plan.packing
     H = g.rows.size
     W = g.cols.size
+    chunk = strip.chunks[i_chunk]
+    start = strip.starts[i_chunk]
     place = start * k.row_step
-    row = group * k.row_step * k.S - g.rows.pad
+    row = (strip.start + start) * k.row_step * k.S - g.rows.pad
     for i in range(len(plan.c_in_tiles)):
         c_in = plan.c_in_tiles[i]
         x_sb = x_sbs[i]
@@ -474,12 +473,11 @@ def conv2d_im2col(
     w_sbs = _make_weights(w_hbm.dtype, plan)
     buffers = _strip_buffers(w_hbm.dtype, plan)
     first = plan.images[0][0]
-    ahead = min(2, len(first.chunks))  # chunks whose loads come among those of the weights
-    _load_chunk(buffers[0], x_hbm, 0, 0, 0, first.chunks[0], plan)
+    _load_chunk(buffers[0], x_hbm, 0, first, 0, plan)
     _load_zeros(w_sbs, w_hbm, plan)
     _fill_phases(w_sbs, taps_sbs, plan)
-    if ahead > 1:
-        _load_chunk(buffers[0], x_hbm, 0, first.starts[1], first.starts[1], first.chunks[1], plan)
+    for i in range(1, min(_FIRST, len(first.chunks))):
+        _load_chunk(buffers[0], x_hbm, 0, first, i, plan)
     _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
     scale_sbs = _load_vectors(scale_hbm, plan)
     bias_sbs = _load_vectors(bias_hbm, plan)
@@ -491,13 +489,12 @@ def conv2d_im2col(
             x_sbs = buffers[turn % plan.buffers]
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
+            for i in range(min(plan.ahead, len(strip.chunks))):
+                if turn > 0 or i >= _FIRST:
+                    _load_chunk(x_sbs, x_hbm, n, strip, i, plan)
             for i in range(len(strip.chunks)):
-                start = strip.starts[i]
-                if turn > 0 or i >= ahead:
-                    _load_chunk(
-                        x_sbs, x_hbm, n, strip.start + start, start, strip.chunks[i], plan
-                    )
-            for i in range(len(strip.chunks)):
+                if i + plan.ahead < len(strip.chunks):
+                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, plan)
                 start = strip.starts[i]
                 group = strip.start + start
                 if plan.joined:
