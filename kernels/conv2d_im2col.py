@@ -205,9 +205,13 @@ def _load_chunk(
     n: int,
     strip: Strip,
     i_chunk: int,
+    is_new: bool,
     plan: Im2colPlan,
 ) -> None:
-    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts."""
+    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts.
+
+    Where x_sbs are not new, an image of which they held all rows has left its zeros around.
+    """
     g = plan.geometry
     k = plan.packing
     H = g.rows.size
@@ -219,7 +223,7 @@ def _load_chunk(
     for i in range(len(plan.c_in_tiles)):
         c_in = plan.c_in_tiles[i]
         x_sb = x_sbs[i]
-        if chunk.zero_slots > 0:
+        if chunk.zero_slots > 0 and is_new:
             places = nl.ds(place + chunk.zero_places.start, chunk.zero_places.size)
             nisa.memset(
                 dst=x_sb[0 : chunk.zero_slots * c_in.size, places, :],
@@ -473,11 +477,11 @@ def conv2d_im2col(
     w_sbs = _make_weights(w_hbm.dtype, plan)
     buffers = _strip_buffers(w_hbm.dtype, plan)
     first = plan.images[0][0]
-    _load_chunk(buffers[0], x_hbm, 0, first, 0, plan)
+    _load_chunk(buffers[0], x_hbm, 0, first, 0, True, plan)
     _load_zeros(w_sbs, w_hbm, plan)
     _fill_phases(w_sbs, taps_sbs, plan)
     for i in range(1, min(_FIRST, len(first.chunks))):
-        _load_chunk(buffers[0], x_hbm, 0, first, i, plan)
+        _load_chunk(buffers[0], x_hbm, 0, first, i, True, plan)
     _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
     scale_sbs = _load_vectors(scale_hbm, plan)
     bias_sbs = _load_vectors(bias_hbm, plan)
@@ -487,14 +491,15 @@ def conv2d_im2col(
     for n in range(plan.y_shape[0]):
         for strip in plan.images[n]:
             x_sbs = buffers[turn % plan.buffers]
+            is_new = turn <= plan.buffers or len(plan.images[n]) > 1  # the first loads differ
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
             for i in range(min(plan.ahead, len(strip.chunks))):
                 if turn > 0 or i >= _FIRST:
-                    _load_chunk(x_sbs, x_hbm, n, strip, i, plan)
+                    _load_chunk(x_sbs, x_hbm, n, strip, i, is_new, plan)
             for i in range(len(strip.chunks)):
                 if i + plan.ahead < len(strip.chunks):
-                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, plan)
+                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
                 start = strip.starts[i]
                 group = strip.start + start
                 if plan.joined:
