@@ -29,7 +29,7 @@ from nkiconv.kernels._plan import Geometry, ceil_div
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.simulate.hardware import Hardware
 
-_BESIDE = 0.05  # of all work: resources also wait for each other
+_BESIDE = 0.1  # of the DMA engines' time: whatever waits for a transfer waits for others too
 _FEWEST = 4  # channels of which engines can copy phases, which begin at partition 32 or 64
 _FED = 0.99  # of the columns of a matmul, for gaps between results
 
@@ -84,7 +84,7 @@ class Estimate:
             start + compute + end,
             dma + self.way + hw.dma_complete_ns,
             start + first + tail + stores + self.way,
-        ) + _BESIDE * (tensor + emptying + dma)
+        ) + _BESIDE * dma
 
     def tensor_ns(self) -> float:
         """Return TensorE's time; an array that is fed on few rows stays at its slow clock."""

@@ -498,8 +498,6 @@ def conv2d_im2col(
                 if turn > 0 or i >= _FIRST:
                     _load_chunk(x_sbs, x_hbm, n, strip, i, is_new, plan)
             for i in range(len(strip.chunks)):
-                if i + plan.ahead < len(strip.chunks):
-                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
                 start = strip.starts[i]
                 group = strip.start + start
                 if plan.joined:
@@ -513,6 +511,8 @@ def conv2d_im2col(
                             y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[j], bias_sbs[j], n, group,
                             start, plan.out_tiles[j], strip.chunks[i], plan,
                         )  # fmt: skip
+                if i + plan.ahead < len(strip.chunks):
+                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
             turn = turn + 1
     return y_hbm
 
