@@ -33,7 +33,7 @@ LAYERS = (
 )
 
 # How much slower than the best candidate the chosen one may be modelled.
-SLOWER, LONGER_US = 1.15, 1.0
+SLOWER, LONGER_US = 1.10, 0.5
 
 
 def body_us(name: str, choice: Choice) -> list[float]:
