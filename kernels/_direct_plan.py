@@ -26,6 +26,7 @@ from nkiconv.kernels._plan import (
     Tile,
     ceil_div,
     even_tiles,
+    pixel_step,
     span_size,
     tap_outputs,
     tiles,
@@ -40,7 +41,9 @@ _LOAD_BYTES = 4096  # likewise; the first loads are shorter, since the first mat
 _FIRST_LOAD_BYTES = 1024  # per partition: of the first weights
 _INTERLEAVE_BYTES = 512  # per partition: shorter runs are made longer by neighbouring channels
 _STORES = 3  # blocks of results: one is filled, one waits, one is stored
+_EVERY_ROW = 0.8  # of the time of rows one by one, for which twice the bytes are worth it
 _X_SHARE = 0.6  # of the room for strips: tensors of several sizes leave gaps
+_HALF_NS = 200  # what halves of a batch cost: more matmuls and transfers
 _HALVES_NS = 4000  # what halves have to bring: they stream twice the columns
 _STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
 
@@ -251,9 +254,26 @@ class _Planner:
         self.halved = g.N == 1 and bank // 2 <= outputs <= bank and g.rows.outputs > 1
         self.by_images = outputs <= bank and not self.halved
         self.cols = make_side(g.cols, Tile(0, g.cols.outputs), self.mode, whole=True)
-        self.all_rows = make_side(g.rows, Tile(0, g.rows.outputs), self.mode)
+        self.every_row = self._every_row()
+        self.all_rows = make_side(
+            g.rows, Tile(0, g.rows.outputs), self.mode,
+            whole=self.every_row and self.by_images, every=self.every_row,
+        )  # fmt: skip
         self._choose_channels(pack_taps)
         self._choose_tiles()
+
+    def _every_row(self) -> bool:
+        """Whether rows that no tap reaches are loaded too: in short runs the others take longer."""
+        g, hw = self.g, hardware()
+        step = pixel_step(g.rows, g.rows.taps)
+        if step == 1:
+            return False
+        row = g.cols.size * g.itemsize
+        each_ns = hw.dma_descriptor_ns + row / hw.dma_bytes_per_ns
+        apart_ns = ceil_div(g.rows.size, step) * max(hw.dma_shortest_ns, each_ns)
+        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns) / hw.dma_engines
+        together_ns = hw.dma_descriptor_ns + g.rows.size * row / rate
+        return together_ns < _EVERY_ROW * apart_ns
 
     def _choose_channels(self, pack_taps: bool) -> None:
         g, pmax = self.g, nl.tile_size.pmax
@@ -341,6 +361,8 @@ class _Planner:
             most = bank // (g.rows.outputs * g.cols.outputs)
             if self._image_step() > _STEP_MAX:
                 most = 1
+            if 1 < g.N <= most and self._halves_batch():
+                most = ceil_div(g.N, 2)
             self.image_tiles = even_tiles(g.N, most)
             self.row_tiles = even_tiles(g.rows.outputs, g.rows.outputs)
             self.col_tiles = even_tiles(g.cols.outputs, g.cols.outputs)
@@ -357,6 +379,26 @@ class _Planner:
         wanted = min(half, ceil_div(_STORE_BYTES, elems * g.itemsize))
         self.block_cols = min(half, len(self.col_tiles))
         self.block_rows = max(1, wanted // self.block_cols)
+
+    def _halves_batch(self) -> bool:
+        """Whether half a batch that fits one tile is worth computing while the rest is loaded.
+
+        Else the first matmul waits for all of x; but each half needs all weights.
+        """
+        g, hw = self.g, hardware()
+        elems = g.N * g.rows.outputs * g.cols.outputs
+        if elems < nl.tile_size.psum_bank_fmax // 2:
+            return False
+        itemsize = 2 if self.fast else g.itemsize
+        matmuls = len(self.products) * len(self.c_out_tiles)
+        product_ns = matmuls * matmul_cycles(elems, itemsize, hw) / hw.tensor_ghz
+        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+        x_ns = g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize / rate
+        y_ns = g.C_out * elems * g.itemsize / rate
+        w_ns = g.C_in * g.C_out * g.rows.taps * g.cols.taps * itemsize / rate
+        whole = x_ns + max(w_ns, product_ns) + y_ns
+        halved = x_ns / 2 + max(w_ns, product_ns / 2) + product_ns / 2 + y_ns / 2
+        return halved + _HALF_NS < whole
 
     def _image_step(self) -> int:
         """Return the elements from one image of a section to the next, in SBUF."""
@@ -404,7 +446,9 @@ class _Planner:
             for part in per_image:
                 row_tiles = self.row_tiles[part.start : part.start + part.size]
                 outputs = Tile(row_tiles[0].start, sum(tile.size for tile in row_tiles))
-                side = make_side(g.rows, outputs, self.mode)
+                side = self.all_rows
+                if not self.by_images:
+                    side = make_side(g.rows, outputs, self.mode, every=self.every_row)
                 carry = 0
                 if before is not None:
                     end = before.origin + before.size * before.step

@@ -392,8 +392,7 @@ def _sbuf_bytes(
     """Return what a partition holds: two strips, two results, weights, what they are built with."""
     striped = height < g.rows.outputs
     images = images_together(g, planes, lane_images, striped)
-    x_rows = min((height - 1) * g.rows.stride + (g.rows.taps - 1) * g.rows.dilation + 1,
-                 g.rows.size + (g.rows.taps - 1) * g.rows.dilation)  # fmt: skip
+    x_rows = (height - 1) * g.rows.stride + (g.rows.taps - 1) * g.rows.dilation + 1
     x = images * planes * x_rows * cols.size * g.itemsize
     y = images * planes * height * g.cols.outputs * g.itemsize
     taps, m = g.rows.taps * g.cols.taps, lanes * groups[0].size * g.C_out

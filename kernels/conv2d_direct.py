@@ -145,18 +145,70 @@ def _load_weights(
     )
 
 
-def _carry_rows(
-    x_sb: nl.NkiTensor, before_sb: nl.NkiTensor, section: Section, before: Section,
+def _begin(
+    x_sbs: list[nl.NkiTensor], w_sbs: list[nl.NkiTensor], dtype: str, at: int, plan: DirectPlan
+) -> None:
+    """Append a step's strip and weights, empty or those of an earlier step.
+
+    The first rows of the strip are the last ones of the strip before, where these overlap.
+    """
+    step = plan.steps[at % len(plan.steps)]
+    if step.loads_w:
+        w_sbs.append(nl.ndarray(plan.w_shape, dtype=dtype, buffer=nl.sbuf))
+    else:
+        w_sbs.append(w_sbs[at - 1])
+    if step.x_back > 0:
+        x_sbs.append(x_sbs[at - step.x_back])
+        return
+    x_sbs.append(_strip(plan, dtype))
+    section = plan.sections[step.section]
+    if section.carry > 0:
+        before = plan.sections[step.section - 1]
+        start = before.rows.size - section.carry
+        for i in range(len(plan.c_in_tiles)):
+            nisa.dma_copy(
+                dst=_source(x_sbs[at], i, plan)[:, :, 0 : section.carry, :],
+                src=_source(x_sbs[at - 1], i, plan)[:, :, nl.ds(start, section.carry), :],
+                dge_mode=nisa.dge_mode.none,
+            )
+
+
+def _load(
+    x_sb: nl.NkiTensor,
+    w_sb: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    at: int,
+    i: int,
     plan: DirectPlan,
-) -> None:  # fmt: skip
-    """The first rows of x_sb = the last ones of the strip before."""
-    start = before.rows.size - section.carry
-    for i in range(len(plan.c_in_tiles)):
-        nisa.dma_copy(
-            dst=_source(x_sb, i, plan)[:, :, 0 : section.carry, :],
-            src=_source(before_sb, i, plan)[:, :, nl.ds(start, section.carry), :],
-            dge_mode=nisa.dge_mode.none,
-        )
+) -> None:
+    """The i-th transfer of a step."""
+    step = plan.steps[at % len(plan.steps)]
+    group = at // len(plan.steps)
+    load = step.loads[i]
+    if load.is_x:
+        _load_pixels(x_sb, x_hbm, group, plan.sections[step.section], load, plan)
+    else:
+        c_out = plan.c_out_blocks[step.block][load.i]
+        _load_weights(w_sb, w_hbm, group, c_out, load.part, plan)
+
+
+def _complete(
+    x_sb: nl.NkiTensor, packed_sbs: list[nl.NkiTensor | None], at: int, plan: DirectPlan
+) -> nl.NkiTensor | None:
+    """Set the border of a strip; return its copies for taps, if the plan has them."""
+    step = plan.steps[at % len(plan.steps)]
+    if step.x_back > 0:
+        return packed_sbs[at - step.x_back]
+    section = plan.sections[step.section]
+    if not plan.trimmed:
+        for i in range(len(plan.c_in_tiles)):
+            fill_border(
+                _source(x_sb, i, plan)[:, 0 : section.images.size, :, :], section.rows, plan.cols
+            )
+    if len(plan.packs) > 0:
+        return _pack(x_sb, section, plan)
+    return None
 
 
 def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTensor:
@@ -457,6 +509,28 @@ def _compute_tile(
         )  # fmt: skip
 
 
+def _stores(step: Step, plan: DirectPlan) -> list[tuple[Block, tuple[ChannelTile, ...]]]:
+    """Return what each store of a step writes: a block, of some tiles of output channels."""
+    section = plan.sections[step.section]
+    c_outs = plan.c_out_blocks[step.block]
+    rounds = []
+    if plan.interleaved_y:
+        rounds.append(c_outs)
+    else:
+        for c_out in c_outs:
+            rounds.append((c_out,))
+    found = []
+    if plan.channels_first:
+        for together in rounds:
+            for block in section.blocks:
+                found.append((block, together))
+    else:
+        for block in section.blocks:
+            for together in rounds:
+                found.append((block, together))
+    return found
+
+
 def _compute(
     y_hbm: nl.NkiTensor,
     residual_hbm: nl.NkiTensor | None,
@@ -466,44 +540,28 @@ def _compute(
     x_sb: nl.NkiTensor,
     packed_sb: nl.NkiTensor | None,
     group: int,
-    step: Step,
+    section: Section,
+    block: Block,
+    together: tuple[ChannelTile, ...],
     plan: DirectPlan,
 ) -> None:
-    """y_hbm of a strip and a block of output channels, a store for each block and tile of these."""
-    section = plan.sections[step.section]
-    c_outs = plan.c_out_blocks[step.block]
-    rounds = []  # tiles of output channels that a store writes together
-    if plan.interleaved_y:
-        rounds.append(c_outs)
-    else:
-        for c_out in c_outs:
-            rounds.append((c_out,))
-    pairs = []
-    if plan.channels_first:
-        for together in rounds:
-            for block in section.blocks:
-                pairs.append((block, together))
-    else:
-        for block in section.blocks:
-            for together in rounds:
-                pairs.append((block, together))
-    for block, together in pairs:
-        y_view = _result_view(y_hbm, group, together, block, plan)
-        residual_sb = None
-        if residual_hbm is not None:
-            residual_sb = _results(y_hbm, together, block, plan)
-            nisa.dma_copy(
-                dst=residual_sb,
-                src=_result_view(residual_hbm, group, together, block, plan),
-                dge_mode=transfer_mode(residual_hbm),
-            )
-        y_sb = _results(y_hbm, together, block, plan)
-        for c_out in together:
-            _compute_tile(
-                y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block,
-                c_out, plan,
-            )  # fmt: skip
-        nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=transfer_mode(y_view))
+    """y_hbm of a block and some tiles of output channels, by one store."""
+    y_view = _result_view(y_hbm, group, together, block, plan)
+    residual_sb = None
+    if residual_hbm is not None:
+        residual_sb = _results(y_hbm, together, block, plan)
+        nisa.dma_copy(
+            dst=residual_sb,
+            src=_result_view(residual_hbm, group, together, block, plan),
+            dge_mode=transfer_mode(residual_hbm),
+        )
+    y_sb = _results(y_hbm, together, block, plan)
+    for c_out in together:
+        _compute_tile(
+            y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block, c_out,
+            plan,
+        )  # fmt: skip
+    nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=transfer_mode(y_view))
 
 
 @nki.jit
@@ -567,58 +625,91 @@ def _convolve(
     w_sbs: list[nl.NkiTensor] = []
     packed_sbs: list[nl.NkiTensor | None] = []
     vector_sbs: list[tuple[nl.NkiTensor | None, nl.NkiTensor | None]] = []  # of each group
-    for at in range(plan.geometry.G * num + 1):
-        if at < plan.geometry.G * num:  # one step ahead
-            group = at // num
-            step = plan.steps[at % num]
-            section = plan.sections[step.section]
-            x_sb = _strip(plan, w_hbm.dtype) if step.x_back == 0 else x_sbs[at - step.x_back]
-            w_sb = (
-                w_sbs[at - 1]
-                if not step.loads_w
-                else nl.ndarray(plan.w_shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
-            )
-            if step.x_back == 0 and section.carry > 0:
-                before = plan.sections[step.section - 1]
-                _carry_rows(x_sb, x_sbs[at - 1], section, before, plan)
-            for i_load in range(len(step.loads)):
-                load = step.loads[i_load]
-                if load.is_x:
-                    _load_pixels(x_sb, x_hbm, group, section, load, plan)
+    loads = _in_order(plan)
+    ends = _ends(plan)
+    issued = 0
+    for at in range(plan.geometry.G * num):
+        group = at // num
+        step = plan.steps[at % num]
+        section = plan.sections[step.section]
+        stores = _stores(step, plan)
+        for i in range(len(stores)):
+            block, together = stores[i]
+            upto = _ahead(ends, at, block, i, len(stores), residual_hbm is not None, plan)
+            for of, i_load in loads[issued:upto]:
+                if i_load == 0:
+                    _begin(x_sbs, w_sbs, w_hbm.dtype, of, plan)
+                of_step = plan.steps[of % num]
+                if i_load < len(of_step.loads):
+                    _load(x_sbs[of], w_sbs[of], x_hbm, w_hbm, of, i_load, plan)
                 else:
-                    c_out = plan.c_out_blocks[step.block][load.i]
-                    _load_weights(w_sb, w_hbm, group, c_out, load.part, plan)
-                if at % num == 0 and i_load == min(_BEFORE_VECTORS, len(step.loads) - 1):
+                    packed_sbs.append(_complete(x_sbs[of], packed_sbs, of, plan))
+                if of % num == 0 and i_load == min(_BEFORE_VECTORS, len(of_step.loads) - 1):
                     # behind what the first matmuls need, before the bulk
-                    vector_sbs.append(
-                        (
-                            _load_vectors(scale_hbm, group, plan),
-                            _load_vectors(bias_hbm, group, plan),
-                        )
-                    )
-            packed_sb = None
-            if step.x_back == 0:
-                if not plan.trimmed:
-                    for i in range(len(plan.c_in_tiles)):
-                        fill_border(
-                            _source(x_sb, i, plan)[:, 0 : section.images.size, :, :],
-                            section.rows, plan.cols,
-                        )  # fmt: skip
-                if len(plan.packs) > 0:
-                    packed_sb = _pack(x_sb, section, plan)
-            elif len(plan.packs) > 0:
-                packed_sb = packed_sbs[at - step.x_back]
-            x_sbs.append(x_sb)
-            w_sbs.append(w_sb)
-            packed_sbs.append(packed_sb)
-        if at > 0:
-            group = (at - 1) // num
-            step = plan.steps[(at - 1) % num]
+                    scale_sb = _load_vectors(scale_hbm, of // num, plan)
+                    bias_sb = _load_vectors(bias_hbm, of // num, plan)
+                    vector_sbs.append((scale_sb, bias_sb))
+            issued = max(issued, upto)
+            packed_sb = packed_sbs[at] if len(plan.packs) > 0 else None
             scale_sb, bias_sb = vector_sbs[group]
             _compute(
-                y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at - 1], x_sbs[at - 1],
-                packed_sbs[at - 1], group, step, plan,
+                y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at], x_sbs[at], packed_sb, group,
+                section, block, together, plan,
             )  # fmt: skip
+
+
+def _in_order(plan: DirectPlan) -> list[tuple[int, int]]:
+    """Return the loads of all steps, with one more place for what a step does after its last."""
+    found = []
+    for at in range(plan.geometry.G * len(plan.steps)):
+        for i in range(len(plan.steps[at % len(plan.steps)].loads) + 1):
+            found.append((at, i))
+    return found
+
+
+def _ends(plan: DirectPlan) -> list[int]:
+    """Return where in `_in_order` each step ends."""
+    ends = []
+    end = 0
+    for at in range(plan.geometry.G * len(plan.steps)):
+        end = end + len(plan.steps[at % len(plan.steps)].loads) + 1
+        ends.append(end)
+    return ends
+
+
+def _ahead(
+    ends: list[int], at: int, block: Block, i: int, num_stores: int, has_residual: bool,
+    plan: DirectPlan,
+) -> int:  # fmt: skip
+    """Return how many places of `_in_order` come before store `i` of a step.
+
+    All of the next step; but a residual, which results wait for, is not to queue behind so much.
+    """
+    behind = ends[min(at + 1, len(ends) - 1)]
+    if not has_residual:
+        return behind
+    first = ends[at]
+    least = first
+    if at == 0:
+        step = plan.steps[0]
+        first = _needed(step, plan.sections[step.section].blocks[0], plan)
+        least = _needed(step, block, plan)
+    return min(behind, max(least, first + (behind - first) * 2 * (i + 1) // num_stores))
+
+
+def _needed(step: Step, block: Block, plan: DirectPlan) -> int:
+    """Return how many loads of a step a block waits for: all, or up to its last row."""
+    if not plan.trimmed or len(plan.packs) > 0:
+        return len(step.loads) + 1
+    rows = plan.geometry.rows
+    section = plan.sections[step.section]
+    end = section.rows.place(rows, block.rows.start + block.rows.size - 1, rows.taps - 1)
+    needed = min(_BEFORE_VECTORS + 1, len(step.loads))
+    for i in range(len(step.loads)):
+        load = step.loads[i]
+        if not load.is_x or section.runs[load.part.start].place <= end:
+            needed = max(needed, i + 1)
+    return needed
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:

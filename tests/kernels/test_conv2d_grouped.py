@@ -100,6 +100,7 @@ CASES = {
     "sections-of-144": geometry(1, 144, 1, 1, axis(12, 5, stride=2, pad=2)),
     "images-of-two-counts": geometry(9, 64, 1, 1, axis(4, 3, pad=1)),
     "no-full-tap": geometry(1, 16, 1, 1, axis(5, 3, pad=4)),
+    "more-padding-than-taps": geometry(1, 15, 9, 1, axis(1, 1, pad=2), axis(6, 1, 3)),
     "no-full-column": geometry(2, 70, 1, 1, axis(8, 3, pad=1), axis(5, 3, pad=4)),
     "wide": geometry(1, 64, 1, 1, axis(3, 3, pad=1), axis(1100, 3, pad=1)),
     "strips": geometry(1, 128, 1, 1, axis(260, 3, pad=1), axis(250, 3, pad=1)),
