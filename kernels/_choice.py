@@ -10,6 +10,7 @@ from nkiconv.kernels import (
     conv2d_direct,
     conv2d_grouped,
     conv2d_im2col,
+    conv2d_patches,
     conv2d_pointwise,
 )
 from nkiconv.kernels._algorithm import (
@@ -25,7 +26,14 @@ from nkiconv.simulate import ConstraintError
 
 ALGORITHMS: dict[str, Algorithm] = {
     module.NAME: module
-    for module in (conv2d_direct, conv2d_pointwise, conv2d_depthwise, conv2d_grouped, conv2d_im2col)
+    for module in (
+        conv2d_direct,
+        conv2d_pointwise,
+        conv2d_depthwise,
+        conv2d_grouped,
+        conv2d_patches,
+        conv2d_im2col,
+    )
 }
 """By name, those that "auto" chooses from."""
 
