@@ -33,7 +33,8 @@ from nkiconv.simulate.hardware import hardware
 
 _CHUNK_BYTES = 256 * 1024  # of x and y: several are on their way at a time
 _PIECES = 3  # of a transfer of few partitions: each costs its issue
-_BUFFERS = 6  # of images, where they fit: small ones take less time than their transfers
+_AHEAD = 2  # chunks, where an engine copies: a matmul waits for all that it copied until then
+_BUFFERS = 4  # of images, where they fit: small ones take less time than their transfers
 _SHORT_BYTES = 400  # runs to HBM that are better put together: they cost as 512 bytes do
 _HOST_ZEROS = 0.015  # of all bytes: zeros that may be read from HBM for a shorter start
 _REREAD = 0.045  # the same for whatever is read more than once
@@ -150,9 +151,10 @@ class Im2colPlan(nl.NKIObject):
 
     `images` has each image's strips; the first image begins with little and the last one ends so.
     `direct` has, for each buffer, the places whose shifts and shared rows come from HBM, not from
-    other partitions.  With `joined` the rows p lie one after another in a partition of SBUF before
-    they are stored.  `weights` is "zeros" (HBM has them with their zeros), "rows" (a transfer from
-    HBM for each row p and shift) or "phases" (one, and `fills` on the chip).
+    other partitions.  `ahead` chunks are loaded before one is computed.  With `joined` the rows p
+    lie one after another in a partition of SBUF before they are stored.  `weights` is "zeros" (HBM
+    has them with their zeros), "rows" (a transfer from HBM for each row p and shift) or "phases"
+    (one, and `fills` on the chip).
     """
 
     geometry: Geometry
@@ -173,6 +175,7 @@ class Im2colPlan(nl.NKIObject):
     weights: str
     fills: tuple[Fill, ...]
     buffers: int
+    ahead: int
     joined: bool
     on_both: bool
     fast: bool
@@ -333,6 +336,7 @@ def make_plan(
     strips = _Strips(g, k, s, size, spare_bytes)
     images = strips.images()
     chunks = Counter(c for image in images for strip in image for c in strip.chunks)
+    by_engine = any(move.by_engine for c in chunks for move in c.moves)
     y_elems = g.N * g.C_out * rows.outputs * cols.outputs
     places = _places(k, min(size, s.num_groups))
     return Im2colPlan(
@@ -354,6 +358,7 @@ def make_plan(
         weights=weights,
         fills=_fills(g, k, weights, s.step, s.entries),
         buffers=buffers,
+        ahead=_AHEAD if by_engine else max(len(strip.starts) for strip in images[0]),
         joined=joined,
         on_both=on_both,
         fast=fast,

@@ -18,6 +18,7 @@ from nkiconv.kernels._im2col_plan import (
     Im2colPlan,
     Packing,
     direct_bytes,
+    engine_starts,
     joins,
     num_passes,
     packings,
@@ -28,7 +29,8 @@ from nkiconv.kernels._plan import Geometry, ceil_div
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles, streamed_cycles
 from nkiconv.simulate.hardware import Hardware
 
-_BESIDE = 0.05  # of all work: resources also wait for each other
+_BESIDE = 0.1  # of the DMA engines' time: whatever waits for a transfer waits for others too
+_FEWEST = 4  # channels of which engines can copy phases, which begin at partition 32 or 64
 _FED = 0.99  # of the columns of a matmul, for gaps between results
 
 
@@ -49,6 +51,14 @@ class Estimate:
         self.num_chunks = g.N * ceil_div(s.num_groups, s.chunk) + rest
         self.copied = k.G * k.J > k.S
         self.num_moves = k.G * (k.extra + 1) - 1 if self.copied else 0
+        self.by_engine = 0  # of the moves
+        if self.channels >= _FEWEST and self.copied:
+            self.by_engine = sum(
+                engine_starts(first * self.channels, min(k.S, k.J - level * k.S) * self.channels)
+                for level in range(k.extra + 1)
+                for first in range(level * k.S, k.G * k.J, k.J)
+                if first > 0
+            )
         self.issue = hw.dma_static_issue_ns
         self.way = hw.dma_static_start_ns + hw.dma_fill_ns + hw.dma_transfer_ns
         self.way += hw.dma_complete_ns + hw.dependency_ns
@@ -67,14 +77,17 @@ class Estimate:
         per_tile = (tile + hw.engine_issue_cycles) * self.evictions / self.evict_ghz
         emptying = per_tile * self.num_tiles
         tail = (s.head * s.columns + hw.engine_issue_cycles) * self.evictions / self.evict_ghz
-        compute = max(tensor + tail, emptying + first, self.rings_ns())
+        compute = max(tensor + tail, emptying + first, self.rings_ns(), self.copies_ns())
         start, end = self.start_ns(compute), self.end_ns()
         dma = loads + moves + stores
-        return max(
-            start + compute + end,
-            dma + self.way + hw.dma_complete_ns,
-            start + first + tail + stores + self.way,
-        ) + _BESIDE * (tensor + emptying + dma)
+        return (
+            max(
+                start + compute + end,
+                dma + self.way + hw.dma_complete_ns,
+                start + first + tail + stores + self.way,
+            )
+            + _BESIDE * dma
+        )
 
     def tensor_ns(self) -> float:
         """Return TensorE's time; an array that is fed on few rows stays at its slow clock."""
@@ -103,8 +116,9 @@ class Estimate:
         moves = 0.0
         if self.copied:
             places = g.N * s.num_groups * k.row_step
-            copies = (k.G * k.J - k.S) * self.channels
-            moves = self.num_chunks * self.num_moves * hw.dma_transfer_ns
+            by_dma = self.num_moves - self.by_engine
+            copies = (k.G * k.J - k.S) * self.channels * by_dma / self.num_moves
+            moves = self.num_chunks * by_dma * hw.dma_transfer_ns
             moves += copies * self.num_chunks * hw.dma_descriptor_ns / hw.dma_engines
             moves += self._bytes_ns(copies * places * s.width * self.held)
         rows, line = g.N * g.C_out * g.rows.outputs, g.cols.outputs * g.itemsize
@@ -114,6 +128,17 @@ class Estimate:
         stores = self.num_chunks * (1 if self.joined else self.outs) * hw.dma_transfer_ns
         stores += runs * self._run_ns(max(run_bytes, hw.dma_hbm_write_bytes)) / hw.dma_engines
         return loads, moves, stores
+
+    def copies_ns(self) -> float:
+        """Return GpSimdE's time for copies on the chip."""
+        elems = self.g.N * self.sizes.num_groups * self.k.row_step * self.sizes.width
+        cycles = elems + self.num_chunks * self.hw.gpsimd_issue_cycles
+        time_ns = self.by_engine * cycles / self.hw.gpsimd_ghz
+        if self.by_engine and self.g.N > 1:  # in order: what an image waits for delays the next
+            time_ns += self.g.N * (
+                self.way + self._alone_ns(self.k.S, self.sizes.each, self.row_ns)
+            )
+        return time_ns
 
     def rings_ns(self) -> float:
         """Return the longest time that a ring issues transfers."""
@@ -183,8 +208,13 @@ class Estimate:
         """Return the way of copies of so many places on the chip."""
         if not self.copied:
             return 0.0
-        run = self._run_ns(places * self.sizes.width * self.held)
-        return self.num_moves * self.issue + self.way + self._alone_ns(self.k.S, 1, run)
+        hw, elems = self.hw, places * self.sizes.width
+        engine = self.by_engine * (elems + hw.gpsimd_issue_cycles) / hw.gpsimd_ghz
+        if self.by_engine == self.num_moves:
+            return engine + hw.vector_latency_ns
+        run = self._run_ns(elems * self.held)
+        by_dma = (self.num_moves - self.by_engine) * self.issue + self.way
+        return max(engine, by_dma + self._alone_ns(self.k.S, 1, run))
 
     def _run_ns(self, num_bytes: float) -> float:
         """Return one DMA engine's time for a run."""

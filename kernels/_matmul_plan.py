@@ -372,6 +372,12 @@ def _price(
     rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
     late_ns = (streamed - first_load) / rate
     late_ns -= tensor_cycles / hw.tensor_ghz / shares
+    first_ns = _first_ns(shape, end, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks)))
+    first_ns += max(0.0, late_ns)
+    # Stores begin when the first one's tiles are computed.
+    stored = _first_part(shape, columns, chunk, is_last=num_groups * num_chunks == 1)
+    computed_ns = first * stored / m.tiles * tensor_cycles / hw.tensor_ghz
+    all_stored_ns = y.count * transfer_ns(replace(y, to_hbm=True), hw)
     return Price(
         moving_columns=pixels * k.tiles * m.tiles,
         matmuls=matmuls,
@@ -384,9 +390,9 @@ def _price(
         scalar_instructions=by_scalar,
         vector_elems=by_vector * each,
         vector_instructions=by_vector,
-        first_ns=_first_ns(shape, end, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks)))
-        + max(0.0, late_ns),
+        first_ns=first_ns,
         last_ns=_last_ns(shape, end, each, y, by_vector > 0),
+        built_ns=first_ns + computed_ns + all_stored_ns * (1 - first / m.tiles),
         lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * epilogue.instructions
@@ -432,6 +438,17 @@ def _last_ns(shape: Shape, pixels: int, each: int, y: Transfers, takes_turns: bo
     stored = alone_ns(Transfers(1, ceil_div(moved, run), run, to_hbm=True), partitions, hw)
     start = hw.tensor_latency_ns + 2 * hw.dependency_ns + emptied
     return start + hw.dma_static_start_ns + stored + hw.dma_complete_ns
+
+
+def _first_part(shape: Shape, columns: int, chunk: int, *, is_last: bool) -> int:
+    """Return the tiles of y's channels that the first store writes (`_parts`)."""
+    p = shape.product
+    plane = p.rows * shape.cols
+    most = chunk
+    if plane > columns:
+        most = ceil_div(_STORE_BYTES, min(plane, columns) * p.itemsize)
+    part = even_tiles(chunk, most)[0].size
+    return ceil_div(part, 2) if is_last and part == chunk else part
 
 
 def _lead_ns(shape: Shape, chunk: int) -> float:

@@ -70,7 +70,8 @@ class Price:
         store, where the plan knows that better than by what is loaded and stored: then both bytes
         are 0.
     built_ns
-        From the start to the end of the last matmul at least, by when its operands are built.
+        From the start to the end of the last matmul at least, for what it waits for: operands that
+        are built, or stores before.
     """
 
     moving_columns: int

@@ -84,6 +84,7 @@ from nkiconv.simulate.hardware import hardware
 
 NAME = "im2col"
 
+_FIRST = 2  # chunks whose loads come among those of the weights
 _PLANS = 2  # made in full: the first by a quick estimate
 
 
@@ -214,25 +215,27 @@ def _load_chunk(
     x_sbs: list[nl.NkiTensor],
     x_hbm: Reached,
     n: int,
-    group: int,
-    start: int,
-    chunk: Chunk,
+    strip: Strip,
+    i_chunk: int,
+    is_new: bool,
     plan: Im2colPlan,
 ) -> None:
-    """Bring the rows of x of a chunk, then copy them for other phases and shifts.
+    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts.
 
-    Its first group is `group` of the image and `start` of the strip.
+    Where x_sbs are not new, an image of which they held all rows has left its zeros around.
     """
     g = plan.geometry
     k = plan.packing
     H = x_hbm.rows
     W = g.cols.size
+    chunk = strip.chunks[i_chunk]
+    start = strip.starts[i_chunk]
     place = start * k.row_step
-    row = group * k.row_step * k.S - g.rows.pad
+    row = (strip.start + start) * k.row_step * k.S - g.rows.pad
     for i in range(len(plan.c_in_tiles)):
         c_in = plan.c_in_tiles[i]
         x_sb = x_sbs[i]
-        if chunk.zero_slots > 0:
+        if chunk.zero_slots > 0 and is_new:
             places = nl.ds(place + chunk.zero_places.start, chunk.zero_places.size)
             nisa.memset(
                 dst=x_sb[0 : chunk.zero_slots * c_in.size, places, :],
@@ -550,12 +553,11 @@ def _convolve(
     w_sbs = _make_weights(w_hbm.dtype, plan)
     buffers = _strip_buffers(w_hbm.dtype, plan)
     first = plan.images[0][0]
-    ahead = min(2, len(first.chunks))  # chunks whose loads come among those of the weights
-    _load_chunk(buffers[0], x_hbm, 0, 0, 0, first.chunks[0], plan)
+    _load_chunk(buffers[0], x_hbm, 0, first, 0, True, plan)
     _load_zeros(w_sbs, w_hbm, plan)
     _fill_phases(w_sbs, taps_sbs, plan)
-    if ahead > 1:
-        _load_chunk(buffers[0], x_hbm, 0, first.starts[1], first.starts[1], first.chunks[1], plan)
+    for i in range(1, min(_FIRST, len(first.chunks))):
+        _load_chunk(buffers[0], x_hbm, 0, first, i, True, plan)
     _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
     scale_sbs = _load_vectors(scale_hbm, plan)
     bias_sbs = _load_vectors(bias_hbm, plan)
@@ -565,12 +567,12 @@ def _convolve(
     for n in range(plan.y_shape[0]):
         for strip in plan.images[n]:
             x_sbs = buffers[turn % plan.buffers]
+            is_new = turn <= plan.buffers or len(plan.images[n]) > 1  # the first loads differ
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
-            for i in range(len(strip.chunks)):
-                start = strip.starts[i]
-                if turn > 0 or i >= ahead:
-                    _load_chunk(x_sbs, x_hbm, n, strip.start + start, start, strip.chunks[i], plan)
+            for i in range(min(plan.ahead, len(strip.chunks))):
+                if turn > 0 or i >= _FIRST:
+                    _load_chunk(x_sbs, x_hbm, n, strip, i, is_new, plan)
             for i in range(len(strip.chunks)):
                 start = strip.starts[i]
                 group = strip.start + start
@@ -585,6 +587,8 @@ def _convolve(
                             y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[j], bias_sbs[j], n, group,
                             start, plan.out_tiles[j], strip.chunks[i], plan,
                         )  # fmt: skip
+                if i + plan.ahead < len(strip.chunks):
+                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
             turn = turn + 1
 
 
