@@ -37,7 +37,7 @@ _AHEAD = 2  # chunks, where an engine copies: a matmul waits for all that it cop
 _BUFFERS = 4  # of images, where they fit: small ones take less time than their transfers
 _SHORT_BYTES = 400  # runs to HBM that are better put together: they cost as 512 bytes do
 _HOST_ZEROS = 0.015  # of all bytes: zeros that may be read from HBM for a shorter start
-_REREAD = 0.045  # the same for whatever is read more than once
+_REREAD = 0.048  # the same for whatever is read more than once
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,7 @@ class Im2colPlan(nl.NKIObject):
     col_tiles: tuple[Tile, ...]
     images: tuple[tuple[Strip, ...], ...]
     direct: tuple[int, ...]
+    shifts: int
     places: int
     width: int
     x_width: int
@@ -284,10 +285,16 @@ def sizes(g: Geometry, k: Packing) -> Sizes:
     return Sizes(width, x_width, entries, step, columns, each, num_groups, chunk, head)
 
 
-def direct_bytes(g: Geometry, k: Packing, s: Sizes) -> int:
-    """Return the bytes of copies in the first chunk, that may come from HBM instead."""
+def direct_shifts(g: Geometry, k: Packing, s: Sizes, spare_bytes: int) -> int:
+    """Return of how many shifts, 0, 1 or G, the first chunk may load all phases from HBM.
+
+    What is not copied on the chip is there earlier; `spare_bytes` of x may be read twice.
+    """
     places = (s.head - 1) * k.row_step + k.Q
-    return (k.G * k.J - k.S) * g.C_in * s.x_width * g.itemsize * places
+    slot_bytes = g.C_in * s.x_width * g.itemsize * places
+    if k.G * k.J > k.S and (k.G * k.J - k.S) * slot_bytes <= spare_bytes:
+        return k.G
+    return int(k.J > k.S and (k.J - k.S) * slot_bytes <= spare_bytes)
 
 
 def make_plan(
@@ -349,6 +356,7 @@ def make_plan(
         col_tiles=col_tiles,
         images=images,
         direct=strips.direct(buffers),
+        shifts=strips.shifts,
         places=places,
         width=s.width,
         x_width=s.x_width,
@@ -455,12 +463,12 @@ class _Strips:
         self.width, self.head = sizes.width, sizes.head
         self.channels = min(g.C_in, nl.tile_size.pmax)
         self.num_groups = sizes.num_groups
-        self.made: dict[tuple[int, int, int, bool], Chunk] = {}
-        # Copies of x that may come from HBM: all, those of the first chunk, or none.
-        again = (k.G * k.J - k.S) * g.C_in * sizes.x_width * g.itemsize
-        every = again * g.N * _places(k, self.num_groups)
-        self.first_direct = again > 0 and direct_bytes(g, k, sizes) <= spare_bytes
-        self.all_direct = self.first_direct and size >= self.num_groups and every <= spare_bytes
+        self.made: dict[tuple[int, int, int, int], Chunk] = {}
+        self.shifts = direct_shifts(g, k, sizes, spare_bytes)
+        every = (k.G * k.J - k.S) * g.C_in * sizes.x_width * g.itemsize
+        every *= g.N * _places(k, self.num_groups)
+        alone = self.shifts == k.G and size >= self.num_groups
+        self.all_direct = alone and every <= spare_bytes
 
     def images(self) -> tuple[tuple[Strip, ...], ...]:
         """Return the strips of each image."""
@@ -472,11 +480,11 @@ class _Strips:
         return (first, *middle, self._image(False, True))
 
     def direct(self, buffers: int) -> tuple[int, ...]:
-        """Return the places of each buffer that are loaded from HBM in all slots."""
+        """Return the places of each buffer whose rows are loaded from HBM more than once."""
         if self.all_direct:
             return (_places(self.k, self.num_groups),) * buffers
         first = 0
-        if self.first_direct:
+        if self.shifts > 0:
             first = (self.head - 1) * self.k.row_step + self.k.Q
         return (first,) + (0,) * (buffers - 1)
 
@@ -494,50 +502,49 @@ class _Strips:
                 sizes[-1:] = [sizes[-1] - self.head, self.head]
             starts, chunks, at, loaded, copied = [], [], 0, carry, 0
             for size in sizes:
-                direct = self.all_direct or (
-                    self.first_direct and is_first and part.start == 0 and at == 0
-                )
+                begins = is_first and part.start == 0 and at == 0
+                shifts = self.shifts if begins or self.all_direct else 0
                 place = at * k.row_step
                 starts.append(at)
                 chunks.append(
-                    self._chunk(part.start + at, size, loaded - place, copied - place, direct)
+                    self._chunk(part.start + at, size, loaded - place, copied - place, shifts)
                 )
                 copied = place + (size - 1) * k.row_step + k.Q
-                loaded = copied if direct else copied + k.extra
+                loaded = copied if shifts > 0 else copied + k.extra
                 at += size
             from_place = self.size * k.row_step if carry else 0
             strips.append(Strip(part.start, carry, from_place, tuple(starts), tuple(chunks)))
         return tuple(strips)
 
-    def _chunk(self, group: int, size: int, loaded: int, copied: int, direct: bool) -> Chunk:
+    def _chunk(self, group: int, size: int, loaded: int, copied: int, shifts: int) -> Chunk:
         """Return the chunk of `size` groups from `group` on of the image.
 
         Of its places, counted from its own first, those before `loaded` are there already, and
-        those before `copied` in all slots.
+        those before `copied` in all slots.  All phases of the first `shifts` come from HBM.
         """
         k, rows = self.k, self.g.rows
         need = (size - 1) * k.row_step + k.Q
-        end = need if direct else need + k.extra
+        end = need if shifts > 0 else need + k.extra
         base = group * k.row_step * k.S - rows.pad  # row of x at place 0, phase 0
-        below = base + (end - 1) * k.S + (k.J if direct else k.S)
+        below = base + (end - 1) * k.S + (k.J if shifts > 0 else k.S)
         full = min(size, rows.outputs // k.P - group)
         rest = min(rows.outputs - group * k.P, size * k.P) - full * k.P
         inside = base + loaded * k.S >= 0 and below <= rows.size and rest == 0
-        key = (size, loaded, copied, direct)
+        key = (size, loaded, copied, shifts)
         if inside and key in self.made:
             return self.made[key]
         places = Tile(loaded, max(0, end - loaded))
-        loads, zeros, slots = self._loads(base, places, direct)
-        moves = () if direct else self._moves(copied, need, end)
+        loads, zeros, slots = self._loads(base, places, shifts)
+        moves = self._moves(copied, need, end, shifts)
         chunk = Chunk(size, tiles(size, self.sizes.each), zeros, slots, loads, moves, full, rest)
         if inside:
             self.made[key] = chunk
         return chunk
 
-    def _loads(self, base: int, places: Tile, direct: bool) -> tuple[tuple[Load, ...], Tile, int]:
+    def _loads(self, base: int, places: Tile, shifts: int) -> tuple[tuple[Load, ...], Tile, int]:
         """Return the transfers of x into these places, and the places and slots to zero before."""
         k, rows, dilation = self.k, self.g.rows, self.g.cols.dilation
-        phases = k.J if direct else k.S
+        phases = k.J if shifts > 0 else k.S
         end = places.start + places.size
         runs: list[list[int]] = []  # first phase, phases, places from, to
         for j in range(phases):
@@ -549,7 +556,7 @@ class _Strips:
                 runs.append([j, 1, low, high])
         loads = [
             Load(part.start, part.size, g * k.J + j, num, part.start * k.S + j, g * dilation)
-            for g in range(k.G if direct else 1)
+            for g in range(max(1, shifts))
             for j, num, low, high in runs
             for part in _pieces(low, high - low, num * self.channels, 4)
         ]
@@ -561,29 +568,36 @@ class _Strips:
         if high < end:
             start = places.start if zero.size > 0 else high
             zero, slots = Tile(start, end - start), phases
-        return tuple(loads), zero, k.G * k.J if direct else slots
+        return tuple(loads), zero, shifts * k.J if shifts > 1 else slots
 
-    def _moves(self, copied: int, need: int, end: int) -> tuple[Move, ...]:
+    def _moves(self, copied: int, need: int, end: int, shifts: int) -> tuple[Move, ...]:
         """Return the copies inside the strip into places from `copied` to `need` of other slots.
 
         All come from what was loaded, so that none waits for another.
         """
-        g, k, width = self.g, self.k, self.width
+        k, width = self.k, self.width
+        if shifts > 0:  # the first slots have all phases
+            ways = [(shift, 0, k.J) for shift in range(1, k.G) if shifts == 1]
+        else:
+            ways = [
+                (shift, level, min(k.S, k.J - level * k.S))
+                for shift in range(k.G)
+                for level in range(k.extra + 1)
+                if shift + level > 0
+            ]
         moves: list[Move] = []
-        for shift in range(k.G):
-            for level in range(k.extra + 1):
-                offset = level * width + shift * g.cols.dilation
-                size = min(need * width, end * width - offset) - copied * width
-                if offset > 0 and size > 0:
-                    phases = min(k.S, k.J - level * k.S)
-                    first, partitions = (shift * k.J + level * k.S) * g.C_in, phases * g.C_in
-                    fits = engine_starts(first, partitions)
-                    parts = _pieces(copied * width, size, 128 if fits else partitions, 2048)
-                    for part in parts:
-                        from_elem = part.start + offset
-                        moves.append(
-                            Move(first, partitions, part.start, part.size, from_elem, fits)
-                        )
+        for shift, level, phases in ways:
+            offset = level * width + shift * self.g.cols.dilation
+            size = min(need * width, end * width - offset) - copied * width
+            if size <= 0:
+                continue
+            first = (shift * k.J + level * k.S) * self.channels
+            partitions = phases * self.channels
+            fits = engine_starts(first, partitions)
+            for part in _pieces(copied * width, size, 128 if fits else partitions, 2048):
+                moves.append(
+                    Move(first, partitions, part.start, part.size, part.start + offset, fits)
+                )
         return tuple(moves)
 
 

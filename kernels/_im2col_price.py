@@ -17,7 +17,7 @@ from math import gcd
 from nkiconv.kernels._im2col_plan import (
     Im2colPlan,
     Packing,
-    direct_bytes,
+    direct_shifts,
     engine_starts,
     joins,
     num_passes,
@@ -65,7 +65,7 @@ class Estimate:
         self.evict_ghz = hw.scalar_ghz + (hw.vector_ghz if hw.generation > 2 else 0.0)
         self.row_ns = self._run_ns(s.x_width * g.itemsize)
         self.weights, self.w_bytes, spare = weights_way(g, k, s.entries, held)
-        self.direct = self.copied and direct_bytes(g, k, s) <= spare
+        self.shifts = direct_shifts(g, k, s, spare)
 
     def total_ns(self) -> float:
         """Return the time of a launch, without the launch's own."""
@@ -150,9 +150,12 @@ class Estimate:
         g, k, s = self.g, self.k, self.sizes
         need = (s.head - 1) * k.row_step + k.Q
         parts = 2 if g.rows.pad > 0 and k.S > 1 else 1  # phases with and without a row of zeros
-        if self.direct:
-            loads = k.G * parts
+        if self.shifts > 0:
+            loads = self.shifts * parts
             x_ns = loads * self.issue + self.way + self._alone_ns(k.J, need, self.row_ns)
+            if self.shifts < k.G:
+                run = self._run_ns(need * s.width * self.held)
+                x_ns += (k.G - 1) * self.issue + self.way + self._alone_ns(k.J, 1, run)
         else:
             loads = parts
             x_ns = loads * self.issue + self.way

@@ -186,7 +186,7 @@ def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
     k = plan.packing
     left = plan.geometry.cols.pad
     right = left + plan.x_width
-    shifted = right - (k.G - 1) * plan.geometry.cols.dilation
+    shifted = right - (plan.shifts - 1) * plan.geometry.cols.dilation
     buffers = []
     for direct in plan.direct:
         x_sbs = []
@@ -194,7 +194,8 @@ def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
             size = k.G * k.J * c_in.size
             x_sb = nl.ndarray((size, plan.places, plan.width), dtype=dtype, buffer=nl.sbuf)
             if direct > 0:
-                _clear_columns(x_sb[:, 0:direct, :], left, max(0, shifted))
+                rows = plan.shifts * k.J * c_in.size
+                _clear_columns(x_sb[0:rows, 0:direct, :], left, max(0, shifted))
             if direct < plan.places:
                 _clear_columns(x_sb[0 : k.S * c_in.size, direct : plan.places, :], left, right)
             x_sbs.append(x_sb)
@@ -550,8 +551,8 @@ def _convolve(
     """y_hbm = the convolution of all of x_hbm."""
     load_table(plan.epilogue)
     taps_sbs = _load_taps(w_hbm, plan)
-    w_sbs = _make_weights(w_hbm.dtype, plan)
     buffers = _strip_buffers(w_hbm.dtype, plan)
+    w_sbs = _make_weights(w_hbm.dtype, plan)
     first = plan.images[0][0]
     _load_chunk(buffers[0], x_hbm, 0, first, 0, True, plan)
     _load_zeros(w_sbs, w_hbm, plan)
