@@ -366,18 +366,23 @@ def _price(
     first = 1 / num_tiles if num_groups > 1 else 1
     end = each if num_groups > 1 else pixels  # pixels of the first group, and of the last
     first_load = first * x.bytes + w.bytes / (m.tiles if stack == 1 else num_chunks)
-    # What streams past the part that stays is needed within that part's first share of the work.
-    shares = num_groups if stays == "weights" else num_chunks
+    # What streams past the part that stays is needed within that part's first share of the work,
+    # while results are stored, unless there is but one visit in it.
+    shares, visits = (num_groups, num_chunks) if stays == "weights" else (num_chunks, num_groups)
     streamed = w.bytes + x.bytes / shares if stays == "weights" else x.bytes + w.bytes / shares
+    stored = y.bytes / shares if visits > 1 else 0.0
     rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
-    late_ns = (streamed - first_load) / rate
+    late_ns = (streamed - first_load + stored) / rate
     late_ns -= tensor_cycles / hw.tensor_ghz / shares
     first_ns = _first_ns(shape, end, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks)))
     first_ns += max(0.0, late_ns)
     # Stores begin when the first one's tiles are computed.
-    stored = _first_part(shape, columns, chunk, is_last=num_groups * num_chunks == 1)
-    computed_ns = first * stored / m.tiles * tensor_cycles / hw.tensor_ghz
-    all_stored_ns = y.count * transfer_ns(replace(y, to_hbm=True), hw)
+    part = _first_part(shape, columns, chunk, is_last=num_groups * num_chunks == 1)
+    computed_ns = first * part / m.tiles * tensor_cycles / hw.tensor_ghz
+    earlier_ns = y.count * transfer_ns(replace(y, to_hbm=True), hw) * (1 - first / m.tiles)
+    # Where transfers limit it, the last results are computed when all else is moved.
+    moved_ns = sum(t.count * transfer_ns(t, hw) for t in transfers[:2]) + earlier_ns
+    moved_ns += hw.dma_static_start_ns + hw.dma_complete_ns
     return Price(
         moving_columns=pixels * k.tiles * m.tiles,
         matmuls=matmuls,
@@ -392,7 +397,7 @@ def _price(
         vector_instructions=by_vector,
         first_ns=first_ns,
         last_ns=_last_ns(shape, end, each, y, by_vector > 0),
-        built_ns=first_ns + computed_ns + all_stored_ns * (1 - first / m.tiles),
+        built_ns=max(first_ns + computed_ns + earlier_ns, moved_ns),
         lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * epilogue.instructions

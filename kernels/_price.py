@@ -10,6 +10,7 @@ the two rankings.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 from nkiconv.simulate.hardware import Hardware, hardware
@@ -112,7 +113,7 @@ class Price:
         hw = hw or hardware()
         moved = (
             sum(t.count * transfer_ns(t, hw) for t in self.transfers),
-            self.num_transfers * hw.dma_static_issue_ns / 2,  # loads and stores have a ring each
+            self._longest_ring() * hw.dma_static_issue_ns,
         )
         gpsimd = self.gpsimd_elems + self.gpsimd_instructions * hw.gpsimd_issue_cycles
         engines = (
@@ -128,8 +129,16 @@ class Price:
         fixed += ends + hw.tensor_latency_ns
         within = max(tensor, *engines) + fixed
         if self.first_ns:
+            fixed = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
             within = max(self.first_ns + max(tensor, *engines), self.built_ns) + self.last_ns
         return (max(within, max(moved) + fixed) + self.lead_ns) / 1000
+
+    def _longest_ring(self) -> int:
+        """Return the transfers of the ring that issues the most: of loads, stores, or on chip."""
+        counts = Counter[tuple[bool, bool]]()
+        for t in self.transfers:
+            counts[t.to_hbm, t.on_chip] += t.count
+        return max(counts.values(), default=0)
 
     def _tensor_ns(self, others_ns: float, hw: Hardware) -> float:
         """Return TensorE's time at the clock that it has, where others take so long."""

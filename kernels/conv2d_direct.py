@@ -945,31 +945,40 @@ def _price(plan: DirectPlan) -> Price:
     y_elems = g.N * g.rows.outputs * g.cols.outputs * g.G
     num_tiles = sum(len(c_outs) for c_outs in plan.c_out_blocks)
     tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
-    shared = 2 if plan.evict_on_both else 1
+    by_scalar, by_vector = (0.5, 0.5) if plan.evict_on_both else (0.0, 1.0)
+    hw = hardware()
+    if plan.evict_on_both and hw.generation < 3:  # PSUM serves one of the two at a time
+        by_vector += by_scalar * hw.vector_ghz / hw.scalar_ghz
     transfers = tuple(Transfers(n, *how) for how, n in moved.items())
     # With one product a tile, TensorE and what empties PSUM take turns more than they overlap.
     every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
     alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
     first_ns, last_ns = _ends_ns(plan)
+    loaded_ns = 0.0  # at the earliest, of what the last matmul waits for
+    if len(plan.sections) * g.G == 1:
+        loads = [t for t in transfers if not t.to_hbm and not t.on_chip]
+        loaded_ns = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
+        loaded_ns += sum(t.count * transfer_ns(t, hw) for t in loads)
     rows = sum(p.rows for p in plan.products) / len(plan.products)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
         tensor_cycles=plan.tensor_cycles,
         transfers=transfers,
-        scalar_elems=y_elems * num_tiles * (shared - 1) // shared + copied // 2,
-        scalar_instructions=tiles * (shared - 1) // shared + copies // 2,
-        vector_elems=y_elems * num_tiles // shared + copied // 2,
-        vector_instructions=tiles // shared + copies // 2,
+        scalar_elems=round(by_scalar * y_elems * num_tiles) + copied // 2,
+        scalar_instructions=round(by_scalar * tiles) + copies // 2,
+        vector_elems=round(by_vector * y_elems * num_tiles) + copied // 2,
+        vector_instructions=round(by_vector * tiles) + copies // 2,
         first_ns=first_ns,
         last_ns=last_ns,
+        built_ns=loaded_ns,
         static_instructions=plan.num_matmuls
         + tiles
         + copies
         + sum(t.count for t in transfers)
         + _epilogue_instructions(plan, tiles),
-        streamed_cycles=streamed_cycles(plan.moving_columns, held, rows, hardware()),
-        lead_ns=alone * plan.tensor_cycles / hardware().tensor_ghz,
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, rows, hw),
+        lead_ns=alone * plan.tensor_cycles / hw.tensor_ghz,
     )
 
 
