@@ -210,6 +210,7 @@ def plan_direct(
     padding_mode: str = "zeros",
     pack_taps: bool = True,
     fast: bool = False,
+    part_of: Geometry | None = None,
 ) -> DirectPlan:
     """Plan a convolution whose weights or image, and parts of the other, fit SBUF.
 
@@ -221,6 +222,8 @@ def plan_direct(
         Whether the last few input channels may be copied for several taps.
     fast
         Operands of float32 become bfloat16 on their way to SBUF.
+    part_of
+        The convolution of which this is a part: weights lie in HBM in one order for all its parts.
 
     Raises
     ------
@@ -229,7 +232,7 @@ def plan_direct(
     """
     epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps, fast).plan()
+    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps, fast, part_of).plan()
 
 
 def least_us(g: Geometry, *, fast: bool = False) -> float:
@@ -257,8 +260,10 @@ class _Planner:
         padding_mode: str,
         pack_taps: bool,
         fast: bool,
+        part_of: Geometry | None = None,
     ) -> None:
         self.g = g
+        self.whole = part_of or g
         self.fast = fast
         self.epilogue = epilogue
         self.limit = limit
@@ -266,7 +271,9 @@ class _Planner:
         bank = nl.tile_size.psum_bank_fmax
         outputs = g.rows.outputs * g.cols.outputs
         # One large tile would have to wait for all of the image, and all of y for it.
-        self.halved = g.N == 1 and bank // 2 <= outputs <= bank and g.rows.outputs > 1
+        self.halved = (
+            part_of is None and g.N == 1 and bank // 2 <= outputs <= bank and g.rows.outputs > 1
+        )
         self.by_images = outputs <= bank and not self.halved
         self.cols = make_side(g.cols, Tile(0, g.cols.outputs), self.mode, whole=True)
         self.every_row = self._every_row()
@@ -315,6 +322,7 @@ class _Planner:
             and not packing
             and num > 1
             and g.C_in % num == 0
+            and g.rows == self.whole.rows
             and self.mode is None
             and self.all_rows.size == g.rows.size
             and image_bytes < _INTERLEAVE_BYTES
@@ -333,6 +341,7 @@ class _Planner:
             self.by_images
             and num > 1
             and g.C_out % num == 0
+            and (g.rows, g.C_out) == (self.whole.rows, self.whole.C_out)
             and g.rows.outputs * g.cols.outputs * g.itemsize < _INTERLEAVE_BYTES
         )
 
@@ -361,7 +370,7 @@ class _Planner:
     def _tap_order(self) -> list[tuple[int, int]]:
         """Return the taps, first the one that reaches the most outputs."""
         first = []
-        for axis in (self.g.rows, self.g.cols):
+        for axis in (self.whole.rows, self.whole.cols):
             every = Tile(0, axis.outputs)
             reached = [tap_outputs(axis, every, tap).size for tap in range(axis.taps)]
             first.append(reached.index(max(reached)))

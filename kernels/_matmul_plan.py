@@ -403,7 +403,7 @@ def _price(
         built_ns=max(first_ns + computed_ns + earlier_ns, moved_ns),
         lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
-        + evictions * (2 if epilogue.has_residual else 1)
+        + evictions * epilogue.instructions
         + sum(t.count for t in transfers)
         + 8,
     )

@@ -61,6 +61,8 @@ class Price:
         What a compiler sees: on-chip loops counted once.
     lead_ns
         Work before the first load.
+    looped_ns
+        The time of all iterations one after the other, where on-chip loops run them; else 0.
     streamed_cycles
         Cycles of those in which columns stream, times the share of the array's rows in use: fed
         little, it stays at its slow clock.  0 where `tensor_cycles` counts that already.
@@ -86,13 +88,13 @@ class Price:
     first_load_bytes: int = 0
     last_store_bytes: int = 0
     first_transfers: int = 0
-    loop_iterations: int = 0
     static_instructions: int = 0
     lead_ns: float = 0.0
     streamed_cycles: float = 0.0
     first_ns: float = 0.0
     last_ns: float = 0.0
     built_ns: float = 0.0
+    looped_ns: float = 0.0
 
     @property
     def hbm_bytes(self) -> int:
@@ -106,6 +108,8 @@ class Price:
 
     def estimate_us(self, hw: Hardware | None = None) -> float:
         """Return microseconds without launch; None takes the target in force."""
+        if self.looped_ns:
+            return self.looped_ns / 1000
         hw = hw or hardware()
         moved = (
             sum(t.count * transfer_ns(t, hw) for t in self.transfers),
@@ -123,12 +127,11 @@ class Price:
         ends += self.first_transfers * hw.dma_static_issue_ns
         fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
         fixed += ends + hw.tensor_latency_ns
-        loops = self.loop_iterations * hw.loop_iteration_ns
         within = max(tensor, *engines) + fixed
         if self.first_ns:
             fixed = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
             within = max(self.first_ns + max(tensor, *engines), self.built_ns) + self.last_ns
-        return (max(within, max(moved) + fixed) + self.lead_ns + loops) / 1000
+        return (max(within, max(moved) + fixed) + self.lead_ns) / 1000
 
     def _longest_ring(self) -> int:
         """Return the transfers of the ring that issues the most: of loads, stores, or on chip."""

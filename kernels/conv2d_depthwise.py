@@ -52,11 +52,12 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
-from nkiconv.kernels import conv2d_grouped
+from nkiconv.kernels import _looped, conv2d_grouped
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import Epilogue, evict, load_table
 from nkiconv.kernels._groups import full_tap
+from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
 from nkiconv.kernels._price import (
     Price,
@@ -66,6 +67,7 @@ from nkiconv.kernels._price import (
     streamed_cycles,
     transfer_ns,
 )
+from nkiconv.kernels._strip import transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import Hardware, hardware
 
@@ -73,7 +75,6 @@ NAME = "depthwise"
 
 _STEP_BYTES = 16  # neighbours of an operand: TensorE reads at half rate from further apart
 _BUFFERS = (16, 8, 4, 2)  # sets whose operands are in SBUF, if they fit: transfers run ahead
-_MAX_INSTRUCTIONS = 20000
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _load_columns(w_hbm: nl.NkiTensor, tile: ChannelTile, plan: BandedPlan) -> n
     nisa.dma_copy(
         dst=w_sb[:, :, plan.before : end, :],
         src=w_hbm[nl.ds(tile.start, tile.size), :, :, :],
-        dge_mode=nisa.dge_mode.none,
+        dge_mode=transfer_mode(w_hbm),
     )
     return w_sb
 
@@ -259,7 +260,7 @@ def _load_images(
             nisa.dma_copy(
                 dst=x_sb[nl.ds(at, 1), nl.ds(0, some.size), :, :],
                 src=src.permute((1, 0, 2)),
-                dge_mode=nisa.dge_mode.none,
+                dge_mode=transfer_mode(x_hbm),
             )
     return x_sb
 
@@ -279,7 +280,7 @@ def _load_vector(
         nisa.dma_copy(
             dst=vector_sb[nl.ds(block * rows, rows), nl.ds(0, some.size)],
             src=src.expand_dim(0).broadcast(0, rows),
-            dge_mode=nisa.dge_mode.none,
+            dge_mode=transfer_mode(vector_hbm),
         )
     return vector_sb
 
@@ -354,9 +355,9 @@ def _move_results(
         in_hbm = y_hbm[:, nl.ds(start, some.sets.size), :, :].permute((2, 1, 0, 3))
         in_sbuf = y_sb[nl.ds(block * rows, rows), :, :, :]
         if store:
-            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=nisa.dge_mode.none)
+            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=transfer_mode(y_hbm))
         else:
-            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=nisa.dge_mode.none)
+            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=transfer_mode(y_hbm))
 
 
 def _load_tile(
@@ -448,6 +449,57 @@ def conv2d_banded(
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(y_hbm, x_hbm, w_hbm, scale_hbm, bias_hbm, residual_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def conv2d_banded_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(take_part(operands, piece, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(take_part(operands, piece, indices(table_sb, piece, i)), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(hbm: dict[str, Any], plan: BandedPlan) -> None:
+    _convolve(hbm["y"], hbm["x"], hbm["w"], hbm["scale"], hbm["bias"], hbm["residual"], plan)
+
+
+def _convolve(
+    y_hbm: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: BandedPlan,
+) -> None:
+    """y_hbm = the convolution of all of x_hbm."""
     load_table(plan.epilogue)
     # What comes first here comes first on its engine: VectorE has to zero the columns' ends before
     # the buffers, and the next tile is loaded while one is computed.
@@ -462,7 +514,6 @@ def conv2d_banded(
             )
         for some in tile.rounds:
             _run_round(y_hbm, ready, band_sbs, residual_hbm, tile, some, plan)
-    return y_hbm
 
 
 def _price(plan: BandedPlan) -> Price:
@@ -508,7 +559,11 @@ def _price(plan: BandedPlan) -> Price:
         first_ns=first_ns,
         last_ns=_last_ns(plan, rounds[-1][1], hw),
         built_ns=built_ns,
-        static_instructions=plan.num_matmuls + evictions + sum(t.count for t in transfers) + 16,
+        static_instructions=plan.num_matmuls
+        + evictions * plan.epilogue.instructions
+        + sum(t.count for t in transfers)
+        + 2 * len(plan.channel_tiles)  # zeros at either end of a column
+        + 16,
     )
 
 
@@ -589,19 +644,54 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     g = problem.geometry
     if g.G == 1 or g.C_in > 1:
         raise NotSuited("a group has other channels than one, or is alone")
+    conv2d_grouped.check_problem(problem)
     diagonal = conv2d_grouped.block_diagonal_plans(problem, NAME)
     banded = plan_banded(g, problem.epilogue, fast=problem.precision == "fast")
     price = None if banded is None else _price(banded)
-    if banded is None or price is None or price.static_instructions > _MAX_INSTRUCTIONS:
-        yield from diagonal
-        return
-    conv2d_grouped.check_problem(problem)
-    why = f"rows contracted with banded operands, {banded.blocks} channels at once"
-    if banded.fast:
-        why += ", operands rounded to bfloat16"
-    yield Candidate(NAME, banded, price, why)
+    if banded is not None and price is not None and _is_short(price):
+        yield Candidate(NAME, banded, price, _why(banded))
+    else:
+        try:  # fewer images at a time may do
+            yield _in_parts(problem)
+        except NotSuited:
+            yield from diagonal
+            return
     if g.rows.taps * g.cols.taps <= _DIAGONAL_TAPS:
         yield from diagonal
+
+
+def _is_short(price: Price) -> bool:
+    return price.static_instructions <= _looped.MAX_INSTRUCTIONS
+
+
+def _why(plan: BandedPlan) -> str:
+    why = f"rows contracted with banded operands, {plan.blocks} channels at once"
+    return why + ", operands rounded to bfloat16" if plan.fast else why
+
+
+def _in_parts(problem: Problem) -> Candidate:
+    """Return on-chip loops over parts by banded operands.
+
+    Raises
+    ------
+    NotSuited
+    """
+
+    def make(part: Problem, reserved_bytes: int) -> BandedPlan:
+        plan = plan_banded(part.geometry, part.epilogue, fast=part.precision == "fast")
+        if plan is None or plan.sbuf_bytes + reserved_bytes > nl.tile_size.sbuf_fmax_bytes:
+            raise NotSuited("SBUF does not hold a part of it")
+        return plan
+
+    def w_shape(plan: BandedPlan) -> tuple[int, ...]:
+        g = plan.geometry
+        return (g.G, ceil_div(g.cols.taps, plan.step), g.rows.taps, plan.step)
+
+    loops = _looped.Loops(make, _price, w_shape, groups=nl.tile_size.pmax)
+    cut = _looped.cut_into_parts(problem, loops)
+    plan = LoopedPlan(cut.pieces, _looped.y_shape(problem))
+    why = f"{_why(cut.pieces[0].part)}; {cut.why}"
+    return Candidate(NAME, plan, _looped.total(cut), why)
 
 
 _DIAGONAL_TAPS = 150  # of more, banded operands are always faster, and planning them takes long
@@ -609,21 +699,26 @@ _DIAGONAL_TAPS = 150  # of more, banded operands are always faster, and planning
 
 def pack(w: PackedWeights, plan: Any) -> Array:
     """Return the weights as the kernel of this plan loads them."""
+    if isinstance(plan, LoopedPlan) and isinstance(plan.pieces[0].part, BandedPlan):
+        return pack(w, plan.pieces[0].part)  # the same for all parts
     if not isinstance(plan, BandedPlan):
         return conv2d_grouped.pack(w, plan)
     g = plan.geometry
+    groups = w.array.shape[0]  # a part may have fewer
     wide = ceil_div(g.cols.taps, plan.step) * plan.step
-    taps = w.array.reshape(g.G, g.rows.taps, g.cols.taps)
+    taps = w.array.reshape(groups, g.rows.taps, g.cols.taps)
     dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
-    columns = np.zeros((g.G, g.rows.taps, wide), dtype=dtype)
+    columns = np.zeros((groups, g.rows.taps, wide), dtype=dtype)
     columns[:, :, : g.cols.taps] = taps[:, ::-1]
-    grouped = columns.reshape(g.G, g.rows.taps, -1, plan.step).transpose(0, 2, 1, 3)
+    grouped = columns.reshape(groups, g.rows.taps, -1, plan.step).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(grouped)
 
 
 def run(launch: Launch, operands: Operands, plan: Any) -> Any:
     """Launch the kernel; return y."""
+    o = operands
+    if isinstance(plan, LoopedPlan) and isinstance(plan.pieces[0].part, BandedPlan):
+        return launch(conv2d_banded_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
     if not isinstance(plan, BandedPlan):
         return conv2d_grouped.run(launch, operands, plan)
-    o = operands
     return launch(conv2d_banded, o.x, o.w, o.scale, o.bias, o.residual, plan)

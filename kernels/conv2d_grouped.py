@@ -38,6 +38,7 @@ architecture guide, start partitions of engines.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import nki
@@ -45,6 +46,7 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import evict, load_table
@@ -56,6 +58,7 @@ from nkiconv.kernels._groups import (
     GroupedPlans,
     Outputs,
     Strip,
+    Tap,
     join_sections,
     piece_rows,
     plan_grouped,
@@ -64,12 +67,13 @@ from nkiconv.kernels._groups import (
     stored_rows,
 )
 from nkiconv.kernels._groups_price import price_of
+from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, tap_outputs
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._strip import transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 
 NAME = "grouped"
-
-_MAX_INSTRUCTIONS = 20000
 
 
 def _make_mask(dtype: str, groups: int, c_in: int, c_out: int) -> nl.NkiTensor:
@@ -98,7 +102,7 @@ def _load_weights(w_hbm: nl.NkiTensor, groups: Tile, plan: GroupedPlan) -> nl.Nk
     some = w_hbm[nl.ds(groups.start, groups.size * plan.planes), :, :, :]
     src = some.reshape((rows, plan.planes, taps, g.C_out))
     src = src.expand_dim(0).broadcast(0, plan.lanes)
-    nisa.dma_copy(dst=w_sb, src=src, dge_mode=nisa.dge_mode.none)
+    nisa.dma_copy(dst=w_sb, src=src, dge_mode=transfer_mode(w_hbm))
     return w_sb
 
 
@@ -114,7 +118,7 @@ def _load_vector(
     some = vector_hbm[nl.ds(groups.start * g.C_out, rows * plan.planes), :]
     src = some.reshape((rows, plan.planes))
     src = src.expand_dim(0).broadcast(0, plan.lanes)
-    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=nisa.dge_mode.none)
+    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=transfer_mode(vector_hbm))
     return vector_sb
 
 
@@ -186,7 +190,7 @@ def _load_strip(
                 nisa.dma_copy(
                     dst=x_sb[nl.ds(lane * rows, rows), images, planes, places, inside],
                     src=src[:, :, planes, brought.pixel : end : brought.step, :],
-                    dge_mode=nisa.dge_mode.none,
+                    dge_mode=transfer_mode(x_hbm),
                 )
     return x_sb
 
@@ -283,9 +287,9 @@ def _move_results(
         in_hbm = view[:, :, planes, nl.ds(part.start, part.size), :]
         in_sbuf = y_sb[nl.ds(lane * rows, rows), :, :, 0 : part.size, :]
         if store:
-            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=nisa.dge_mode.none)
+            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=transfer_mode(y_hbm))
         else:
-            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=nisa.dge_mode.none)
+            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=transfer_mode(y_hbm))
 
 
 def _view(tensor_sb: nl.NkiTensor, tile: Outputs, block: Block) -> nl.NkiTensor:
@@ -405,8 +409,59 @@ def conv2d_grouped(
     plan: GroupedPlans,
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
-    g = plan.geometry
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(y_hbm, x_hbm, w_hbm, scale_hbm, bias_hbm, residual_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def conv2d_grouped_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(take_part(operands, piece, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(take_part(operands, piece, indices(table_sb, piece, i)), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(hbm: dict[str, Any], plan: GroupedPlans) -> None:
+    _convolve(hbm["y"], hbm["x"], hbm["w"], hbm["scale"], hbm["bias"], hbm["residual"], plan)
+
+
+def _convolve(
+    y_hbm: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: GroupedPlans,
+) -> None:
+    """y_hbm = the convolution of all of x_hbm."""
+    g = plan.geometry
     load_table(plan.epilogue)
     mask_sb = _make_mask(w_hbm.dtype, plan.mask_groups, g.C_in, g.C_out)
     # Loads and operands of a block are asked for before the block before it is computed: an
@@ -430,7 +485,6 @@ def conv2d_grouped(
                             section,
                         )  # fmt: skip
                     x_sb = None
-    return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -457,25 +511,65 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
     NotSuited
     """
     check_problem(problem)
+    found = list(_candidates(problem, name, 0))
+    fits = [one for one in found if one.price.static_instructions <= _looped.MAX_INSTRUCTIONS]
+    yield from fits
+    if fits or not found:
+        return
+
+    def make(part: Problem, reserved_bytes: int) -> GroupedPlans:
+        several = list(_candidates(part, name, reserved_bytes))
+        if not several:
+            raise NotSuited("SBUF does not hold a part of it")
+        best: GroupedPlans = min(several, key=Candidate.estimate_us).plan
+        return best
+
+    def w_shape(plan: GroupedPlans) -> tuple[int, ...]:
+        return (plan.geometry.G, plan.geometry.C_in, len(_taps(plan)), plan.geometry.C_out)
+
+    loops = _looped.Loops(make, _priced, w_shape, rows=True, groups=side_by_side(problem.geometry))
+    cut = _looped.cut_into_parts(problem, loops)
+    if len({_taps(piece.part) for piece in cut.pieces}) > 1:
+        raise NotSuited("parts of it would need weights in several orders")
+    plan = LoopedPlan(cut.pieces, _looped.y_shape(problem))
+    why = "; ".join(_why(section) for section in cut.pieces[-1].part.sections)
+    yield Candidate(name, plan, _looped.total(cut), f"{why}; {cut.why}")
+
+
+def _taps(plan: GroupedPlans) -> tuple[Tap, ...]:
+    """Return the order in which the weights of a plan lie."""
+    return plan.sections[0].taps
+
+
+def _candidates(problem: Problem, name: str, reserved_bytes: int) -> Iterator[Candidate]:
+    """Yield plans of any length that leave so many bytes of SBUF per partition."""
     g, fast = problem.geometry, problem.precision == "fast"
-    shortest = 0
     for shape in _shapes(g):
         planned = [plan_grouped(g, problem.epilogue, *section, fast=fast) for section in shape]
         found = tuple(section for section in planned if section is not None)
         if len(found) < len(planned):
             continue  # SBUF does not hold it
         plan = join_sections(g, problem.epilogue, found)
-        if plan is None:
+        if plan is None or plan.sbuf_bytes + reserved_bytes > nl.tile_size.sbuf_fmax_bytes:
             continue
-        price = price_of(plan)
-        if price.static_instructions > _MAX_INSTRUCTIONS:
-            shortest = max(shortest, price.static_instructions)
-            continue
-        yield Candidate(name, plan, price, "; ".join(_why(section) for section in found))
-    if shortest:
-        raise NotSuited(
-            f"its program would have {shortest} instructions; {_MAX_INSTRUCTIONS} are the limit"
-        )
+        yield Candidate(name, plan, _priced(plan), "; ".join(_why(section) for section in found))
+
+
+def _priced(plan: GroupedPlans) -> Price:
+    """Return what a plan costs; its instructions with those of borders and epilogues."""
+    price = price_of(plan)
+    more = 0
+    for section in plan.sections:
+        for part in section.parts:
+            for strip in part.strips:
+                times = len(section.groups) * len(part.batches)
+                tiles = sum(len(r) for block in strip.blocks for r in block.rounds)
+                more += times * tiles * (plan.epilogue.instructions - 1)
+                more += times * len(strip.zeros)
+                more += times * len(section.cols.zeros) * part.batches[0].size
+                if plan.epilogue.has_residual:  # rows below the image
+                    more += times * len(strip.blocks)
+    return replace(price, static_instructions=price.static_instructions + more)
 
 
 def check_problem(problem: Problem) -> None:
@@ -532,15 +626,19 @@ def _why(plan: GroupedPlan) -> str:
     return ", ".join(parts)
 
 
-def pack(w: PackedWeights, plan: GroupedPlans) -> Array:
+def pack(w: PackedWeights, plan: GroupedPlans | LoopedPlan) -> Array:
     """Return the weights with their taps in the plan's order, rounded where x is."""
+    if isinstance(plan, LoopedPlan):
+        return pack(w, plan.pieces[0].part)  # the same for all parts
     first = plan.sections[0]
     order = [tap.row * plan.geometry.cols.taps + tap.col for tap in first.taps]
     dtype = DTYPES["bfloat16"] if first.fast else w.array.dtype
     return np.ascontiguousarray(w.array[:, :, order, :].astype(dtype, copy=False))
 
 
-def run(launch: Launch, operands: Operands, plan: GroupedPlans) -> Any:
+def run(launch: Launch, operands: Operands, plan: GroupedPlans | LoopedPlan) -> Any:
     """Launch the kernel; return y."""
     o = operands
+    if isinstance(plan, LoopedPlan):
+        return launch(conv2d_grouped_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
     return launch(conv2d_grouped, o.x, o.w, o.scale, o.bias, o.residual, plan)

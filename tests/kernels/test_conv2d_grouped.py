@@ -302,7 +302,6 @@ REFUSED = {
         geometry(1, 4, 2, 2, axis(8, 3)),
         {"epilogue": Epilogue(pool=Pool("max", PoolAxis(2, 2, 3), PoolAxis(2, 2, 3)))},
     ),
-    "instructions; 20000": (geometry(64, 64, 4, 4, axis(64, 31, pad=15)), {}),
 }  # fmt: skip
 
 
