@@ -1028,8 +1028,8 @@ def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
     block = plan.sections[-1].blocks[-1]
     c_outs = plan.c_out_blocks[-1]
     tile = block.tiles[-1]
-    elems = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
-    emptied = elems / hw.vector_ghz + hw.vector_latency_ns
+    cycles = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
+    emptied = cycles / hw.vector_ghz + hw.vector_latency_ns
     run_bytes = block.rows.size * block.cols.size * g.itemsize
     channels = c_outs[-1].size
     store = Transfers(
