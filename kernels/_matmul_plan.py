@@ -238,10 +238,8 @@ def cuts(product: Product, epilogue: Epilogue, *, sbuf_bytes: int | None = None)
         if not found:
             for shape in shapes(product):
                 found += _cuts(shape, sizes, epilogue, limit)
-    # Of what is estimated alike, the fewest transfers.
-    return sorted(
-        found, key=lambda cut: (round(cut.price.estimate_us(), 1), cut.price.num_transfers)
-    )
+    # Of what is estimated alike, that which waits the least for operands and stores.
+    return sorted(found, key=lambda cut: (round(cut.price.estimate_us(), 1), cut.price.built_ns))
 
 
 def _cuts(shape: Shape, sizes: tuple[int, ...], epilogue: Epilogue, limit: int) -> Iterator[Cut]:
