@@ -956,7 +956,7 @@ def _price(plan: DirectPlan) -> Price:
     first_ns, last_ns = _ends_ns(plan)
     emptied = by_vector * (y_elems * num_tiles + tiles * hw.engine_issue_cycles) / hw.vector_ghz
     tile_ns = max(plan.tensor_cycles / hw.tensor_ghz, emptied) / tiles
-    rows = sum(p.rows for p in plan.products) / len(plan.products)
+    mean_rows = sum(p.rows for p in plan.products) / len(plan.products)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
@@ -974,7 +974,7 @@ def _price(plan: DirectPlan) -> Price:
         + copies
         + sum(t.count for t in transfers)
         + _epilogue_instructions(plan, tiles),
-        streamed_cycles=streamed_cycles(plan.moving_columns, held, rows, hw),
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, mean_rows, hw),
         lead_ns=alone * plan.tensor_cycles / hw.tensor_ghz,
     )
 
