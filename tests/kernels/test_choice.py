@@ -38,6 +38,7 @@ LAYERS = (
     # few channels
     "3x3-s1-p1-c64-k64-28x28",
     "3x3-s1-p1-c32-k32-16x16-n4",
+    "3x3-s1-p1-c160-k24-28x28",
     "3x3-s2-p1-c3-k32-96x96",
     "7x7-s2-p3-c3-k64-96x96",
     # a channel per group: few and many channels, small and large kernels, strides, batches
