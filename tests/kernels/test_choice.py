@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -121,12 +123,16 @@ def test_what_two_engines_share_is_priced_and_left_to_one() -> None:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """Return the best of five: machines are shared."""
+    """Return the best of five, without what other tests leave to collect: machines are shared."""
     best = float("inf")
-    for _ in range(5):
-        begin = time.process_time()
-        work()
-        best = min(best, time.process_time() - begin)
+    gc.disable()
+    try:
+        for _ in range(5):
+            begin = time.process_time()
+            work()
+            best = min(best, time.process_time() - begin)
+    finally:
+        gc.enable()
     return best
 
 
@@ -138,11 +144,12 @@ TILES = 8_000
 @pytest.mark.parametrize("target", ["trn1", "trn2"])
 def test_choosing_is_quick_for_every_layer(target: str, dtype: str) -> None:
     """A ratio within one run: machines differ, and are shared."""
-    yardstick = cpu_seconds(lambda: [Tile(0, size) for size in range(TILES)])
+    slow = [problem_of(layer, dtype) for layer in known_layers()]
     with use_target(target):
-        for layer in known_layers():
-            problem = problem_of(layer, dtype)
-            assert cpu_seconds(lambda: choose(problem)) < yardstick, layer.name  # noqa: B023  # called at once
+        for _ in range(3):  # what else runs may come between the two
+            yardstick = cpu_seconds(lambda: [Tile(0, size) for size in range(TILES)])
+            slow = [p for p in slow if cpu_seconds(partial(choose, p)) >= yardstick]
+    assert not slow
 
 
 def test_a_loop_over_many_groups_is_not_planned() -> None:
