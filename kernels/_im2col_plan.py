@@ -150,10 +150,11 @@ class Im2colPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
     `images` has each image's strips; the first image begins with little and the last one ends so.
-    `direct` has, for each buffer, the places whose shifts and shared rows come from HBM and not from
-    other partitions.  `ahead` chunks are loaded before one is computed.  With `joined` the rows p lie one after another in a partition of SBUF before
-    they are stored.  `weights` is "zeros" (HBM has them with their zeros), "rows" (a transfer from
-    HBM for each row p and shift) or "phases" (one, and `fills` on the chip).
+    Of the first `direct` places of each buffer all phases of `shifts` shifts come from HBM, and not
+    from other partitions.  `ahead` chunks are loaded before one is computed.  With `joined` the
+    rows p lie one after another in a partition of SBUF before they are stored.  `weights` is
+    "zeros" (HBM has them with their zeros), "rows" (a transfer from HBM for each row p and shift)
+    or "phases" (one, and `fills` on the chip).  With `fast`, x and w are bfloat16 in SBUF.
     """
 
     geometry: Geometry
@@ -214,7 +215,7 @@ def packings(g: Geometry) -> Iterator[Packing]:
                 if G == 1 or g.C_in <= pmax:
                     yield Packing(P, S, J, G, Q, U, T // S)
                     more = ceil_div(wanted, G * channels)  # phases without taps feed the clock
-                    if J < more and Q == 1 and S == T and G * more * channels <= pmax:
+                    if more > J and Q == 1 and S == T and G * more * channels <= pmax:
                         yield Packing(P, S, more, G, Q, U, T // S)
 
 
@@ -440,9 +441,7 @@ def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tu
 class _Strips:
     """The strips of all images; chunks that are alike are made once."""
 
-    def __init__(
-        self, g: Geometry, k: Packing, sizes: Sizes, size: int, spare_bytes: int
-    ) -> None:
+    def __init__(self, g: Geometry, k: Packing, sizes: Sizes, size: int, spare_bytes: int) -> None:
         self.g, self.k, self.sizes, self.size = g, k, sizes, size
         self.width, self.head = sizes.width, sizes.head
         self.channels = min(g.C_in, nl.tile_size.pmax)
@@ -525,9 +524,7 @@ class _Strips:
             self.made[key] = chunk
         return chunk
 
-    def _loads(
-        self, base: int, places: Tile, shifts: int
-    ) -> tuple[tuple[Load, ...], Tile, int]:
+    def _loads(self, base: int, places: Tile, shifts: int) -> tuple[tuple[Load, ...], Tile, int]:
         """Return the transfers of x into these places, and the places and slots to zero before."""
         k, rows, dilation = self.k, self.g.rows, self.g.cols.dilation
         phases = k.J if shifts > 0 else k.S

@@ -80,11 +80,14 @@ class Estimate:
         compute = max(tensor + tail, emptying + first, self.rings_ns(), self.copies_ns())
         start, end = self.start_ns(compute), self.end_ns()
         dma = loads + moves + stores
-        return max(
-            start + compute + end,
-            dma + self.way + hw.dma_complete_ns,
-            start + first + tail + stores + self.way,
-        ) + _BESIDE * dma
+        return (
+            max(
+                start + compute + end,
+                dma + self.way + hw.dma_complete_ns,
+                start + first + tail + stores + self.way,
+            )
+            + _BESIDE * dma
+        )
 
     def tensor_ns(self) -> float:
         """Return TensorE's time; an array that is fed on few rows stays at its slow clock."""
@@ -132,7 +135,9 @@ class Estimate:
         cycles = elems + self.num_chunks * self.hw.gpsimd_issue_cycles
         time_ns = self.by_engine * cycles / self.hw.gpsimd_ghz
         if self.by_engine and self.g.N > 1:  # in order: what an image waits for delays the next
-            time_ns += self.g.N * (self.way + self._alone_ns(self.k.S, self.sizes.each, self.row_ns))
+            time_ns += self.g.N * (
+                self.way + self._alone_ns(self.k.S, self.sizes.each, self.row_ns)
+            )
         return time_ns
 
     def rings_ns(self) -> float:
@@ -257,7 +262,9 @@ def price(plan: Im2colPlan, hw: Hardware) -> Price:
     for chunk, times in chunks.items():
         for c_in in plan.c_in_tiles:
             for load in chunk.loads:
-                moved[load.slots * c_in.size * load.size, plan.x_width * item, False, False] += times
+                moved[load.slots * c_in.size * load.size, plan.x_width * item, False, False] += (
+                    times
+                )
             for move in chunk.moves:
                 moved[move.partitions, move.size * held, False, True] += times
         rows = chunk.full * k.P + chunk.rest
@@ -293,6 +300,4 @@ def price(plan: Im2colPlan, hw: Hardware) -> Price:
         rows=plan.rows,
     )
     # The estimate knows more than these counts: what waits for what, and for how long.
-    return replace(
-        made, lead_ns=Estimate(g, k, hw, held).total_ns() - 1000 * made.estimate_us(hw)
-    )
+    return replace(made, lead_ns=Estimate(g, k, hw, held).total_ns() - 1000 * made.estimate_us(hw))

@@ -18,14 +18,17 @@ y_hbm         (N, C_out, OH, OW)  as x          HBM
 
 Loop nest
 ---------
-weights, with their zeros, stay in SBUF
-for image, strip:                                   two buffers in turn
+first chunk of x, weights with their zeros, which stay in SBUF: in the order in which they are needed
+for image, strip:                                   some buffers in turn
     for chunk of groups of P output rows:
         load its rows of x (a run is a row of the image); copy them for shifts and shared rows
     for chunk, tile of (p, co) <= 128, tile of <= 512 outputs of p:
         for tile of C_in, q, u:
             acc (p co, outputs) += w_sb (g j ci, p co).T @ x_sb (g j ci, outputs at q, u)
         y = act(acc); one store for the chunk
+
+The first chunk and the last one are small, and as far as HBM is hardly read more for it, the first
+one takes its copies from there too.
 
 Nothing is stored with zeros but the weights: those of row p are a view that slides over entries,
 entry z holding the tap of p*s - q*S = z*step - (Q-1)*S.
@@ -59,8 +62,8 @@ from nkiconv.kernels._im2col_plan import (
     Strip,
     make_plan,
 )
-from nkiconv.kernels._plan import Tile
 from nkiconv.kernels._im2col_price import price, ranked
+from nkiconv.kernels._plan import Tile
 from nkiconv.kernels._stages import Launch
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import hardware
@@ -124,9 +127,7 @@ def _load_rows(
                 )
 
 
-def _fill_phases(
-    w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: Im2colPlan
-) -> None:
+def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: Im2colPlan) -> None:
     """w_sb[g j ci, z, u co] = the tap that phase j finds at entry z."""
     C_out = plan.geometry.C_out
     G = plan.packing.G
@@ -141,9 +142,7 @@ def _fill_phases(
                 fill.entry : entry_end : fill.entry_step,
                 0 : fill.shifts * C_out,
             ]
-            src = taps_sbs[i][
-                :, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : G, :
-            ]
+            src = taps_sbs[i][:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : G, :]
             if fill.by_engine:
                 nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
             else:
