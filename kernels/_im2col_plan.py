@@ -236,11 +236,9 @@ def out_tiles(g: Geometry, k: Packing) -> tuple[OutTile, ...]:
 def num_passes(g: Geometry, k: Packing) -> int:
     """Return the matmuls that a result needs, those for all its rows and channels together."""
     pmax, rows = nl.tile_size.pmax, g.rows
-    places = 0
-    for p in even_tiles(k.P, max(1, pmax // g.C_out)):
-        if k.Q == 1:
-            places += 1
-            continue
+    together = max(1, pmax // g.C_out)
+    places = ceil_div(k.P, together) if k.Q == 1 else 0
+    for p in even_tiles(k.P, together) if k.Q > 1 else ():
         first = p.start * rows.stride
         last = (p.start + p.size - 1) * rows.stride + (rows.taps - 1) * rows.dilation
         places += min(k.Q - 1, last // k.S) - max(0, (first - k.J) // k.S + 1) + 1

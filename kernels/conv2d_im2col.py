@@ -18,7 +18,7 @@ y_hbm         (N, C_out, OH, OW)  as x          HBM
 
 Loop nest
 ---------
-first chunk of x, weights with their zeros, which stay in SBUF: in the order in which they are needed
+first chunk of x, and weights, which stay in SBUF: in the order in which they are needed
 for image, strip:                                   some buffers in turn
     for chunk of groups of P output rows:
         load its rows of x (a run is a row of the image); copy them for shifts and shared rows
@@ -539,7 +539,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     fast = problem.precision == "fast"
     held = 2 if fast else g.itemsize
     found = 0
-    for k in ranked(g, hw, held, _PLANS):
+    for k in ranked(g, hw, held):
         plan = make_plan(g, problem.epilogue, k, on_both=hw.generation > 2, fast=fast)
         if plan is None:
             continue
