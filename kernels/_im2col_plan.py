@@ -162,6 +162,7 @@ class Im2colPlan(nl.NKIObject):
     y_shape: tuple[int, int, int, int]
     packing: Packing
     c_in_tiles: tuple[Tile, ...]
+    c_out_tiles: tuple[Tile, ...]
     out_tiles: tuple[OutTile, ...]
     col_tiles: tuple[Tile, ...]
     images: tuple[tuple[Strip, ...], ...]
@@ -339,6 +340,7 @@ def make_plan(
         y_shape=(g.N, g.C_out, rows.outputs, cols.outputs),
         packing=k,
         c_in_tiles=c_in_tiles,
+        c_out_tiles=even_tiles(g.C_out, nl.tile_size.pmax),
         out_tiles=outs,
         col_tiles=col_tiles,
         images=images,
@@ -362,7 +364,7 @@ def make_plan(
         hbm_bytes=sum(n * _loaded_elems(g, c, s.x_width) for c, n in chunks.items()) * item
         + w_bytes
         + y_elems * item * (1 + epilogue.has_residual)
-        + 4 * g.C_out * k.P * (epilogue.has_bias + epilogue.has_scale),
+        + 4 * g.C_out * outs[0].rows.size * (epilogue.has_bias + epilogue.has_scale),
         sbuf_bytes=beside + buffers * lines * places,
     )
 

@@ -150,20 +150,29 @@ def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: 
 
 
 def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.NkiTensor | None]:
-    """vector_sb (p co, 1) of each tile of results, or None."""
-    vector_sbs: list[nl.NkiTensor | None] = []
-    for out in plan.out_tiles:
+    """vector_sb (p co, 1) of each tile of results, or None.
+
+    Single elements load slowly: tiles of the same channels share theirs.
+    """
+    num = len(plan.c_out_tiles)
+    rows = plan.out_tiles[0].rows.size  # as many as others have, or more
+    loaded: list[nl.NkiTensor | None] = []
+    for co in plan.c_out_tiles:
         vector_sb = None
         if vector_hbm is not None:
-            size = out.rows.size * out.channels.size
-            vector_sb = nl.ndarray((size, 1), dtype=nl.float32, buffer=nl.sbuf)
+            vector_sb = nl.ndarray((rows * co.size, 1), dtype=nl.float32, buffer=nl.sbuf)
             nisa.dma_copy(
                 dst=vector_sb,
-                src=vector_hbm.ap(
-                    [[0, out.rows.size], [1, out.channels.size], [1, 1]], offset=out.channels.start
-                ),
+                src=vector_hbm.ap([[0, rows], [1, co.size], [1, 1]], offset=co.start),
                 dge_mode=nisa.dge_mode.none,
             )
+        loaded.append(vector_sb)
+    vector_sbs: list[nl.NkiTensor | None] = []
+    for i in range(len(plan.out_tiles)):
+        out = plan.out_tiles[i]
+        vector_sb = loaded[i % num]
+        if vector_sb is not None:
+            vector_sb = vector_sb[0 : out.rows.size * out.channels.size, :]
         vector_sbs.append(vector_sb)
     return vector_sbs
 
@@ -483,10 +492,10 @@ def conv2d_im2col(
     for i in range(1, min(_FIRST, len(first.chunks))):
         _load_chunk(buffers[0], x_hbm, 0, first, i, True, plan)
     _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
-    scale_sbs = _load_vectors(scale_hbm, plan)
-    bias_sbs = _load_vectors(bias_hbm, plan)
     done = plan.out_tiles[0].rows.size
     _load_rows(w_sbs, w_hbm, Tile(done, plan.packing.P - done), plan)
+    scale_sbs = _load_vectors(scale_hbm, plan)
+    bias_sbs = _load_vectors(bias_hbm, plan)
     turn = 0
     for n in range(plan.y_shape[0]):
         for strip in plan.images[n]:

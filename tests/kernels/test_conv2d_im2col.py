@@ -244,6 +244,27 @@ def test_epilogue(layer: str, target: str) -> None:
     np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
 
 
+def test_vectors_of_all_tiles_are_loaded_once() -> None:
+    """Single elements load slowly: four rows of y in two tiles share the bias of two rows."""
+    sizes, stride, padding, dilation = LAYERS["large-stem"]
+    g = geometry(sizes, stride, padding, dilation)
+    x, w = operands(sizes)
+    bias = integers((64, 1), seed=2)
+    expected = reference.conv2d(x, w, bias=bias[:, 0], stride=stride, padding=padding)
+    with use_target("trn1"):
+        k = next(k for k in packings(g) if (k.P, k.S, k.J) == (4, 8, 13))
+        plan = make_plan(g, Epilogue(has_bias=True), k, on_both=False)
+        assert plan is not None
+        assert len(plan.out_tiles) == 2
+        packed = conv2d_im2col.pack(pack_weights(w), plan)
+        given = Operands(x=x, w=packed, bias=bias)
+        y, seen = profile(conv2d_im2col.run, simulate_kernel, given, plan, target="trn1")
+    np.testing.assert_array_equal(y, expected)
+    assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
+    by_tensor = seen.hbm_read_bytes_by_tensor
+    assert by_tensor["bias_hbm"] == 2 * bias.nbytes
+
+
 def test_sixteen_bits() -> None:
     x = integers((1, 32, 12, 12), ml_dtypes.bfloat16)
     w = integers((32, 32, 3, 3), ml_dtypes.bfloat16)
