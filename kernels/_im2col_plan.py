@@ -297,9 +297,18 @@ def direct_shifts(g: Geometry, k: Packing, s: Sizes, spare_bytes: int) -> int:
 
 
 def make_plan(
-    g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool, fast: bool = False
+    g: Geometry,
+    epilogue: Epilogue,
+    k: Packing,
+    *,
+    on_both: bool,
+    fast: bool = False,
+    part_of: Geometry | None = None,
 ) -> Im2colPlan | None:
-    """Return the plan of a packing, or None where SBUF is too small."""
+    """Return the plan of a packing, or None where SBUF is too small.
+
+    `part_of` is the convolution of which this is a part: weights lie in HBM in one way for all.
+    """
     rows, cols, item = g.rows, g.cols, g.itemsize
     held = 2 if fast else item
     s = sizes(g, k)
@@ -309,7 +318,9 @@ def make_plan(
     c_in_tiles = even_tiles(g.C_in, nl.tile_size.pmax)
     col_tiles = even_tiles(cols.outputs, nl.tile_size.psum_bank_fmax)
     kept = len(c_in_tiles) * s.entries * k.U * g.C_out * held
-    weights, w_bytes, spare_bytes = weights_way(g, k, s.entries, held)
+    weights, w_bytes, spare_bytes = weights_way(part_of or g, k, s.entries, held)
+    if part_of is not None and part_of != g:
+        spare_bytes = 0  # parts read halos twice
     if weights == "phases":
         kept += len(c_in_tiles) * rows.taps * cols.taps * g.C_out * held
     joined = joins(g, k)
@@ -367,6 +378,12 @@ def make_plan(
         + 4 * g.C_out * outs[0].rows.size * (epilogue.has_bias + epilogue.has_scale),
         sbuf_bytes=beside + buffers * lines * places,
     )
+
+
+def least_matmuls(g: Geometry, k: Packing) -> int:
+    """Return how many matmuls a plan has at least."""
+    columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
+    return columns // nl.tile_size.psum_bank_fmax
 
 
 def _loaded_elems(g: Geometry, chunk: Chunk, x_width: int) -> int:

@@ -26,7 +26,7 @@ from nkiconv.kernels._im2col_plan import (
     weights_way,
 )
 from nkiconv.kernels._plan import Geometry, ceil_div
-from nkiconv.kernels._price import Price, Transfers, matmul_cycles
+from nkiconv.kernels._price import Price, Transfers, matmul_cycles, streamed_cycles
 from nkiconv.simulate.hardware import Hardware
 
 _BESIDE = 0.1  # of the DMA engines' time: whatever waits for a transfer waits for others too
@@ -299,7 +299,7 @@ def price(plan: Im2colPlan, hw: Hardware) -> Price:
         vector_elems=elems - elems // shared,
         vector_instructions=tiles - tiles // shared,
         static_instructions=plan.num_matmuls + 2 * tiles + sum(t.count for t in transfers),
-        rows=plan.rows,
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, plan.rows, hw),
     )
     # The estimate knows more than these counts: what waits for what, and for how long.
     return replace(made, lead_ns=Estimate(g, k, hw, held).total_ns() - 1000 * made.estimate_us(hw))

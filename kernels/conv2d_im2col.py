@@ -45,6 +45,7 @@ access patterns, DMA bandwidth guide.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import nki
@@ -52,6 +53,7 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import evict, load_table
@@ -59,18 +61,32 @@ from nkiconv.kernels._im2col_plan import (
     Chunk,
     Im2colPlan,
     OutTile,
+    Packing,
     Strip,
+    least_matmuls,
     make_plan,
 )
 from nkiconv.kernels._im2col_price import price, ranked
-from nkiconv.kernels._plan import Tile
+from nkiconv.kernels._looped import (
+    LoopedPlan,
+    Piece,
+    Reached,
+    indices,
+    make_table,
+    reach,
+    reach_part,
+    whole,
+)
+from nkiconv.kernels._plan import Geometry, Tile
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._problem import TooLong
 from nkiconv.kernels._stages import Launch
+from nkiconv.kernels._strip import transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import hardware
 
 NAME = "im2col"
 
-_MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
 _FIRST = 2  # chunks whose loads come among those of the weights
 _PLANS = 2  # made in full: the first by a quick estimate
 
@@ -210,7 +226,7 @@ def _clear_columns(x_sb: nl.NkiTensor, left: int, right: int) -> None:
 
 def _load_chunk(
     x_sbs: list[nl.NkiTensor],
-    x_hbm: nl.NkiTensor,
+    x_hbm: Reached,
     n: int,
     strip: Strip,
     i_chunk: int,
@@ -223,7 +239,7 @@ def _load_chunk(
     """
     g = plan.geometry
     k = plan.packing
-    H = g.rows.size
+    H = x_hbm.rows
     W = g.cols.size
     chunk = strip.chunks[i_chunk]
     start = strip.starts[i_chunk]
@@ -243,17 +259,19 @@ def _load_chunk(
             first = max(0, load.skip - g.cols.pad)
             size = plan.x_width - first
             pixel = ((n * g.C_in + c_in.start) * H + row + load.row) * W + first
+            pixels = reach(
+                x_hbm,
+                [[W, load.slots], [H * W, c_in.size], [k.S * W, load.size], [1, size]],
+                pixel,
+            )
             nisa.dma_copy(
                 dst=x_sb[
                     nl.ds(load.slot * c_in.size, load.slots * c_in.size),
                     nl.ds(place + load.place, load.size),
                     nl.ds(max(0, g.cols.pad - load.skip), size),
                 ],
-                src=x_hbm.ap(
-                    [[W, load.slots], [H * W, c_in.size], [k.S * W, load.size], [1, size]],
-                    offset=pixel,
-                ),
-                dge_mode=nisa.dge_mode.none,
+                src=pixels,
+                dge_mode=transfer_mode(pixels),
             )
         flat_sb = x_sb.flatten_dims(1, 2)
         elem = place * plan.width
@@ -318,7 +336,7 @@ def _accumulate(
 
 
 def _copy_rows(
-    y_hbm: nl.NkiTensor,
+    y_hbm: Reached,
     y_sb: nl.NkiTensor,
     n: int,
     row: int,
@@ -330,7 +348,7 @@ def _copy_rows(
     """Between y_hbm[n, co, row + i*P + p, :] and y_sb (p co, i, OW); a last group may be short."""
     g = plan.geometry
     P = plan.packing.P
-    OH = g.rows.outputs
+    OH = y_hbm.rows
     OW = g.cols.outputs
     start = ((n * g.C_out + out.channels.start) * OH + row + out.rows.start) * OW
     for short in (False, True):
@@ -338,16 +356,17 @@ def _copy_rows(
         groups = 1 if short else chunk.full
         rows = min(out.rows.size, chunk.rest - out.rows.start) if short else out.rows.size
         if groups > 0 and rows > 0:
-            there = y_hbm.ap(
+            there = reach(
+                y_hbm,
                 [[OW, rows], [OH * OW, out.channels.size], [P * OW, groups], [1, OW]],
-                offset=start + first * P * OW,
+                start + first * P * OW,
             )
             here = y_sb[0 : rows * out.channels.size, nl.ds(first, groups), :]
             _transfer(there, here, to_hbm)
 
 
 def _copy_joined(
-    y_hbm: nl.NkiTensor,
+    y_hbm: Reached,
     y_sb: nl.NkiTensor,
     n: int,
     row: int,
@@ -356,21 +375,25 @@ def _copy_joined(
     plan: Im2colPlan,
 ) -> None:
     """Between y_hbm[n, co, row + i*P + p, :] and y_sb (co, i*P + p, OW)."""
+    g = plan.geometry
+    OH = y_hbm.rows
+    OW = g.cols.outputs
     rows = chunk.full * plan.packing.P + chunk.rest
-    there = y_hbm[n, :, nl.ds(row, rows), :]
+    start = (n * g.C_out * OH + row) * OW
+    there = reach(y_hbm, [[OH * OW, g.C_out], [OW, rows], [1, OW]], start)
     _transfer(there, y_sb[:, 0:rows, :], to_hbm)
 
 
 def _transfer(there: nl.NkiTensor, here: nl.NkiTensor, to_hbm: bool) -> None:
     if to_hbm:
-        nisa.dma_copy(dst=there, src=here, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=there, src=here, dge_mode=transfer_mode(there))
     else:
-        nisa.dma_copy(dst=here, src=there, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=here, src=there, dge_mode=transfer_mode(there))
 
 
 def _finish_chunk(
-    y_hbm: nl.NkiTensor,
-    residual_hbm: nl.NkiTensor | None,
+    y_hbm: Reached,
+    residual_hbm: Reached | None,
     w_sbs: list[nl.NkiTensor],
     x_sbs: list[nl.NkiTensor],
     scale_sb: nl.NkiTensor | None,
@@ -388,11 +411,11 @@ def _finish_chunk(
     shape = (size, chunk.groups, plan.geometry.cols.outputs)
     residual_sb = None
     if residual_hbm is not None:
-        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        residual_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
         if chunk.rest > 0:
             nisa.memset(dst=residual_sb[:, nl.ds(chunk.full, 1), :], value=0.0)
         _copy_rows(residual_hbm, residual_sb, n, row, out, chunk, False, plan)
-    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+    y_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
     on_vector = False
     for tile in chunk.tiles:
         for cols in plan.col_tiles:
@@ -413,8 +436,8 @@ def _finish_chunk(
 
 
 def _finish_joined(
-    y_hbm: nl.NkiTensor,
-    residual_hbm: nl.NkiTensor | None,
+    y_hbm: Reached,
+    residual_hbm: Reached | None,
     w_sbs: list[nl.NkiTensor],
     x_sbs: list[nl.NkiTensor],
     scale_sbs: list[nl.NkiTensor | None],
@@ -432,12 +455,12 @@ def _finish_joined(
     shape = (C_out, chunk.groups * P, plan.geometry.cols.outputs)
     residual_sb = None
     if residual_hbm is not None:
-        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        residual_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
         if chunk.rest > 0:
             first = chunk.full * P + chunk.rest
             nisa.memset(dst=residual_sb[:, first : shape[1], :], value=0.0)
         _copy_joined(residual_hbm, residual_sb, n, row, chunk, False, plan)
-    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+    y_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
     for tile in chunk.tiles:
         groups = Tile(start + tile.start, tile.size)
         for i in range(len(plan.out_tiles)):
@@ -481,6 +504,63 @@ def conv2d_im2col(
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(
+        whole(y_hbm), whole(x_hbm), w_hbm, scale_hbm, bias_hbm, whole(residual_hbm), plan
+    )  # fmt: skip
+    return y_hbm
+
+
+@nki.jit
+def conv2d_im2col_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(operands, piece, [])
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(operands, piece, indices(table_sb, piece, i))
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(operands: dict[str, Any], piece: Piece, at: list[nl.VirtualRegister]) -> None:
+    _convolve(
+        reach_part(operands["y"], piece.y, at), reach_part(operands["x"], piece.x, at),
+        operands["w"], operands["scale"], operands["bias"],
+        reach_part(operands["residual"], piece.residual, at), piece.part,
+    )  # fmt: skip
+
+
+def _convolve(
+    y_hbm: Reached,
+    x_hbm: Reached,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: Reached | None,
+    plan: Im2colPlan,
+) -> None:
+    """y_hbm = the convolution of all of x_hbm."""
     load_table(plan.epilogue)
     taps_sbs = _load_taps(w_hbm, plan)
     buffers = _strip_buffers(w_hbm.dtype, plan)
@@ -523,7 +603,6 @@ def conv2d_im2col(
                 if i + plan.ahead < len(strip.chunks):
                     _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
             turn = turn + 1
-    return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -545,25 +624,80 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     if (cols.outputs - 1) * cols.stride + (cols.taps - 1) * cols.dilation < cols.pad:
         raise NotSuited("every column that the taps reach is padding")
     hw = hardware()
-    fast = problem.precision == "fast"
-    held = 2 if fast else g.itemsize
-    found = 0
+    held = 2 if problem.precision == "fast" else g.itemsize
+    found, too_long = 0, False
+    reason: NotSuited | None = None
     for k in ranked(g, hw, held):
-        plan = make_plan(g, problem.epilogue, k, on_both=hw.generation > 2, fast=fast)
-        if plan is None:
-            continue
-        cost = price(plan, hw)
-        if cost.static_instructions > _MAX_INSTRUCTIONS:
-            continue
-        yield Candidate(NAME, plan, cost, _why(plan))
-        found += 1
-        if found == _PLANS:
+        if found + too_long == _PLANS:
             return
-    if found == 0:
+        if least_matmuls(g, k) <= _looped.MAX_INSTRUCTIONS:
+            plan = _plan(problem, k, g)
+            if plan is None:
+                continue
+            cost = _priced(plan)
+            if cost.static_instructions <= _looped.MAX_INSTRUCTIONS:
+                yield Candidate(NAME, plan, cost, _why(plan))
+                found += 1
+                continue
+        if not too_long:  # of several that are, the quickest
+            try:
+                yield _in_parts(problem, k)
+                too_long = True
+            except NotSuited as refusal:
+                reason = reason or refusal
+    if found == 0 and not too_long:
+        if isinstance(reason, TooLong):
+            raise reason
         raise NotSuited(
             f"no packing of {g.C_in} to {g.C_out} channels has strips that fit SBUF and at most "
-            f"{_MAX_INSTRUCTIONS} instructions"
+            f"{_looped.MAX_INSTRUCTIONS:,} instructions"
         )
+
+
+def _plan(problem: Problem, k: Packing, part_of: Geometry) -> Im2colPlan | None:
+    on_both = hardware().generation > 2
+    fast = problem.precision == "fast"
+    return make_plan(
+        problem.geometry, problem.epilogue, k, on_both=on_both, fast=fast, part_of=part_of
+    )
+
+
+def _in_parts(problem: Problem, k: Packing) -> Candidate:
+    """Return on-chip loops over parts of the packing.
+
+    Raises
+    ------
+    NotSuited
+    """
+
+    def make(part: Problem, reserved_bytes: int) -> Im2colPlan:
+        plan = _plan(part, k, problem.geometry)
+        if plan is None or plan.sbuf_bytes + reserved_bytes > nl.tile_size.sbuf_fmax_bytes:
+            raise NotSuited("SBUF does not hold a part of it")
+        return plan
+
+    def least(whole: Problem) -> int:
+        return least_matmuls(whole.geometry, k)
+
+    loops = _looped.Loops(make, _priced, lambda _: None, rows=True, reached=True, least=least)
+    cut = _looped.cut_into_parts(problem, loops)
+    plan = LoopedPlan(cut.pieces, _looped.y_shape(problem))
+    why = f"{_why(cut.pieces[0].part)}; {cut.why}"
+    return Candidate(NAME, plan, _looped.total(cut), why)
+
+
+def _priced(plan: Im2colPlan) -> Price:
+    """Return what a plan costs; its instructions with those of borders and epilogues."""
+    cost = price(plan, hardware())
+    e = plan.epilogue
+    tiles = cost.scalar_instructions + cost.vector_instructions
+    chunks = sum(len(strip.chunks) for image in plan.images for strip in image)
+    per_chunk = 1 + e.has_residual * (1 if plan.joined else len(plan.out_tiles))  # zeros
+    carries = sum(strip.carry > 0 for image in plan.images for strip in image)
+    more = tiles * e.instructions + (chunks * per_chunk + carries) * len(plan.c_in_tiles)
+    more += (e.has_scale + e.has_bias) * len(plan.out_tiles)
+    more += len(plan.c_in_tiles) * (4 * plan.buffers + 4) + 2
+    return replace(cost, static_instructions=cost.static_instructions - tiles + more)
 
 
 def worth(problem: Problem) -> str | None:
@@ -585,8 +719,10 @@ def _why(plan: Im2colPlan) -> str:
     )
 
 
-def pack(w: PackedWeights, plan: Im2colPlan) -> Array:
+def pack(w: PackedWeights, plan: Im2colPlan | LoopedPlan) -> Array:
     """Return the weights as the plan's way of bringing them to their places wants them."""
+    if isinstance(plan, LoopedPlan):
+        return pack(w, plan.pieces[0].part)  # the same for all parts
     g, k = plan.geometry, plan.packing
     KH, KW = g.rows.taps, g.cols.taps
     dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
@@ -614,7 +750,9 @@ def pack(w: PackedWeights, plan: Im2colPlan) -> Array:
     return packed.reshape(len(plan.c_in_tiles), plan.rows, plan.entries, k.U * g.C_out)
 
 
-def run(launch: Launch, operands: Operands, plan: Im2colPlan) -> Any:
+def run(launch: Launch, operands: Operands, plan: Im2colPlan | LoopedPlan) -> Any:
     """Launch the kernel; return y."""
     o = operands
+    if isinstance(plan, LoopedPlan):
+        return launch(conv2d_im2col_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
     return launch(conv2d_im2col, o.x, o.w, o.scale, o.bias, o.residual, plan)

@@ -20,6 +20,7 @@ _BOTH = ("direct", "naive")
 _DIRECT = ("direct",)
 _POINTWISE = ("direct", "pointwise")
 _IM2COL = ("direct", "im2col")
+_PATCHES = ("direct", "patches")
 _GROUPED = ("direct", "grouped")
 _DEPTHWISE = ("direct", "depthwise")
 
@@ -212,6 +213,8 @@ CASES: tuple[Case, ...] = (
          why="stem: three channels, large kernel, stride 2"),
     Case(id="2x2-s2-p0-c100-k64-12x12", C_in=100, H=12, W=12, C_out=64, KH=2, KW=2, stride=2,
          why="patches: stride equal to the kernel, no pixel read twice"),
+    Case(id="16x16-s16-p0-c3-k48-64x80-n2", N=2, C_in=3, H=64, W=80, C_out=48, KH=16, KW=16,
+         stride=16, algorithms=_PATCHES, why="patch embedding: few channels, many taps"),
     Case(id="3x3-s1-valid-c128-k129-10x10-n3", N=3, C_in=128, H=10, W=10, C_out=129, KH=3, KW=3,
          padding="valid", activation="silu", why="batch of small images; exactly one C_in tile"),
     # --- awkward sizes -------------------------------------------------------------------------

@@ -18,7 +18,9 @@ from nkiconv.reference._activations import ACTIVATIONS, activate
 from nkiconv.reference._arguments import Activation, IntOrPair, Padding, Pool
 from nkiconv.reference._dtypes import DTYPES, Array, Float64, round_once
 
-ALGORITHMS = ("auto", "direct", "im2col", "pointwise", "depthwise", "grouped", "naive")
+ALGORITHMS = (
+    "auto", "direct", "im2col", "patches", "pointwise", "depthwise", "grouped", "naive",
+)  # fmt: skip
 LAYOUTS = ("NCHW", "NHWC")
 PRECISIONS = ("exact", "fast")
 TARGETS = (None, "trn1", "inf2", "trn2", "trn3")
