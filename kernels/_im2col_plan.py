@@ -461,6 +461,7 @@ class _Strips:
     def __init__(self, g: Geometry, k: Packing, sizes: Sizes, size: int, spare_bytes: int) -> None:
         self.g, self.k, self.sizes, self.size = g, k, sizes, size
         self.width, self.head = sizes.width, sizes.head
+        self.row_bytes, self.hw = sizes.x_width * g.itemsize, hardware()
         self.channels = min(g.C_in, nl.tile_size.pmax)
         self.num_groups = sizes.num_groups
         self.made: dict[tuple[int, int, int, int], Chunk] = {}
@@ -558,7 +559,7 @@ class _Strips:
             Load(part.start, part.size, g * k.J + j, num, part.start * k.S + j, g * dilation)
             for g in range(max(1, shifts))
             for j, num, low, high in runs
-            for part in _pieces(low, high - low, num * self.channels, 4)
+            for part in self._cut(low, high - low, num * self.channels)
         ]
         low, high = max(run[2] for run in runs), min(run[3] for run in runs)
         if low <= places.start and high >= end:
@@ -569,6 +570,14 @@ class _Strips:
             start = places.start if zero.size > 0 else high
             zero, slots = Tile(start, end - start), phases
         return tuple(loads), zero, shifts * k.J if shifts > 1 else slots
+
+    def _cut(self, start: int, size: int, partitions: int) -> tuple[Tile, ...]:
+        """Cut a load of rows into pieces, unless their issue takes longer than their bytes."""
+        run_ns = self.row_bytes / self.hw.dma_bytes_per_ns + self.hw.dma_descriptor_ns
+        alone_ns = size * run_ns * min(partitions, self.hw.dma_engine_partitions)
+        if alone_ns < 3 * self.hw.dma_static_issue_ns:
+            return tiles(size, max(1, size), start)
+        return _pieces(start, size, partitions, 4)
 
     def _moves(self, copied: int, need: int, end: int, shifts: int) -> tuple[Move, ...]:
         """Return the copies inside the strip into places from `copied` to `need` of other slots.

@@ -194,25 +194,32 @@ def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.
 
 
 def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
-    """x_sb (g j ci, places, columns) of each tile of C_in, in turn, with zeros beside the image."""
+    """x_sb (g j ci, places, columns) of each tile of C_in, in turn."""
+    k = plan.packing
+    buffers = []
+    for _ in range(plan.buffers):
+        x_sbs = []
+        for c_in in plan.c_in_tiles:
+            shape = (k.G * k.J * c_in.size, plan.places, plan.width)
+            x_sbs.append(nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf))
+        buffers.append(x_sbs)
+    return buffers
+
+
+def _clear_sides(x_sbs: list[nl.NkiTensor], direct: int, plan: Im2colPlan) -> None:
+    """Zeros beside the image, where rows are loaded from HBM: all shifts' in `direct` places."""
     k = plan.packing
     left = plan.geometry.cols.pad
     right = left + plan.x_width
     shifted = right - (plan.shifts - 1) * plan.geometry.cols.dilation
-    buffers = []
-    for direct in plan.direct:
-        x_sbs = []
-        for c_in in plan.c_in_tiles:
-            size = k.G * k.J * c_in.size
-            x_sb = nl.ndarray((size, plan.places, plan.width), dtype=dtype, buffer=nl.sbuf)
-            if direct > 0:
-                rows = plan.shifts * k.J * c_in.size
-                _clear_columns(x_sb[0:rows, 0:direct, :], left, max(0, shifted))
-            if direct < plan.places:
-                _clear_columns(x_sb[0 : k.S * c_in.size, direct : plan.places, :], left, right)
-            x_sbs.append(x_sb)
-        buffers.append(x_sbs)
-    return buffers
+    for i in range(len(plan.c_in_tiles)):
+        x_sb = x_sbs[i]
+        channels = plan.c_in_tiles[i].size
+        if direct > 0:
+            rows = plan.shifts * k.J * channels
+            _clear_columns(x_sb[0:rows, 0:direct, :], left, max(0, shifted))
+        if direct < plan.places:
+            _clear_columns(x_sb[0 : k.S * channels, direct : plan.places, :], left, right)
 
 
 def _clear_columns(x_sb: nl.NkiTensor, left: int, right: int) -> None:
@@ -564,6 +571,7 @@ def _convolve(
     load_table(plan.epilogue)
     taps_sbs = _load_taps(w_hbm, plan)
     buffers = _strip_buffers(w_hbm.dtype, plan)
+    _clear_sides(buffers[0], plan.direct[0], plan)
     w_sbs = _make_weights(w_hbm.dtype, plan)
     first = plan.images[0][0]
     _load_chunk(buffers[0], x_hbm, 0, first, 0, True, plan)
@@ -576,6 +584,8 @@ def _convolve(
     _load_rows(w_sbs, w_hbm, Tile(done, plan.packing.P - done), plan)
     scale_sbs = _load_vectors(scale_hbm, plan)
     bias_sbs = _load_vectors(bias_hbm, plan)
+    for i in range(1, plan.buffers):
+        _clear_sides(buffers[i], plan.direct[i], plan)
     turn = 0
     for n in range(plan.y_shape[0]):
         for strip in plan.images[n]:
