@@ -80,6 +80,8 @@ class Estimate:
         tail = (s.head * s.columns + hw.engine_issue_cycles) * self.evictions / self.evict_ghz
         compute = max(tensor + tail, emptying + first, self.rings_ns(), self.copies_ns())
         start, end = self.start_ns(compute), self.end_ns()
+        if self.g.N > 1:  # the second image's loads wait for its zeros
+            start += self.way
         dma = loads + moves + stores
         return (
             max(
