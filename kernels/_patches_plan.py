@@ -31,7 +31,7 @@ _STORE_BYTES = 8192  # of a visit's results per partition
 _RESULTS = 3  # visits whose results are in SBUF: computed, stored, and one between
 _PART = 1024  # patches of a block that is a part of a large image
 _SHORT = 256  # patches: matmuls of half as many still pay
-_BETWEEN_NS = 1500  # from the last pixels of a block to its first matmul: turned, copied
+_BETWEEN_NS = 700  # latencies from a transpose by way of a copy to a matmul
 _ZEROS_NS = 300  # until there are zeros to turn
 
 
@@ -302,11 +302,19 @@ def _summing_cycles(
 def _stall_ns(plan: PatchesPlan, turning: int, summing: int, itemsize: int, hw: Hardware) -> float:
     """Return how long TensorE waits between the K tiles of the first block, and between blocks.
 
-    The last two tiles of a block hide what turning the next one takes.
+    The last two tiles of a block hide what turning the next one takes; with one K tile, all do.
     """
-    block, K = plan.blocks[0], len(plan.k_tiles)
+    block, K, others = plan.blocks[0], len(plan.k_tiles), len(plan.blocks) - 1
+    patches = block.lines * plan.geometry.cols.outputs
+    if K == 1:
+        copied = patches / len(block.turns) + hw.engine_issue_cycles
+        wait = _BETWEEN_NS + copied / hw.scalar_ghz
+        summed = _summing_cycles(plan, block.visits, itemsize, hw) / hw.tensor_ghz
+        turned = turning / hw.tensor_ghz
+        first = wait - turned if others else wait  # the second block is turned meanwhile
+        return max(0.0, first) + others * max(0.0, wait - turned - summed)
     last = 2 * K * _summing_cycles(plan, block.visits, itemsize, hw) / max(1, block.tiles)
-    between = (len(plan.blocks) - 1) * max(0.0, _BETWEEN_NS - last / hw.tensor_ghz)
+    between = others * max(0.0, 2 * _BETWEEN_NS - last / hw.tensor_ghz)
     if not block.first:
         return between
     loads_ns = sum(
@@ -317,10 +325,8 @@ def _stall_ns(plan: PatchesPlan, turning: int, summing: int, itemsize: int, hw: 
     weights = Transfers(1, plan.k_rows, plan.stream * plan.m.partitions * itemsize)
     arrives = loads_ns / K + transfer_ns(weights, hw)
     stall = (K - 1) * max(0.0, arrives - (turning + summing) / hw.tensor_ghz)
-    if len(plan.blocks) > 1 and not block.visits:  # the next block is turned with nothing between
-        patches = block.lines * plan.geometry.cols.outputs
-        copies = len(block.turns)
-        copying = (patches + copies * hw.engine_issue_cycles) / hw.scalar_ghz
+    if others and not block.visits:  # the next block is turned with nothing between
+        copying = (patches + len(block.turns) * hw.engine_issue_cycles) / hw.scalar_ghz
         stall += K * max(0.0, copying - turning / hw.tensor_ghz)
     return stall + between
 
@@ -470,12 +476,16 @@ def _halves(tile: Tile) -> tuple[Tile, ...]:
     return (*parts, Tile(start, size))
 
 
-def turns_due(i: int, tiles: int, turns: int, late: bool) -> int:
-    """Return how many parts of the next block to have turned before tile `i` of a block's `tiles`.
+def turns_due(i: int, block: Block, turns: int, k_tiles: int, is_first: bool) -> int:
+    """Return how many parts of the next block to have turned before tile `i` of a block.
 
-    All of them before the last tile, which hides the copies.  None before the second one where
-    their pixels may be `late`.  A kernel calls it too: it holds to the Python of the compiler.
+    With one K tile all of them: while they are turned, this block's own are copied.  Else a share,
+    and all before the last tile, which hides the copies; of the first block's followers none before
+    its second tile, as their pixels may still be on their way.  A kernel calls it too: it holds to
+    the Python of the compiler.
     """
-    if late:
-        return min(turns, turns * max(0, i - 1) // max(1, tiles - 2))
-    return turns * (i + 1) // tiles
+    if k_tiles == 1:
+        return turns
+    if is_first:
+        return min(turns, turns * max(0, i - 1) // max(1, block.tiles - 2))
+    return turns * (i + 1) // block.tiles

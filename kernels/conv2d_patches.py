@@ -63,6 +63,7 @@ from nkiconv.kernels._weights import PackedWeights
 NAME = "patches"
 
 _MOST_CHANNELS = 32  # with more, a tap at a time has enough of them on partitions
+_UNFED = 0.05  # of the estimate, which knows little of the clock's ups and downs
 _MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
 
 
@@ -447,7 +448,7 @@ def conv2d_patches(
             y_sb = _result_tensor(visit, x_hbm.dtype, plan)
             for j in range(visit.part.size):
                 t = visit.part.start + j
-                due = turns_due(num_done, block.tiles, num_turns, b == 0 and K > 1)
+                due = turns_due(num_done, block, num_turns, K, b == 0)
                 _turn_some(next_turned_sbs, x_sbs, next_block, num_turned, due, plan)
                 num_turned = due
                 acc_ps = _sum_tensor(visit, t, plan)
@@ -477,13 +478,18 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     found = list(make_plans(g, problem.epilogue, dtype))
     if not found:
         raise NotSuited(f"{g.C_in * g.rows.taps * g.cols.taps} values of a patch do not fit SBUF")
-    plan, price = min(found, key=lambda each: each[1].estimate_us())
+    plan, price = min(found, key=lambda each: each[1].estimate_us() * _unfed(each[0].blocks[0]))
     if price.static_instructions > _MAX_INSTRUCTIONS:
         raise NotSuited(
             f"it would take {price.static_instructions} instructions, more than the "
             f"{_MAX_INSTRUCTIONS} that it writes out"
         )
     yield Candidate(NAME, plan, price, _why(plan))
+
+
+def _unfed(block: Block) -> float:
+    """Return 1 for an array whose rows are all in use when it turns, and a little more for fewer."""
+    return 1 + _UNFED * (1 - block.lines * block.pieces / nl.tile_size.pmax)
 
 
 def _check(problem: Problem) -> None:

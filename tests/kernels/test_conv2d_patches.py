@@ -17,7 +17,7 @@ from nkiconv.kernels._algorithm import NotSuited, Operands, Problem
 from nkiconv.kernels._choice import choose
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._patches_plan import PatchesPlan, _sizes, make_plan, make_plans, turns_due
-from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.kernels._plan import Axis, Geometry, Tile
 from nkiconv.simulate import ConstraintError, profile, simulate_kernel, use_dma, use_target
 
 TARGETS = ("trn1", "trn2", "trn3")
@@ -129,13 +129,18 @@ def test_every_branch_of_the_plan_is_reached() -> None:
     assert len(names) == 11
 
 
-@pytest.mark.parametrize("late", [True, False])
-def test_the_next_block_is_turned_in_time(late: bool) -> None:
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("k_tiles", [1, 2])
+def test_the_next_block_is_turned_in_time(k_tiles: int, is_first: bool) -> None:
+    with use_target("trn1"):
+        block = make_plan(geometry(LAYERS["vit"]), Epilogue(), "float32", 1, 4, 1).blocks[1]
     for tiles in range(1, 12):
-        due = [turns_due(i, tiles, 7, late) for i in range(tiles)]
+        cut = replace(block, visits=tuple(replace(block.visits[0], part=Tile(0, 1))
+                                          for _ in range(tiles)))  # fmt: skip
+        due = [turns_due(i, cut, 7, k_tiles, is_first) for i in range(tiles)]
         assert due == sorted(due)
-        assert due[-1] == 7 or (late and tiles < 3)  # what is left follows
-        assert due[0] == 0 or not late
+        assert due[-1] == 7 or (is_first and tiles < 3)  # what is left follows
+        assert k_tiles == 1 or due[0] < 7 or tiles == 1
 
 
 @pytest.mark.parametrize("target", ["trn1", "trn2"])
