@@ -228,13 +228,14 @@ def _sbuf_bytes(
     block = blocks[0]
     patches = block.lines * g.cols.outputs
     rows = sum(k.size for k in k_tiles)
-    ends = (blocks[0], blocks[-1])
-    results = max(v.box.size * v.part.size for b in ends for v in (*b.first, *b.visits))
+    visits = [v for b in blocks[:_RESULTS] for v in (*b.first, *b.visits)]
+    largest = max(v.box.size * v.part.size for v in visits)
+    results = largest * min(_RESULTS, len(visits))
     blocks_held = min(2, len(blocks))
     return (
         len(k_tiles) * m.tiles * m.partitions * itemsize
         + blocks_held * (rows * block.step * g.cols.taps + len(k_tiles) * patches) * itemsize
-        + _RESULTS * results * g.itemsize * (1 + epilogue.has_residual)
+        + results * g.itemsize * (1 + epilogue.has_residual)
         + 4 * m.tiles * (epilogue.has_bias + epilogue.has_scale)
         + epilogue.scratch_bytes
         + 2 * nl.tile_size.pmax  # zeros to warm up with

@@ -343,11 +343,18 @@ def _turn_some(
     end: int,
     plan: PatchesPlan,
 ) -> None:
-    """Turn the parts `start` to `end` of a block, counted through its K tiles."""
+    """Turn the parts `start` to `end` of a block, counted through its K tiles.
+
+    What is waited for is copied by VectorE, which is the faster: the first copy, but with one K
+    tile the last one, as a rule that of two.
+    """
     each = len(block.turns)
+    vector_at = 0
+    if len(plan.k_tiles) == 1:
+        vector_at = 1
     for i in range(start, end):
         k = i // each
-        on_vector = plan.takes_turns and i % 2 == 1
+        on_vector = plan.takes_turns and i % 2 == vector_at
         _turn(turned_sbs[k], x_sbs[k], block.turns[i % each], block, on_vector, plan)
 
 
