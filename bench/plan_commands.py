@@ -45,11 +45,15 @@ def plan(
         typer.Option(help="As conv2d's argument."),
     ] = None,
     bias: Annotated[bool, typer.Option("--bias", help="With a bias.")] = False,
+    profiled: Annotated[
+        bool,
+        typer.Option("--profile", help="Model every candidate's time beside its estimate."),
+    ] = False,
     json: Json = None,
 ) -> None:
     """Print what conv2d chooses for a layer: the plan in whole numbers, the reason, the others."""
-    from nkiconv.bench.plan_tables import plan_lines, plan_tables
-    from nkiconv.bench.plans import chosen_plan, find_layer
+    from nkiconv.bench.plan_tables import plan_lines, plan_tables, rank_tables
+    from nkiconv.bench.plans import chosen_plan, find_layer, modelled_us
     from nkiconv.kernels._activations import ACTIVATIONS
     from nkiconv.simulate import current_target, resolve_target
 
@@ -67,15 +71,23 @@ def plan(
         )
         for layer in found
     ]
-    for position, each in enumerate(chosen):
+    modelled: list[tuple[float, ...]] = [() for _ in chosen]
+    if profiled:
+        with counter(sum(len(each.choice.candidates) for each in chosen), "plans") as announce:
+            modelled = [modelled_us(each, announce) for each in chosen]
+    for position, (each, times) in enumerate(zip(chosen, modelled, strict=True)):
         if position:
             say("")
         for line in plan_lines(each):
             say(line)
         say("")
         say_tables(plan_tables(each))
+        if times:
+            say("")
+            say_tables(rank_tables(each, times))
     if json is not None:
-        write_json(json, {"plans": [each.to_dict() for each in chosen]})
+        plans = [each.to_dict(times) for each, times in zip(chosen, modelled, strict=True)]
+        write_json(json, {"plans": plans})
 
 
 def tune(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from nkiconv.bench.output import cell, new_table
-from nkiconv.bench.plans import Chosen, numbers
+from nkiconv.bench.plans import Chosen, numbers, ranks
 from nkiconv.bench.tables import Captioned
 
 if TYPE_CHECKING:
     from nkiconv.bench.tune import Tuned
 
-__all__ = ["gain_line", "plan_lines", "plan_tables", "tune_tables"]
+__all__ = ["gain_line", "plan_lines", "plan_tables", "rank_tables", "tune_tables"]
 
 
 def plan_lines(chosen: Chosen) -> Iterator[str]:
@@ -59,6 +59,29 @@ def plan_tables(chosen: Chosen) -> list[Captioned]:
     for name, reason in chosen.choice.refusals.items():
         table.add_row(cell(reason), cell(name), *[cell("")] * 6)
     return [(table, "est.: closed-form estimate, without launch; the first one runs.")]
+
+
+def rank_tables(chosen: Chosen, modelled: Sequence[float]) -> list[Captioned]:
+    """Return the table of candidates by estimate and by modelled time."""
+    table = new_table(
+        "plan", "algorithm", "est. µs", "rank", "modelled", "rank", "est./mod.",
+        numbers=frozenset(("est. µs", "rank", "modelled", "est./mod.")),
+    )  # fmt: skip
+    estimates = chosen.estimates_us()
+    places = zip(ranks(estimates), ranks(modelled), strict=True)
+    for place, (by_estimate, by_model) in enumerate(places):
+        candidate = chosen.choice.candidates[place]
+        table.add_row(
+            cell(candidate.why),
+            cell(candidate.algorithm),
+            cell(f"{estimates[place]:,.1f}"),
+            cell(str(by_estimate)),
+            cell(f"{modelled[place]:,.1f}"),
+            cell(str(by_model), "green" if by_model == 1 else ""),
+            cell(f"{estimates[place] / modelled[place]:.2f}"),
+        )
+    lost = modelled[0] / min(modelled) - 1
+    return [(table, f"modelled: µs without launch. The first one runs: {lost:.1%} above the best.")]
 
 
 def tune_tables(tuned: Tuned) -> list[Captioned]:

@@ -11,19 +11,28 @@ import dataclasses
 import difflib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nkiconv.bench.errors import UserError
-from nkiconv.bench.layers import Layer, known_layers
-from nkiconv.kernels._algorithm import Candidate, Problem
-from nkiconv.kernels._choice import Choice, choose
+from nkiconv.bench.layers import Layer, LayerData, known_layers
+from nkiconv.kernels import pack_weights
+from nkiconv.kernels._algorithm import Candidate, Operands, Problem
+from nkiconv.kernels._choice import ALGORITHMS, Choice, choose, run
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
 from nkiconv.reference._dtypes import DTYPES
-from nkiconv.simulate import use_target
+from nkiconv.simulate import profile, simulate_kernel, use_target
 
-__all__ = ["Chosen", "chosen_plan", "find_layer", "numbers", "problem_of"]
+__all__ = [
+    "Chosen",
+    "chosen_plan",
+    "find_layer",
+    "modelled_us",
+    "numbers",
+    "problem_of",
+    "ranks",
+]
 
 _LETTERS = {
     "s": "stride",
@@ -146,6 +155,7 @@ class Chosen:
     target: str
     choice: Choice
     seconds: float
+    bias: bool = False
 
     @property
     def best(self) -> Candidate:
@@ -157,8 +167,11 @@ class Chosen:
         with use_target(self.target):
             return [candidate.estimate_us() for candidate in self.choice.candidates]
 
-    def to_dict(self) -> dict[str, object]:
-        """Return plain values for JSON."""
+    def to_dict(self, modelled: Sequence[float] = ()) -> dict[str, object]:
+        """Return plain values for JSON; `modelled` has the candidates' modelled times, if any."""
+        times = [
+            {"modelled_us": us, "rank": n} for us, n in zip(modelled, ranks(modelled), strict=True)
+        ]
         return {
             "layer": self.layer.name,
             "dtype": self.dtype,
@@ -174,8 +187,11 @@ class Chosen:
                     "why": candidate.why,
                     "estimate_us": us,
                     "price": dataclasses.asdict(candidate.price),
+                    **(times[place] if times else {}),
                 }
-                for candidate, us in zip(self.choice.candidates, self.estimates_us(), strict=True)
+                for place, (candidate, us) in enumerate(
+                    zip(self.choice.candidates, self.estimates_us(), strict=True)
+                )
             ],
             "not_suited": self.choice.refusals,
         }
@@ -202,7 +218,30 @@ def chosen_plan(
         started = time.perf_counter()
         choice = choose(problem, algorithm)
         seconds = time.perf_counter() - started
-    return Chosen(layer, dtype, target, choice, seconds)
+    return Chosen(layer, dtype, target, choice, seconds, bias)
+
+
+def modelled_us(
+    chosen: Chosen, announce: Callable[[str], None] = lambda name: None
+) -> tuple[float, ...]:
+    """Return each candidate's modelled time without launch; `nkiconv tune` checks results, too."""
+    data = LayerData(chosen.layer, bias=chosen.bias)
+    dtype = DTYPES[chosen.dtype]
+    packed = pack_weights(data.w.astype(dtype), chosen.layer.groups)
+    bias = None if data.bias is None else data.bias.reshape(-1, 1)
+    times = []
+    for candidate in chosen.choice.candidates:
+        announce(f"{chosen.layer.name} {candidate.algorithm}")
+        w = ALGORITHMS[candidate.algorithm].pack(packed, candidate.plan)
+        operands = Operands(x=data.x.astype(dtype), w=w, bias=bias)
+        _, seen = profile(run, simulate_kernel, candidate, operands, target=chosen.target)
+        times.append(seen.body_us)
+    return tuple(times)
+
+
+def ranks(times: Sequence[float]) -> list[int]:
+    """Return the rank of each time, 1 for the shortest; equal ones share one."""
+    return [1 + sum(other < time for other in times) for time in times]
 
 
 def numbers(value: object, name: str = "") -> Iterator[tuple[str, str]]:

@@ -22,41 +22,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nkiconv.kernels._arguments import Array
-from nkiconv.kernels._epilogue import Epilogue
-from nkiconv.kernels._plan import Geometry
 from nkiconv.kernels._price import Price
+from nkiconv.kernels._problem import NotSuited as NotSuited
+from nkiconv.kernels._problem import Problem as Problem
 from nkiconv.kernels._stages import Launch as Launch
 from nkiconv.kernels._stages import Stages
 from nkiconv.kernels._weights import PackedWeights
-
-
-class NotSuited(Exception):
-    """An algorithm cannot do a problem; the message is the reason, without a full stop."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A checked convolution and what follows it.
-
-    Parameters
-    ----------
-    padding_mode
-        "zeros", "reflect", "replicate" or "circular": what lies outside the image.
-    precision
-        Of float32: "exact", or "fast": x and w rounded to bfloat16 on their way to SBUF (a transfer
-        casts), products summed in float32, so one pass of TensorE instead of four.  Not by
-        ``.view(nl.tfloat32)``: nki 0.6.0 with neuronx-cc 2.27 is reported not to compile matmuls
-        of tfloat32 operands, although the vendor's page lists them.
-    layout
-        "NCHW", or "NHWC" of x, residual and y.
-    """
-
-    geometry: Geometry
-    epilogue: Epilogue
-    dtype: str
-    padding_mode: str = "zeros"
-    precision: str = "exact"
-    layout: str = "NCHW"
 
 
 @dataclass(frozen=True)
@@ -88,6 +59,12 @@ class Candidate:
     price: Price
     why: str
     stages: Stages | None = None  # kernels before and after it
+
+    @property
+    def static_instructions(self) -> int:
+        """Instructions of the longest of its programs: a stage is one of its own."""
+        stages = () if self.stages is None else self.stages.all
+        return max(p.static_instructions for p in (self.price, *(s.price for s in stages)))
 
     def estimate_us(self) -> float:
         """Return microseconds without launch, for the target in force."""

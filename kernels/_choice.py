@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nkiconv.kernels import (
+    _looped,
     conv2d_depthwise,
     conv2d_direct,
     conv2d_grouped,
@@ -20,8 +21,10 @@ from nkiconv.kernels._algorithm import (
     Operands,
     Problem,
 )
+from nkiconv.kernels._direct_plan import least_us
+from nkiconv.kernels._problem import TooLong
 from nkiconv.kernels._stages import Launch, stages_for
-from nkiconv.simulate import ConstraintError
+from nkiconv.simulate import CapacityError, ConstraintError
 
 ALGORITHMS: dict[str, Algorithm] = {
     module.NAME: module
@@ -35,6 +38,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     )
 }
 """By name, those that "auto" chooses from."""
+
+_LAST = (conv2d_direct.NAME, conv2d_im2col.NAME)  # asked when what others offer is known
+_HOPELESS = 1.5  # times the best estimate: a plan whose products alone take as long is not made
 
 
 @dataclass(frozen=True)
@@ -53,22 +59,48 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
     ConstraintError
         Nothing can; the message has each algorithm's reason.
     """
-    names = tuple(ALGORITHMS) if algorithm == "auto" else (algorithm,)
+    names: tuple[str, ...] = (algorithm,)
+    if algorithm == "auto":
+        names = (*(name for name in ALGORITHMS if name not in _LAST), *_LAST)
     found: list[Candidate] = []
     refusals: dict[str, str] = {}
-    idle = conv2d_im2col.worth(problem) if algorithm == "auto" else None
-    for name in names:  # im2col is the last
-        if name == conv2d_im2col.NAME and idle is not None and found:
+    too_long: list[str] = []
+    for name in names:
+        idle = _idle(name, problem, found) if found else None
+        if idle is not None:
             refusals[name] = idle
             continue
         try:
-            found += _candidates(ALGORITHMS[name], problem)
+            found += _short_enough(_candidates(ALGORITHMS[name], problem))
         except NotSuited as reason:
             refusals[name] = str(reason)
+            if isinstance(reason, TooLong):
+                too_long.append(name)
+    if not found:
+        for name in too_long:  # of an image with its border, all bands of rows are alike
+            try:
+                found += _short_enough(_candidates(ALGORITHMS[name], problem, bordered=True))
+            except (NotSuited, CapacityError):
+                continue
     if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
         raise ConstraintError(f"conv2d: no algorithm can do this ({reasons})")
     return Choice(tuple(sorted(found, key=Candidate.estimate_us)), refusals)
+
+
+def _idle(name: str, problem: Problem, found: list[Candidate]) -> str | None:
+    """Return why an algorithm need not be asked beside what is found, or None."""
+    if name == conv2d_im2col.NAME:
+        return conv2d_im2col.worth(problem)
+    if name == conv2d_direct.NAME:
+        best = min(candidate.estimate_us() for candidate in found)
+        least = least_us(problem.geometry, fast=problem.precision == "fast")
+        if least > _HOPELESS * best:
+            return (
+                f"its products alone take {least:,.0f} µs, where another plan is "
+                f"estimated at {best:,.0f}"
+            )
+    return None
 
 
 def run(launch: Launch, best: Candidate, operands: Operands) -> Any:
@@ -84,8 +116,32 @@ def run(launch: Launch, best: Candidate, operands: Operands) -> Any:
     return best.stages.after(launch, y)
 
 
-def _candidates(module: Algorithm, problem: Problem) -> list[Candidate]:
+def _short_enough(found: list[Candidate]) -> list[Candidate]:
+    """Return those whose programs a compiler takes, each stage's too.
+
+    Raises
+    ------
+    NotSuited
+        None is.
+    """
+    limit = _looped.MAX_INSTRUCTIONS
+    fits = [one for one in found if one.static_instructions <= limit]
+    if found and not fits:
+        least = min(one.static_instructions for one in found)
+        raise TooLong(
+            f"its program has {least:,} instructions, more than the {limit:,} that it "
+            "may write out; it would need on-chip loops"
+        )
+    return fits
+
+
+def _candidates(module: Algorithm, problem: Problem, *, bordered: bool = False) -> list[Candidate]:
     """Return an algorithm's candidates, by way of stages for what it does not do itself.
+
+    Parameters
+    ----------
+    bordered
+        The border by a stage in any case, zeros too.
 
     Raises
     ------
@@ -93,46 +149,53 @@ def _candidates(module: Algorithm, problem: Problem) -> list[Candidate]:
     """
     pool = problem.epilogue.pool
     found: list[Candidate] = []
-    reasons = []
+    reasons: list[NotSuited] = []
     if pool is None or getattr(module, "POOLS", False):
         try:
-            found += _by_layout(module, problem, pool_after=False)
+            found += _by_layout(module, problem, bordered, pool_after=False)
         except NotSuited as reason:
-            reasons.append(str(reason))
+            reasons.append(reason)
     else:
-        reasons.append("it has no fused pooling")
+        reasons.append(NotSuited("it has no fused pooling"))
     if pool is not None and (pool.kind == "max" or problem.dtype == "float32"):
         try:
-            found += _by_layout(module, problem, pool_after=True)
+            found += _by_layout(module, problem, bordered, pool_after=True)
         except NotSuited as reason:
-            reasons.append(str(reason))
+            reasons.append(reason)
     elif pool is not None:
-        reasons.append(f"means of {problem.dtype} would be rounded twice if they were taken after")
+        reasons.append(
+            NotSuited(f"means of {problem.dtype} would be rounded twice if they were taken after")
+        )
     if not found:
-        raise NotSuited("; ".join(dict.fromkeys(reasons)))
+        kind = TooLong if any(isinstance(reason, TooLong) for reason in reasons) else NotSuited
+        raise kind("; ".join(dict.fromkeys(map(str, reasons))))
     return found
 
 
-def _by_layout(module: Algorithm, problem: Problem, *, pool_after: bool) -> list[Candidate]:
+def _by_layout(
+    module: Algorithm, problem: Problem, bordered: bool, *, pool_after: bool
+) -> list[Candidate]:
     """Return what an algorithm does itself; without that, what it does with stages."""
-    if problem.layout == "NCHW" and not pool_after:
+    zeros = problem.padding_mode == "zeros"
+    if problem.layout == "NCHW" and not pool_after and not bordered:
         try:
             return list(module.plans(problem))
         except NotSuited:
-            if problem.padding_mode == "zeros":
+            if zeros:
                 raise
-    if problem.padding_mode != "zeros":
+    if not zeros and not bordered:
         try:  # the border by the algorithm, the rest by stages
-            return _staged(module, problem, padding=False, pool_after=pool_after)
+            return _staged(module, problem, border=None, pool_after=pool_after)
         except NotSuited:
             pass
-    return _staged(module, problem, padding=True, pool_after=pool_after)
+    border = problem.padding_mode if bordered or not zeros else None
+    return _staged(module, problem, border=border, pool_after=pool_after)
 
 
 def _staged(
-    module: Algorithm, problem: Problem, *, padding: bool, pool_after: bool
+    module: Algorithm, problem: Problem, *, border: str | None, pool_after: bool
 ) -> list[Candidate]:
-    """Return an algorithm's candidates for what stages leave: with `padding`, zeros around x."""
+    """Return an algorithm's candidates for what stages leave: with a `border`, zeros around x."""
     g, e = problem.geometry, problem.epilogue
     planes = (g.rows.outputs, g.cols.outputs)
     if e.pool is not None:
@@ -141,7 +204,7 @@ def _staged(
         g,
         planes,
         has_residual=e.has_residual,
-        padding_mode=problem.padding_mode if padding else "zeros",
+        border=border,
         layout=problem.layout,
         pool=e.pool if pool_after else None,
     )
@@ -149,7 +212,7 @@ def _staged(
         problem,
         geometry=geometry,
         epilogue=replace(e, pool=None) if pool_after else e,
-        padding_mode="zeros" if padding else problem.padding_mode,
+        padding_mode=problem.padding_mode if border is None else "zeros",
         layout="NCHW",
     )
     return [replace(c, stages=stages, why=f"{c.why}; {stages.why}") for c in module.plans(inner)]

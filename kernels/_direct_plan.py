@@ -21,11 +21,13 @@ import nki.language as nl
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import (
+    Axis,
     Geometry,
     OutputTile,
     Tile,
     ceil_div,
     even_tiles,
+    pixel_step,
     span_size,
     tap_outputs,
     tiles,
@@ -40,7 +42,9 @@ _LOAD_BYTES = 4096  # likewise; the first loads are shorter, since the first mat
 _FIRST_LOAD_BYTES = 1024  # per partition: of the first weights
 _INTERLEAVE_BYTES = 512  # per partition: shorter runs are made longer by neighbouring channels
 _STORES = 3  # blocks of results: one is filled, one waits, one is stored
+_EVERY_ROW = 0.8  # of the time of rows one by one, for which twice the bytes are worth it
 _X_SHARE = 0.6  # of the room for strips: tensors of several sizes leave gaps
+_HALF_NS = 200  # what halves of a batch cost: more matmuls and transfers
 _HALVES_NS = 4000  # what halves have to bring: they stream twice the columns
 _STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
 
@@ -206,6 +210,7 @@ def plan_direct(
     padding_mode: str = "zeros",
     pack_taps: bool = True,
     fast: bool = False,
+    part_of: Geometry | None = None,
 ) -> DirectPlan:
     """Plan a convolution whose weights or image, and parts of the other, fit SBUF.
 
@@ -217,6 +222,8 @@ def plan_direct(
         Whether the last few input channels may be copied for several taps.
     fast
         Operands of float32 become bfloat16 on their way to SBUF.
+    part_of
+        The convolution of which this is a part: weights lie in HBM in one order for all its parts.
 
     Raises
     ------
@@ -225,7 +232,21 @@ def plan_direct(
     """
     epilogue = epilogue or Epilogue()
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
-    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps, fast).plan()
+    return _Planner(geometry, epilogue, limit, padding_mode, pack_taps, fast, part_of).plan()
+
+
+def least_us(g: Geometry, *, fast: bool = False) -> float:
+    """Return TensorE's time for the products of a plan, at least: no plan need be made for it."""
+    hw = hardware()
+    reached = [
+        sum(tap_outputs(axis, Tile(0, axis.outputs), tap).size for tap in range(axis.taps))
+        for axis in (g.rows, g.cols)
+    ]
+    # Of more channels than partitions, taps of the last ones may share a product.
+    columns = g.N * g.G * reached[0] * reached[1] * max(1, g.C_in // nl.tile_size.pmax)
+    columns *= ceil_div(g.C_out, nl.tile_size.pmax)
+    cycles = matmul_cycles(nl.tile_size.psum_bank_fmax, 2 if fast else g.itemsize, hw)
+    return columns * cycles / nl.tile_size.psum_bank_fmax / hw.tensor_ghz / 1000
 
 
 class _Planner:
@@ -239,8 +260,10 @@ class _Planner:
         padding_mode: str,
         pack_taps: bool,
         fast: bool,
+        part_of: Geometry | None = None,
     ) -> None:
         self.g = g
+        self.whole = part_of or g
         self.fast = fast
         self.epilogue = epilogue
         self.limit = limit
@@ -248,12 +271,31 @@ class _Planner:
         bank = nl.tile_size.psum_bank_fmax
         outputs = g.rows.outputs * g.cols.outputs
         # One large tile would have to wait for all of the image, and all of y for it.
-        self.halved = g.N == 1 and bank // 2 <= outputs <= bank and g.rows.outputs > 1
+        self.halved = (
+            part_of is None and g.N == 1 and bank // 2 <= outputs <= bank and g.rows.outputs > 1
+        )
         self.by_images = outputs <= bank and not self.halved
         self.cols = make_side(g.cols, Tile(0, g.cols.outputs), self.mode, whole=True)
-        self.all_rows = make_side(g.rows, Tile(0, g.rows.outputs), self.mode)
+        self.every_row = self._every_row()
+        self.all_rows = make_side(
+            g.rows, Tile(0, g.rows.outputs), self.mode,
+            whole=self.every_row and self.by_images, every=self.every_row,
+        )  # fmt: skip
         self._choose_channels(pack_taps)
         self._choose_tiles()
+
+    def _every_row(self) -> bool:
+        """Whether rows that no tap reaches are loaded too: in short runs the others take longer."""
+        g, hw = self.g, hardware()
+        step = pixel_step(g.rows, g.rows.taps)
+        if step == 1:
+            return False
+        row = g.cols.size * g.itemsize
+        each_ns = hw.dma_descriptor_ns + row / hw.dma_bytes_per_ns
+        apart_ns = ceil_div(g.rows.size, step) * max(hw.dma_shortest_ns, each_ns)
+        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns) / hw.dma_engines
+        together_ns = hw.dma_descriptor_ns + g.rows.size * row / rate
+        return together_ns < _EVERY_ROW * apart_ns
 
     def _choose_channels(self, pack_taps: bool) -> None:
         g, pmax = self.g, nl.tile_size.pmax
@@ -280,6 +322,7 @@ class _Planner:
             and not packing
             and num > 1
             and g.C_in % num == 0
+            and g.rows == self.whole.rows
             and self.mode is None
             and self.all_rows.size == g.rows.size
             and image_bytes < _INTERLEAVE_BYTES
@@ -298,6 +341,7 @@ class _Planner:
             self.by_images
             and num > 1
             and g.C_out % num == 0
+            and (g.rows, g.C_out) == (self.whole.rows, self.whole.C_out)
             and g.rows.outputs * g.cols.outputs * g.itemsize < _INTERLEAVE_BYTES
         )
 
@@ -326,7 +370,7 @@ class _Planner:
     def _tap_order(self) -> list[tuple[int, int]]:
         """Return the taps, first the one that reaches the most outputs."""
         first = []
-        for axis in (self.g.rows, self.g.cols):
+        for axis in (self.whole.rows, self.whole.cols):
             every = Tile(0, axis.outputs)
             reached = [tap_outputs(axis, every, tap).size for tap in range(axis.taps)]
             first.append(reached.index(max(reached)))
@@ -341,10 +385,13 @@ class _Planner:
             most = bank // (g.rows.outputs * g.cols.outputs)
             if self._image_step() > _STEP_MAX:
                 most = 1
+            if 1 < g.N <= most and self._halves_batch():
+                most = ceil_div(g.N, 2)
             self.image_tiles = even_tiles(g.N, most)
             self.row_tiles = even_tiles(g.rows.outputs, g.rows.outputs)
             self.col_tiles = even_tiles(g.cols.outputs, g.cols.outputs)
             self.block_rows = self.block_cols = 1
+            self._choose_parts()
             return
         self.image_tiles = tiles(g.N, 1)
         self.col_tiles = even_tiles(g.cols.outputs, bank)
@@ -357,6 +404,35 @@ class _Planner:
         wanted = min(half, ceil_div(_STORE_BYTES, elems * g.itemsize))
         self.block_cols = min(half, len(self.col_tiles))
         self.block_rows = max(1, wanted // self.block_cols)
+        self._choose_parts()
+
+    def _choose_parts(self) -> None:
+        """Set the columns of blocks side by side: their tiles, and all of these together."""
+        self.col_parts: list[tuple[tuple[Tile, ...], Tile]] = []
+        for part in tiles(len(self.col_tiles), self.block_cols):
+            cols = self.col_tiles[part.start : part.start + part.size]
+            start, end = cols[0].start, cols[-1].start + cols[-1].size
+            self.col_parts.append((cols, Tile(start, end - start)))
+
+    def _halves_batch(self) -> bool:
+        """Whether half a batch that fits one tile is worth computing while the rest is loaded.
+
+        Else the first matmul waits for all of x; but each half needs all weights.
+        """
+        g, hw = self.g, hardware()
+        elems = g.N * g.rows.outputs * g.cols.outputs
+        if elems < nl.tile_size.psum_bank_fmax // 2:
+            return False
+        itemsize = 2 if self.fast else g.itemsize
+        matmuls = len(self.products) * len(self.c_out_tiles)
+        product_ns = matmuls * matmul_cycles(elems, itemsize, hw) / hw.tensor_ghz
+        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+        x_ns = g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize / rate
+        y_ns = g.C_out * elems * g.itemsize / rate
+        w_ns = g.C_in * g.C_out * g.rows.taps * g.cols.taps * itemsize / rate
+        whole = x_ns + max(w_ns, product_ns) + y_ns
+        halved = x_ns / 2 + max(w_ns, product_ns / 2) + product_ns / 2 + y_ns / 2
+        return halved + _HALF_NS < whole
 
     def _image_step(self) -> int:
         """Return the elements from one image of a section to the next, in SBUF."""
@@ -382,16 +458,11 @@ class _Planner:
         found = []
         for group in groups:
             rows = row_tiles[group.start : group.start + group.size]
-            for part in tiles(len(self.col_tiles), self.block_cols):
-                cols = self.col_tiles[part.start : part.start + part.size]
-                found.append(
-                    Block(
-                        images,
-                        Tile(rows[0].start, sum(tile.size for tile in rows)),
-                        Tile(cols[0].start, sum(tile.size for tile in cols)),
-                        tuple(OutputTile(images, r, c) for r in rows for c in cols),
-                    )
-                )
+            height = rows[-1].start + rows[-1].size - rows[0].start
+            down = Tile(rows[0].start, height)
+            for cols, across in self.col_parts:
+                every = tuple([OutputTile(images, r, c) for r in rows for c in cols])
+                found.append(Block(images, down, across, every))
         return found
 
     def _sections(self, num_groups: int) -> tuple[Section, ...]:
@@ -403,8 +474,11 @@ class _Planner:
             before: Side | None = None
             for part in per_image:
                 row_tiles = self.row_tiles[part.start : part.start + part.size]
-                outputs = Tile(row_tiles[0].start, sum(tile.size for tile in row_tiles))
-                side = make_side(g.rows, outputs, self.mode)
+                last = row_tiles[-1]
+                outputs = Tile(row_tiles[0].start, last.start + last.size - row_tiles[0].start)
+                side = self.all_rows
+                if not self.by_images:
+                    side = make_side(g.rows, outputs, self.mode, every=self.every_row)
                 carry = 0
                 if before is not None:
                     end = before.origin + before.size * before.step
@@ -742,29 +816,20 @@ def _count(
         weights, each = nl.tile_size.pmax // 2, 2
     sources: Counter[tuple[int, int]] = Counter((p.kh, p.kw) for p in products)
     kinds: Counter[tuple[tuple[int, ...], tuple[int, ...], int, int, int]] = Counter()
-    reached: dict[tuple[bool, int, int], tuple[int, ...]] = {}
+    down, across = _Reached(g.rows, trimmed), _Reached(g.cols, trimmed)
     for section in sections:
         for block in section.blocks:
             for tile in block.tiles:
-                parts = []
-                for is_row, axis, outputs in (
-                    (True, g.rows, tile.rows),
-                    (False, g.cols, tile.cols),
-                ):
-                    key = (is_row, outputs.start, outputs.size)
-                    if key not in reached:
-                        reached[key] = tuple(
-                            tap_outputs(axis, outputs, k).size if trimmed else outputs.size
-                            for k in range(axis.taps)
-                        )
-                    parts.append(reached[key])
-                kinds[parts[0], parts[1], tile.images.size, tile.rows.size, tile.cols.size] += 1
+                rows, cols = tile.rows, tile.cols
+                kinds[
+                    down.sizes(rows), across.sizes(cols), tile.images.size, rows.size, cols.size
+                ] += 1
     matmuls = columns = cycles = 0
-    for (down, across, images, rows, cols), times in kinds.items():
-        whole = images * rows * cols
+    for (downs, acrosses, images, num_rows, num_cols), times in kinds.items():
+        whole = images * num_rows * num_cols
         is_covered = False
         for (kh, kw), count in sources.items():
-            n = whole if kh < 0 else images * down[kh] * across[kw]
+            n = whole if kh < 0 else images * downs[kh] * acrosses[kw]
             is_covered = is_covered or n == whole
             if n:
                 matmuls += times * count * each
@@ -775,3 +840,29 @@ def _count(
             columns += times * whole
             cycles += times * matmul_cycles(whole, itemsize, hw, weights)
     return matmuls, columns, cycles
+
+
+class _Reached:
+    """How many outputs each tap of an axis reaches: of most tiles, all."""
+
+    def __init__(self, axis: Axis, trimmed: bool) -> None:
+        self.axis = axis
+        self.start, self.end = 0, axis.outputs  # what every tap reaches
+        for tap in range(axis.taps) if trimmed else ():
+            reached = tap_outputs(axis, Tile(0, axis.outputs), tap)
+            self.start = max(self.start, reached.start)
+            self.end = min(self.end, reached.start + reached.size)
+        self.known: dict[tuple[int, int], tuple[int, ...]] = {}  # of the others
+
+    def sizes(self, outputs: Tile) -> tuple[int, ...]:
+        """Return how many of some outputs each tap reaches."""
+        start, size = outputs.start, outputs.size
+        if self.start <= start and start + size <= self.end:
+            return (size,) * self.axis.taps
+        found = self.known.get((start, size))
+        if found is None:
+            found = tuple(
+                tap_outputs(self.axis, outputs, tap).size for tap in range(self.axis.taps)
+            )
+            self.known[start, size] = found
+        return found

@@ -37,6 +37,12 @@ class Epilogue(nl.NKIObject):
     pool: Pool | None = None
 
     @property
+    def instructions(self) -> int:
+        """The most instructions that `evict` takes."""
+        more = {"relu": 1, "relu6": 1, "leaky_relu": 1, "hardswish": 3}
+        return 1 + self.has_residual + more.get(self.activation or "", 0)
+
+    @property
     def scratch_bytes(self) -> int:
         """SBUF bytes per partition that `evict` needs beside its operands: two banks' float32."""
         in_float32 = self.activation in ("leaky_relu", "hardswish")

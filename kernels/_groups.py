@@ -24,11 +24,12 @@ import nki.language as nl
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, even_tiles, tap_outputs, tiles
 from nkiconv.kernels._strip import Run, Side, make_side
+from nkiconv.simulate.hardware import Hardware, hardware
 
 _STATIONARY_BYTES = 49152  # per partition and block, to keep; more is built again where it is used
 _LOAD_BYTES = 4096  # per partition and transfer: the DMA rate levels off here
 _UNIT_BYTES = 8192  # per partition: images in SBUF together where a plane is small
-_BUILD_ELEMS = 512  # of stationary operands, per instruction that builds them
+_BUILD_BYTES = 2048  # of stationary operands per partition, by one instruction that builds them
 _FIRST_TAPS = 2  # whose operands are built first
 
 
@@ -124,6 +125,8 @@ class GroupedPlan(nl.NKIObject):
         Images of a lane; lane l has those from l*lane_images on.  Of 1 with several bands.
     resident
         Whether all stationary operands of a block are kept.
+    fast
+        The weights are bfloat16, and x becomes it when it is loaded, whatever y is.
     """
 
     geometry: Geometry
@@ -137,6 +140,7 @@ class GroupedPlan(nl.NKIObject):
     taps: tuple[Tap, ...]
     chunks: tuple[Chunk, ...]
     resident: bool
+    fast: bool
     trimmed_rows: bool
     cols: Side
     trimmed_cols: bool
@@ -144,6 +148,11 @@ class GroupedPlan(nl.NKIObject):
     num_matmuls: int
     moving_columns: int
     sbuf_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """Return the bytes of an element of x and w in SBUF."""
+        return _held_bytes(self.geometry, self.fast)
 
 
 @dataclass(frozen=True)
@@ -226,8 +235,12 @@ def side_by_side(g: Geometry) -> int:
     return nl.tile_size.pmax // max(g.C_in, g.C_out)
 
 
+def _held_bytes(g: Geometry, fast: bool) -> int:
+    return 2 if fast else g.itemsize
+
+
 def plan_grouped(
-    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int
+    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int, *, fast: bool = False
 ) -> GroupedPlan | None:
     """Cut a convolution of several groups into parts that SBUF and PSUM hold.
 
@@ -239,6 +252,8 @@ def plan_grouped(
         Lanes to use at most; more than one needs all groups side by side.
     planes
         1, or how many channels each partition has.
+    fast
+        Operands of float32 become bfloat16 on their way to SBUF.
 
     Returns
     -------
@@ -260,13 +275,16 @@ def plan_grouped(
     cols = make_side(g.cols, Tile(0, g.cols.outputs), None if trimmed_cols else "zeros", whole=True)
     taps = _ordered_taps(g)
     m = lanes * groups[0].size * g.C_out
-    resident = planes * len(taps) * m * g.itemsize <= _STATIONARY_BYTES
+    held = _held_bytes(g, fast)
+    resident = planes * len(taps) * m * held <= _STATIONARY_BYTES
     if planes > 1 and not resident:
         return None
 
     height = band_rows
     while True:
-        sbuf = _sbuf_bytes(g, epilogue, groups, planes, lanes, lane_images, height, cols, resident)
+        sbuf = _sbuf_bytes(
+            g, epilogue, groups, planes, lanes, lane_images, height, cols, resident, held
+        )
         if sbuf <= nl.tile_size.sbuf_fmax_bytes:
             break
         if height == 1 or planes > 1:
@@ -295,8 +313,9 @@ def plan_grouped(
         band_rows=band_rows,
         lane_images=lane_images,
         taps=taps,
-        chunks=_chunks(len(taps), planes, m),
+        chunks=_chunks(len(taps), planes, m, held),
         resident=resident,
+        fast=fast,
         trimmed_rows=trimmed_rows,
         cols=cols,
         trimmed_cols=trimmed_cols,
@@ -333,20 +352,59 @@ def _ordered_taps(g: Geometry) -> tuple[Tap, ...]:
     return (first, *(tap for tap in every if tap != first))
 
 
-def _chunks(num_taps: int, planes: int, m: int) -> tuple[Chunk, ...]:
-    """Return what builds the stationary operands, in the order of their use, two engines in turn.
+def build_rate(itemsize: int, hw: Hardware) -> float:
+    """Return VectorE's cycles for an element of a stationary operand; GpSimdE's are 1 or more."""
+    if hw.generation >= 3:
+        return 0.5 if itemsize == 2 else 1.0
+    return 1.0 if itemsize == 2 else hw.float32_pair_cycles
 
-    The first one is short: TensorE waits for it.
+
+def takes_turns(itemsize: int, hw: Hardware) -> bool:
+    """Whether VectorE and GpSimdE wait for each other where both build operands.
+
+    On NeuronCore-v2 they share a port to SBUF; later, VectorE's faster modes take that of GpSimdE.
     """
-    first = Tile(0, min(num_taps, _FIRST_TAPS))
-    each = max(1, _BUILD_ELEMS // m)
-    rest = num_taps - first.size
-    parts = (first, *(even_tiles(rest, min(each, rest), first.size) if rest else ()))
+    return hw.generation < 3 or build_rate(itemsize, hw) < 1
+
+
+def _builders(itemsize: int) -> tuple[bool, ...]:
+    """Return which engines build in turn, whether VectorE: one where the two would wait."""
+    hw = hardware()
+    if not takes_turns(itemsize, hw):
+        return (True, False)
+    rate = build_rate(itemsize, hw)
+    elems = _BUILD_BYTES // itemsize
+    vector = (elems * rate + hw.engine_issue_cycles) / hw.vector_ghz
+    gpsimd = (elems * max(1.0, rate) + hw.gpsimd_issue_cycles) / hw.gpsimd_ghz
+    return (vector < gpsimd,)
+
+
+def _chunks(num_taps: int, planes: int, m: int, itemsize: int) -> tuple[Chunk, ...]:
+    """Return what builds the stationary operands, in the order of their use.
+
+    The first one is short, and of VectorE, which is the first to be done: TensorE waits for it.
+    """
+    most = max(1, _BUILD_BYTES // (m * itemsize))
+    first = _ramp(num_taps, _FIRST_TAPS, most)
+    others = even_tiles(num_taps, min(num_taps, most))
+    turns = _builders(itemsize)
+    every = [(plane, part) for plane in range(planes) for part in (others if plane else first)]
     return tuple(
-        Chunk(plane, part, (plane * len(parts) + i) % 2 == 0)
-        for plane in range(planes)
-        for i, part in enumerate(parts)
+        Chunk(plane, part, i == 0 or turns[i % len(turns)]) for i, (plane, part) in enumerate(every)
     )
+
+
+def _ramp(size: int, first: int, most: int) -> tuple[Tile, ...]:
+    """Split `size` into tiles of at most `most`, from `first` on each up to twice the one before.
+
+    What follows the ramp is split evenly.
+    """
+    found, start, each = [], 0, first
+    while start < size and each < most:
+        found.append(Tile(start, min(each, size - start)))
+        start, each = start + each, 2 * each
+    rest = size - start
+    return (*found, *(even_tiles(rest, min(rest, most), start) if rest > 0 else ()))
 
 
 def _batches(
@@ -388,24 +446,24 @@ def _sbuf_bytes(
     height: int,
     cols: Side,
     resident: bool,
+    held: int,
 ) -> int:
     """Return what a partition holds: two strips, two results, weights, what they are built with."""
     striped = height < g.rows.outputs
     images = images_together(g, planes, lane_images, striped)
-    x_rows = min((height - 1) * g.rows.stride + (g.rows.taps - 1) * g.rows.dilation + 1,
-                 g.rows.size + (g.rows.taps - 1) * g.rows.dilation)  # fmt: skip
-    x = images * planes * x_rows * cols.size * g.itemsize
+    x_rows = (height - 1) * g.rows.stride + (g.rows.taps - 1) * g.rows.dilation + 1
+    x = images * planes * x_rows * cols.size * held
     y = images * planes * height * g.cols.outputs * g.itemsize
     taps, m = g.rows.taps * g.cols.taps, lanes * groups[0].size * g.C_out
-    w = planes * taps * g.C_out * g.itemsize
-    built = planes * taps * m if resident else 4 * max(m, _BUILD_ELEMS)
+    w = planes * taps * g.C_out * held
+    built = planes * taps * m if resident else 4 * max(m, _BUILD_BYTES // held)
     copies = 2 if len(groups) > 1 else 1
     vectors = 4 * planes * (epilogue.has_scale + epilogue.has_bias)
     return (
         2 * x
         + (4 if epilogue.has_residual else 2) * y
-        + copies * (w + built * g.itemsize + vectors)
-        + m * g.itemsize * 2
+        + copies * (w + built * held + vectors)
+        + m * held * 2
         + epilogue.scratch_bytes
         + 64
     )

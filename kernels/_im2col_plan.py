@@ -19,20 +19,25 @@ do not fit a tap its weights are zeros.  There are two ways to choose S and J, t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import gcd
+from math import ceil, gcd
+from typing import NamedTuple
 
 import nki.language as nl
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, even_tiles, tiles
+from nkiconv.simulate.hardware import hardware
 
 _CHUNK_BYTES = 256 * 1024  # of x and y: several are on their way at a time
 _PIECES = 3  # of a transfer of few partitions: each costs its issue
+_AHEAD = 2  # chunks, where an engine copies: a matmul waits for all that it copied until then
+_BUFFERS = 4  # of images, where they fit: small ones take less time than their transfers
 _SHORT_BYTES = 400  # runs to HBM that are better put together: they cost as 512 bytes do
 _HOST_ZEROS = 0.015  # of all bytes: zeros that may be read from HBM for a shorter start
-_REREAD = 0.045  # the same for weights that are read once for each row of a group
+_REREAD = 0.048  # the same for whatever is read more than once
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,17 @@ class Packing(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Load(nl.NKIObject):
-    """Rows `row`, `row` + S, ... of x into places `place` of `phases`, neighbouring rows each."""
+    """Rows `row`, `row` + S, ... of x into `size` places of `slots`, neighbouring rows each.
+
+    Slot (g, j) has the channels of shift g and phase j; `skip` columns are shifted out of its rows.
+    """
 
     place: int
     size: int
-    phase: int
-    phases: int
+    slot: int
+    slots: int
     row: int
+    skip: int
 
 
 @dataclass(frozen=True)
@@ -78,31 +87,36 @@ class Move(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Chunk(nl.NKIObject):
-    """Groups that are loaded, computed and stored together, counted in their strip.
+    """Groups that are loaded, computed and stored together.
 
-    `tiles` share the groups out to PSUM banks; `y_row` is the first output row; `full` groups have
-    all their rows, a last one may have `rest` instead.
+    Places, rows of x and elements count from those of the chunk's first group, so that most chunks
+    of an image are the same.  `tiles` share the groups out to PSUM banks; `full` groups have all
+    their output rows, a last one may have `rest` instead.  `zero_places` hold rows above or below
+    the image, in the first `zero_slots` slots.
     """
 
-    groups: Tile
+    groups: int
     tiles: tuple[Tile, ...]
     zero_places: Tile
+    zero_slots: int
     loads: tuple[Load, ...]
     moves: tuple[Move, ...]
-    y_row: int
     full: int
     rest: int
 
 
 @dataclass(frozen=True)
 class Strip(nl.NKIObject):
-    """Groups whose pixels are in SBUF together.
+    """Groups from `start` on whose pixels are in SBUF together: chunks, and their first groups.
 
-    The first `carry` places are the last ones, from place `carry_from` on, of the strip before.
+    `starts` count in the strip.  The first `carry` places are the last ones, from place
+    `carry_from` on, of the strip before.
     """
 
+    start: int
     carry: int
     carry_from: int
+    starts: tuple[int, ...]
     chunks: tuple[Chunk, ...]
 
 
@@ -135,9 +149,12 @@ class Fill(nl.NKIObject):
 class Im2colPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
-    With `joined` the rows p lie one after another in a partition of SBUF before they are stored.
-    `weights` is "zeros" (HBM has them with their zeros), "rows" (a transfer from HBM for each row p
-    and shift) or "phases" (one, and `fills` on the chip).
+    `images` has each image's strips; the first image begins with little and the last one ends so.
+    `direct` has, for each buffer, the places whose shifts and shared rows come from HBM, not from
+    other partitions.  `ahead` chunks are loaded before one is computed.  With `joined` the rows p
+    lie one after another in a partition of SBUF before they are stored.  `weights` is "zeros" (HBM
+    has them with their zeros), "rows" (a transfer from HBM for each row p and shift) or "phases"
+    (one, and `fills` on the chip).
     """
 
     geometry: Geometry
@@ -147,7 +164,9 @@ class Im2colPlan(nl.NKIObject):
     c_in_tiles: tuple[Tile, ...]
     out_tiles: tuple[OutTile, ...]
     col_tiles: tuple[Tile, ...]
-    strips: tuple[Strip, ...]
+    images: tuple[tuple[Strip, ...], ...]
+    direct: tuple[int, ...]
+    shifts: int
     places: int
     width: int
     x_width: int
@@ -157,8 +176,10 @@ class Im2colPlan(nl.NKIObject):
     weights: str
     fills: tuple[Fill, ...]
     buffers: int
+    ahead: int
     joined: bool
     on_both: bool
+    fast: bool
     num_matmuls: int
     moving_columns: int
     hbm_bytes: int
@@ -172,6 +193,10 @@ def packings(g: Geometry) -> Iterator[Packing]:
     rows, cols = g.rows, g.cols
     reach = (rows.taps - 1) * rows.dilation + 1
     together = max(1, pmax // g.C_out)
+    hw = hardware()
+    wanted = 0  # rows from which on the array reaches its full clock, with some gaps
+    if hw.throttle_slowdown > 1:
+        wanted = ceil(1.03 * hw.throttle_busy_share * hw.throttle_slowdown * pmax)
     for P in sorted({1, 2, 4, 8, 16, together}):
         if max(P, 1) > rows.outputs or ceil_div(P, together) > 8:
             continue
@@ -189,6 +214,9 @@ def packings(g: Geometry) -> Iterator[Packing]:
                     continue
                 if G == 1 or g.C_in <= pmax:
                     yield Packing(P, S, J, G, Q, U, T // S)
+                    more = ceil_div(wanted, G * channels)  # phases without taps feed the clock
+                    if more > J and Q == 1 and S == T and G * more * channels <= pmax:
+                        yield Packing(P, S, more, G, Q, U, T // S)
 
 
 def out_tiles(g: Geometry, k: Packing) -> tuple[OutTile, ...]:
@@ -205,57 +233,119 @@ def out_tiles(g: Geometry, k: Packing) -> tuple[OutTile, ...]:
     return tuple(found)
 
 
-def columns(g: Geometry, k: Packing, outs: tuple[OutTile, ...]) -> int:
-    """Return the columns that TensorE streams."""
-    groups = ceil_div(g.rows.outputs, k.P)
-    passes = sum(len(out.places) for out in outs) * k.U * ceil_div(g.C_in, nl.tile_size.pmax)
-    return g.N * groups * g.cols.outputs * passes
+def num_passes(g: Geometry, k: Packing) -> int:
+    """Return the matmuls that a result needs, those for all its rows and channels together."""
+    pmax, rows = nl.tile_size.pmax, g.rows
+    places = 0
+    for p in even_tiles(k.P, max(1, pmax // g.C_out)):
+        if k.Q == 1:
+            places += 1
+            continue
+        first = p.start * rows.stride
+        last = (p.start + p.size - 1) * rows.stride + (rows.taps - 1) * rows.dilation
+        places += min(k.Q - 1, last // k.S) - max(0, (first - k.J) // k.S + 1) + 1
+    return places * k.U * ceil_div(g.C_out, pmax) * ceil_div(g.C_in, pmax)
 
 
-def make_plan(g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool) -> Im2colPlan | None:
-    """Return the plan of a packing, or None where SBUF is too small."""
-    outs = out_tiles(g, k)
-    rows, cols, item = g.rows, g.cols, g.itemsize
+class Sizes(NamedTuple):
+    """Whole numbers of a packing: columns and places of a strip, groups of tiles and chunks.
+
+    `columns` of y and `each` groups have a PSUM bank; chunks have `chunk` groups, the first and the
+    last one `head`.  w_sb has `entries`, for every `step`-th row of the taps' reach.
+    """
+
+    width: int
+    x_width: int
+    entries: int
+    step: int
+    columns: int
+    each: int
+    num_groups: int
+    chunk: int
+    head: int
+
+
+def sizes(g: Geometry, k: Packing) -> Sizes:
+    """Return the sizes of a packing."""
+    rows, cols = g.rows, g.cols
+    bank = nl.tile_size.psum_bank_fmax
     width = (cols.outputs - 1) * cols.stride + (k.U * k.G - 1) * cols.dilation + 1
     x_width = min(cols.size, width - cols.pad)
-    c_in_tiles = even_tiles(g.C_in, nl.tile_size.pmax)
-    if x_width < 1:
-        return None
     step = rows.stride if k.Q == 1 else gcd(rows.stride, k.S)
     entries = ((k.P - 1) * rows.stride + (k.Q - 1) * k.S) // step + 1
-    entry = k.U * g.C_out
     num_groups = ceil_div(rows.outputs, k.P)
-    col_tiles = even_tiles(cols.outputs, nl.tile_size.psum_bank_fmax)
-    each = max(1, nl.tile_size.psum_bank_fmax // col_tiles[0].size)
-    x_group = k.row_step * k.S * g.C_in * x_width * item
-    y_group = k.P * g.C_out * cols.outputs * item
-    chunk = each * max(1, round(_CHUNK_BYTES / (each * (x_group + y_group))))
+    columns = ceil_div(cols.outputs, ceil_div(cols.outputs, bank))
+    each = max(1, bank // columns)
+    x_group = k.row_step * k.S * g.C_in * x_width
+    y_group = k.P * g.C_out * cols.outputs
+    chunk = each * max(1, round(_CHUNK_BYTES / (each * (x_group + y_group) * g.itemsize)))
     chunk = min(chunk, each * ceil_div(num_groups, 4 * each))
-    most = ceil_div(nl.tile_size.psum_bank_fmax, cols.outputs)  # of y in SBUF: not too much
-    chunk = min(chunk, max(each, 8 * most))
-    kept = len(c_in_tiles) * entries * entry * item
-    weights, w_bytes = _weights_way(g, k, entries)
+    chunk = min(chunk, max(each, 8 * ceil_div(bank, cols.outputs)))  # y in SBUF: not too much
+    head = min(ceil_div(each, 2), num_groups)
+    return Sizes(width, x_width, entries, step, columns, each, num_groups, chunk, head)
+
+
+def direct_shifts(g: Geometry, k: Packing, s: Sizes, spare_bytes: int) -> int:
+    """Return of how many shifts, 0, 1 or G, the first chunk may load all phases from HBM.
+
+    What is not copied on the chip is there earlier; `spare_bytes` of x may be read twice.
+    """
+    places = (s.head - 1) * k.row_step + k.Q
+    slot_bytes = g.C_in * s.x_width * g.itemsize * places
+    if k.G * k.J > k.S and (k.G * k.J - k.S) * slot_bytes <= spare_bytes:
+        return k.G
+    return int(k.J > k.S and (k.J - k.S) * slot_bytes <= spare_bytes)
+
+
+def make_plan(
+    g: Geometry,
+    epilogue: Epilogue,
+    k: Packing,
+    *,
+    on_both: bool,
+    fast: bool = False,
+    part_of: Geometry | None = None,
+) -> Im2colPlan | None:
+    """Return the plan of a packing, or None where SBUF is too small.
+
+    `part_of` is the convolution of which this is a part: weights lie in HBM in one way for all.
+    """
+    rows, cols, item = g.rows, g.cols, g.itemsize
+    held = 2 if fast else item
+    s = sizes(g, k)
+    if s.x_width < 1:
+        return None
+    outs, passes = out_tiles(g, k), num_passes(g, k)
+    c_in_tiles = even_tiles(g.C_in, nl.tile_size.pmax)
+    col_tiles = even_tiles(cols.outputs, nl.tile_size.psum_bank_fmax)
+    kept = len(c_in_tiles) * s.entries * k.U * g.C_out * held
+    weights, w_bytes, spare_bytes = weights_way(part_of or g, k, s.entries, held)
+    if part_of is not None and part_of != g:
+        spare_bytes = 0  # parts read halos twice
     if weights == "phases":
-        kept += len(c_in_tiles) * rows.taps * cols.taps * g.C_out * item
+        kept += len(c_in_tiles) * rows.taps * cols.taps * g.C_out * held
     joined = joins(g, k)
     y_rows = k.P if joined else len(outs)
-    y_bytes = (3 if epilogue.has_residual else 2) * y_rows * chunk * cols.outputs * item
+    y_bytes = (3 if epilogue.has_residual else 2) * y_rows * s.chunk * cols.outputs * item
     beside = kept + y_bytes + epilogue.scratch_bytes + 8 * len(outs) + 64
     left = nl.tile_size.sbuf_fmax_bytes - beside
-    size, buffers = num_groups, 2 if g.N > 1 else 1
-    lines = len(c_in_tiles) * width * item
+    size, buffers = s.num_groups, min(g.N, _BUFFERS)
+    lines = len(c_in_tiles) * s.width * held
+    while buffers > 2 and buffers * lines * _places(k, size) > left // 4:
+        buffers -= 1
     if buffers * lines * _places(k, size) > left:
         buffers = 2
         place_max = left // (buffers * lines)
         size = (place_max - k.Q - k.extra) // k.row_step + 1
-        size = size // each * each
+        size = size // s.each * s.each
         if size < 1:
             return None
-    strips = tuple(_strip(g, k, part, chunk, each, width, size) for part in tiles(num_groups, size))
-    used = sum(load.size * load.phases for s in strips for c in s.chunks for load in c.loads)
+    strips = _Strips(g, k, s, size, spare_bytes)
+    images = strips.images()
+    chunks = Counter(c for image in images for strip in image for c in strip.chunks)
+    by_engine = any(move.by_engine for c in chunks for move in c.moves)
     y_elems = g.N * g.C_out * rows.outputs * cols.outputs
-    num_tiles = sum(len(c.tiles) for s in strips for c in s.chunks) * len(col_tiles) * g.N
-    passes = sum(len(out.places) for out in outs) * k.U * len(c_in_tiles)
+    places = _places(k, min(size, s.num_groups))
     return Im2colPlan(
         geometry=g,
         epilogue=epilogue,
@@ -264,25 +354,43 @@ def make_plan(g: Geometry, epilogue: Epilogue, k: Packing, *, on_both: bool) -> 
         c_in_tiles=c_in_tiles,
         out_tiles=outs,
         col_tiles=col_tiles,
-        strips=strips,
-        places=_places(k, min(size, num_groups)),
-        width=width,
-        x_width=x_width,
+        images=images,
+        direct=strips.direct(buffers),
+        shifts=strips.shifts,
+        places=places,
+        width=s.width,
+        x_width=s.x_width,
         rows=k.G * k.J * c_in_tiles[0].size,
-        entries=entries,
-        entry=step,
+        entries=s.entries,
+        entry=s.step,
         weights=weights,
-        fills=_fills(g, k, weights, step, entries),
+        fills=_fills(g, k, weights, s.step, s.entries),
         buffers=buffers,
+        ahead=_AHEAD if by_engine else max(len(strip.starts) for strip in images[0]),
         joined=joined,
         on_both=on_both,
-        num_matmuls=num_tiles * passes,
-        moving_columns=columns(g, k, outs),
-        hbm_bytes=g.N * used * g.C_in * x_width * item
+        fast=fast,
+        num_matmuls=sum(n * len(c.tiles) for c, n in chunks.items()) * len(col_tiles) * passes,
+        moving_columns=g.N * s.num_groups * cols.outputs * passes,
+        hbm_bytes=sum(n * _loaded_elems(g, c, s.x_width) for c, n in chunks.items()) * item
         + w_bytes
         + y_elems * item * (1 + epilogue.has_residual)
         + 4 * g.C_out * k.P * (epilogue.has_bias + epilogue.has_scale),
-        sbuf_bytes=beside + buffers * lines * _places(k, min(size, num_groups)),
+        sbuf_bytes=beside + buffers * lines * places,
+    )
+
+
+def least_matmuls(g: Geometry, k: Packing) -> int:
+    """Return how many matmuls a plan has at least."""
+    columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
+    return columns // nl.tile_size.psum_bank_fmax
+
+
+def _loaded_elems(g: Geometry, chunk: Chunk, x_width: int) -> int:
+    """Return the elements of x that a chunk loads, all channels together."""
+    return sum(
+        load.size * load.slots * g.C_in * (x_width - max(0, load.skip - g.cols.pad))
+        for load in chunk.loads
     )
 
 
@@ -299,18 +407,22 @@ def _places(k: Packing, groups: int) -> int:
     return (groups - 1) * k.row_step + k.Q + k.extra
 
 
-def _weights_way(g: Geometry, k: Packing, entries: int) -> tuple[str, int]:
-    """Return how weights come to their places, and the bytes that are read for them."""
-    compact = g.C_in * g.rows.taps * g.cols.taps * g.C_out * g.itemsize
-    zeros = k.G * k.J * g.C_in * entries * k.U * g.C_out * g.itemsize
+def weights_way(g: Geometry, k: Packing, entries: int, held: int) -> tuple[str, int, int]:
+    """Return how weights come to their places, the bytes that are read for them, and a rest.
+
+    The rest is what may be read twice of x.
+    """
+    compact = g.C_in * g.rows.taps * g.cols.taps * g.C_out * held
+    zeros = k.G * k.J * g.C_in * entries * k.U * g.C_out * held
     y = g.N * g.C_out * g.rows.outputs * g.cols.outputs * g.itemsize
     total = compact + y + g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize
+    spare = int(_REREAD * total)
     if zeros - compact <= _HOST_ZEROS * total:
-        return "zeros", zeros
-    rows = k.P * g.C_in * g.rows.taps * k.G * k.U * g.C_out * g.itemsize
-    if k.Q == 1 and g.rows.dilation == 1 and rows - compact <= _REREAD * total:
-        return "rows", rows
-    return "phases", compact
+        return "zeros", zeros, spare - max(0, zeros - compact)
+    rows = k.P * g.C_in * g.rows.taps * k.G * k.U * g.C_out * held
+    if k.Q == 1 and g.rows.dilation == 1 and rows - compact <= spare:
+        return "rows", rows, spare - (rows - compact)
+    return "phases", compact, 0  # by way of a transfer on the chip, as shifts are
 
 
 def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tuple[Fill, ...]:
@@ -318,8 +430,8 @@ def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tu
     channels = min(g.C_in, nl.tile_size.pmax)
     fills = []
     if weights == "rows":
-        for shift in range(k.G):
-            for p in range(k.P):
+        for p in range(k.P):  # in the order in which results need them
+            for shift in range(k.G):
                 first = (shift * k.J + p * rows.stride) * channels
                 fills.append(Fill(first, rows.taps * channels, p, 1, 0, 1, 1, shift, k.U, False))
     if weights == "phases":
@@ -338,82 +450,155 @@ def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tu
                     fills.append(
                         Fill((shift * k.J + j) * channels, channels, hits[0][0], z_step,
                              hits[0][1], tap_step, len(hits), shift, shifts,
-                             _engine_starts((shift * k.J + j) * channels, channels))
+                             engine_starts((shift * k.J + j) * channels, channels))
                     )  # fmt: skip
     return tuple(fills)
 
 
-def _strip(
-    g: Geometry, k: Packing, part: Tile, chunk: int, each: int, width: int, size: int
-) -> Strip:
-    """Return the strip of these groups; its first chunk is small, so that work starts early."""
-    carry = max(0, k.Q + k.extra - k.row_step) if part.start > 0 else 0
-    starts = tiles(part.size, chunk)
-    if part.start == 0 and starts[0].size > each:
-        starts = (Tile(0, each), *tiles(part.size - each, chunk, each))
-    first = part.start * k.row_step
-    chunks, place, before = [], carry, [0] * (k.G * (k.extra + 1))
-    for groups in starts:
-        end = _places(k, groups.start + groups.size)
-        loads, zeros = _loads(g, k, first, Tile(place, max(0, end - place)))
-        moves, before = _moves(g, k, end, before, width)
-        row = (part.start + groups.start) * k.P
-        full = min(groups.size, (g.rows.outputs - row) // k.P)
-        rest = min(g.rows.outputs - row, groups.size * k.P) - full * k.P
-        chunks.append(Chunk(groups, tiles(groups.size, each), zeros, loads, moves, row, full, rest))
-        place = end
-    return Strip(carry, size * k.row_step if carry else 0, tuple(chunks))
+class _Strips:
+    """The strips of all images; chunks that are alike are made once."""
 
+    def __init__(self, g: Geometry, k: Packing, sizes: Sizes, size: int, spare_bytes: int) -> None:
+        self.g, self.k, self.sizes, self.size = g, k, sizes, size
+        self.width, self.head = sizes.width, sizes.head
+        self.channels = min(g.C_in, nl.tile_size.pmax)
+        self.num_groups = sizes.num_groups
+        self.made: dict[tuple[int, int, int, int], Chunk] = {}
+        self.shifts = direct_shifts(g, k, sizes, spare_bytes)
+        every = (k.G * k.J - k.S) * g.C_in * sizes.x_width * g.itemsize
+        every *= g.N * _places(k, self.num_groups)
+        alone = self.shifts == k.G and size >= self.num_groups
+        self.all_direct = alone and every <= spare_bytes
 
-def _loads(g: Geometry, k: Packing, first: int, places: Tile) -> tuple[tuple[Load, ...], Tile]:
-    """Return the transfers of x into these places of a strip, and the places to zero before."""
-    rows = g.rows
-    ranges: list[tuple[int, int]] = []
-    for j in range(k.S):
-        low = ceil_div(rows.pad - j, k.S) - first
-        high = ceil_div(rows.size + rows.pad - j, k.S) - first
-        low, high = max(low, places.start), min(high, places.start + places.size)
-        ranges.append((low, max(low, high)))
-    loads, j = [], 0
-    while j < k.S:
-        same = 1
-        while j + same < k.S and ranges[j + same] == ranges[j]:
-            same += 1
-        low, high = ranges[j]
-        for part in _pieces(low, high - low, same * min(g.C_in, nl.tile_size.pmax), 4):
-            row = (first + part.start) * k.S + j - rows.pad
-            loads.append(Load(part.start, part.size, j, same, row))
-        j += same
-    end = places.start + places.size
-    gaps = [a for a in range(places.start, end) if any(not lo <= a < hi for lo, hi in ranges)]
-    if not gaps:
-        return tuple(loads), Tile(places.start, 0)
-    return tuple(loads), Tile(gaps[0], gaps[-1] - gaps[0] + 1)
+    def images(self) -> tuple[tuple[Strip, ...], ...]:
+        """Return the strips of each image."""
+        N = self.g.N
+        first = self._image(True, N == 1)
+        if N == 1:
+            return (first,)
+        middle = (self._image(False, False),) * (N - 2) if N > 2 else ()
+        return (first, *middle, self._image(False, True))
 
+    def direct(self, buffers: int) -> tuple[int, ...]:
+        """Return the places of each buffer whose rows are loaded from HBM more than once."""
+        if self.all_direct:
+            return (_places(self.k, self.num_groups),) * buffers
+        first = 0
+        if self.shifts > 0:
+            first = (self.head - 1) * self.k.row_step + self.k.Q
+        return (first,) + (0,) * (buffers - 1)
 
-def _moves(
-    g: Geometry, k: Packing, end: int, before: list[int], width: int
-) -> tuple[tuple[Move, ...], list[int]]:
-    """Return the copies inside the strip that places up to `end` allow; `before` are done.
+    def _image(self, is_first: bool, is_last: bool) -> tuple[Strip, ...]:
+        k = self.k
+        strips = []
+        for part in tiles(self.num_groups, self.size):
+            carry = max(0, k.Q + k.extra - k.row_step) if part.start > 0 else 0
+            sizes = [t.size for t in tiles(part.size, self.sizes.chunk)]
+            if is_first and part.start == 0 and part.size > self.head:
+                second = min(self.sizes.each, part.size - self.head)
+                rest = part.size - self.head - second
+                sizes = [self.head, second, *(t.size for t in tiles(rest, self.sizes.chunk))]
+            if is_last and part.start + part.size == self.num_groups and sizes[-1] > self.head:
+                sizes[-1:] = [sizes[-1] - self.head, self.head]
+            starts, chunks, at, loaded, copied = [], [], 0, carry, 0
+            for size in sizes:
+                begins = is_first and part.start == 0 and at == 0
+                shifts = self.shifts if begins or self.all_direct else 0
+                place = at * k.row_step
+                starts.append(at)
+                chunks.append(
+                    self._chunk(part.start + at, size, loaded - place, copied - place, shifts)
+                )
+                copied = place + (size - 1) * k.row_step + k.Q
+                loaded = copied if shifts > 0 else copied + k.extra
+                at += size
+            from_place = self.size * k.row_step if carry else 0
+            strips.append(Strip(part.start, carry, from_place, tuple(starts), tuple(chunks)))
+        return tuple(strips)
 
-    All come from what was loaded, so that none waits for another.
-    """
-    moves: list[Move] = []
-    done: list[int] = []
-    for shift in range(k.G):
-        for level in range(k.extra + 1):
-            offset = level * width + shift * g.cols.dilation
-            start = before[len(done)]
-            upto = max(start, end * width - offset)
-            done.append(upto)
-            if offset > 0 and upto > start:
-                phases = min(k.S, k.J - level * k.S)
-                first, size = (shift * k.J + level * k.S) * g.C_in, phases * g.C_in
-                fits = _engine_starts(first, size)
-                for part in _pieces(start, upto - start, 128 if fits else size, 2048):
-                    shifted = part.start + offset
-                    moves.append(Move(first, size, part.start, part.size, shifted, fits))
-    return tuple(moves), done
+    def _chunk(self, group: int, size: int, loaded: int, copied: int, shifts: int) -> Chunk:
+        """Return the chunk of `size` groups from `group` on of the image.
+
+        Of its places, counted from its own first, those before `loaded` are there already, and
+        those before `copied` in all slots.  All phases of the first `shifts` come from HBM.
+        """
+        k, rows = self.k, self.g.rows
+        need = (size - 1) * k.row_step + k.Q
+        end = need if shifts > 0 else need + k.extra
+        base = group * k.row_step * k.S - rows.pad  # row of x at place 0, phase 0
+        below = base + (end - 1) * k.S + (k.J if shifts > 0 else k.S)
+        full = min(size, rows.outputs // k.P - group)
+        rest = min(rows.outputs - group * k.P, size * k.P) - full * k.P
+        inside = base + loaded * k.S >= 0 and below <= rows.size and rest == 0
+        key = (size, loaded, copied, shifts)
+        if inside and key in self.made:
+            return self.made[key]
+        places = Tile(loaded, max(0, end - loaded))
+        loads, zeros, slots = self._loads(base, places, shifts)
+        moves = self._moves(copied, need, end, shifts)
+        chunk = Chunk(size, tiles(size, self.sizes.each), zeros, slots, loads, moves, full, rest)
+        if inside:
+            self.made[key] = chunk
+        return chunk
+
+    def _loads(self, base: int, places: Tile, shifts: int) -> tuple[tuple[Load, ...], Tile, int]:
+        """Return the transfers of x into these places, and the places and slots to zero before."""
+        k, rows, dilation = self.k, self.g.rows, self.g.cols.dilation
+        phases = k.J if shifts > 0 else k.S
+        end = places.start + places.size
+        runs: list[list[int]] = []  # first phase, phases, places from, to
+        for j in range(phases):
+            low = min(end, max(places.start, ceil_div(-base - j, k.S)))
+            high = max(low, min(end, ceil_div(rows.size - base - j, k.S)))
+            if runs and runs[-1][2:] == [low, high]:
+                runs[-1][1] += 1
+            else:
+                runs.append([j, 1, low, high])
+        loads = [
+            Load(part.start, part.size, g * k.J + j, num, part.start * k.S + j, g * dilation)
+            for g in range(max(1, shifts))
+            for j, num, low, high in runs
+            for part in _pieces(low, high - low, num * self.channels, 4)
+        ]
+        low, high = max(run[2] for run in runs), min(run[3] for run in runs)
+        if low <= places.start and high >= end:
+            return tuple(loads), Tile(places.start, 0), 0
+        zero = Tile(places.start, low - places.start)
+        slots = max((j + num for j, num, at, _ in runs if at > places.start), default=0)
+        if high < end:
+            start = places.start if zero.size > 0 else high
+            zero, slots = Tile(start, end - start), phases
+        return tuple(loads), zero, shifts * k.J if shifts > 1 else slots
+
+    def _moves(self, copied: int, need: int, end: int, shifts: int) -> tuple[Move, ...]:
+        """Return the copies inside the strip into places from `copied` to `need` of other slots.
+
+        All come from what was loaded, so that none waits for another.
+        """
+        k, width = self.k, self.width
+        if shifts > 0:  # the first slots have all phases
+            ways = [(shift, 0, k.J) for shift in range(1, k.G) if shifts == 1]
+        else:
+            ways = [
+                (shift, level, min(k.S, k.J - level * k.S))
+                for shift in range(k.G)
+                for level in range(k.extra + 1)
+                if shift + level > 0
+            ]
+        moves: list[Move] = []
+        for shift, level, phases in ways:
+            offset = level * width + shift * self.g.cols.dilation
+            size = min(need * width, end * width - offset) - copied * width
+            if size <= 0:
+                continue
+            first = (shift * k.J + level * k.S) * self.channels
+            partitions = phases * self.channels
+            fits = engine_starts(first, partitions)
+            for part in _pieces(copied * width, size, 128 if fits else partitions, 2048):
+                moves.append(
+                    Move(first, partitions, part.start, part.size, part.start + offset, fits)
+                )
+        return tuple(moves)
 
 
 def _pieces(start: int, size: int, partitions: int, least: int) -> tuple[Tile, ...]:
@@ -424,6 +609,6 @@ def _pieces(start: int, size: int, partitions: int, least: int) -> tuple[Tile, .
     return even_tiles(size, ceil_div(size, wanted), start)
 
 
-def _engine_starts(start: int, size: int) -> bool:
+def engine_starts(start: int, size: int) -> bool:
     """Whether an engine can write so many partitions from there on."""
     return start % (32 if size <= 32 else 64 if size <= 64 else 128) == 0

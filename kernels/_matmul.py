@@ -25,6 +25,7 @@ import nki.language as nl
 from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._matmul_plan import Box, Group, MatmulPlan
 from nkiconv.kernels._plan import Tile
+from nkiconv.kernels._strip import transfer_mode
 
 
 def multiply(
@@ -126,13 +127,13 @@ def load_moving(x: nl.NkiTensor, group: Group, plan: MatmulPlan) -> nl.NkiTensor
     nisa.dma_copy(
         dst=x_sb[0 : k.full, :, :, :, :],
         src=dealt.permute((1, 0, 2, 3, 4)),
-        dge_mode=nisa.dge_mode.none,
+        dge_mode=transfer_mode(x),
     )
     if k.rest > 0:
         nisa.dma_copy(
             dst=x_sb[k.full : k.full + 1, :, 0 : k.rest, :, :],
             src=pixels[:, k.full * k.tiles : k.size, :, :],
-            dge_mode=nisa.dge_mode.none,
+            dge_mode=transfer_mode(x),
         )
     return x_sb
 
@@ -295,6 +296,6 @@ def _last_pixel(col: int, plan: MatmulPlan) -> int:
 def _copy(hbm: nl.NkiTensor, sb: nl.NkiTensor, store: bool) -> None:
     """hbm = sb, or sb = hbm."""
     if store:
-        nisa.dma_copy(dst=hbm, src=sb, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=hbm, src=sb, dge_mode=transfer_mode(hbm))
     else:
-        nisa.dma_copy(dst=sb, src=hbm, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=sb, src=hbm, dge_mode=transfer_mode(hbm))

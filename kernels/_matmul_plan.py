@@ -23,7 +23,14 @@ import numpy as np
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Tile, ceil_div, even_tiles, tiles
-from nkiconv.kernels._price import Price, Transfers, matmul_cycles
+from nkiconv.kernels._price import (
+    Price,
+    Transfers,
+    alone_ns,
+    matmul_cycles,
+    streamed_cycles,
+    transfer_ns,
+)
 from nkiconv.simulate.hardware import hardware
 
 _COLUMNS = (512, 1024, 2048, 4096)  # of a group: from one PSUM tile to runs as long as pay
@@ -333,14 +340,9 @@ def _price(
     matmuls = num_tiles * k.tiles * m.tiles
     each = ceil_div(pixels, num_tiles)
     cycles = matmul_cycles(each, p.moving_itemsize, hw, stack * m.rows[0])
-    if p.stride[1] * p.moving_itemsize >= hw.wide_stride_bytes:
+    if p.stride[1] * p.moving_itemsize > hw.wide_stride_bytes:
         cycles *= 2
     tensor_cycles = matmuls * cycles
-    fed = stack * k.rows[0] / hw.partitions
-    if hw.throttle_slowdown > 1 and fed / hw.throttle_slowdown <= hw.throttle_busy_share:
-        # The clock stays slow; the estimate counts the start so whatever the plan.
-        start = round(1.5 * hw.throttle_window_cycles / 2)
-        tensor_cycles += max(0, tensor_cycles - start)
     evictions = num_tiles * m.tiles
     by_vector = evictions // 2 if _takes_turns(epilogue) else 0
     if epilogue.has_residual:
@@ -362,30 +364,96 @@ def _price(
     if epilogue.has_residual:
         transfers.append(y)
     first = 1 / num_tiles if num_groups > 1 else 1
+    end = each if num_groups > 1 else pixels  # pixels of the first group, and of the last
     first_load = first * x.bytes + w.bytes / (m.tiles if stack == 1 else num_chunks)
-    # What streams past the part that stays is needed within that part's first share of the work.
-    shares = num_groups if stays == "weights" else num_chunks
+    # What streams past the part that stays is needed within that part's first share of the work,
+    # while results are stored, unless there is but one visit in it.
+    shares, visits = (num_groups, num_chunks) if stays == "weights" else (num_chunks, num_groups)
     streamed = w.bytes + x.bytes / shares if stays == "weights" else x.bytes + w.bytes / shares
+    stored = y.bytes / shares if visits > 1 else 0.0
     rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
-    late_ns = (streamed - first_load + y.bytes / shares) / rate
+    late_ns = (streamed - first_load + stored) / rate
     late_ns -= tensor_cycles / hw.tensor_ghz / shares
+    first_ns = _first_ns(shape, end, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks)))
+    first_ns += max(0.0, late_ns)
+    # Stores begin when the first one's tiles are computed.
+    part = _first_part(shape, columns, chunk, is_last=num_groups * num_chunks == 1)
+    computed_ns = first * part / m.tiles * tensor_cycles / hw.tensor_ghz
+    earlier_ns = y.count * transfer_ns(replace(y, to_hbm=True), hw) * (1 - first / m.tiles)
+    # Where transfers limit it, the last results are computed when all else is moved.
+    moved_ns = sum(t.count * transfer_ns(t, hw) for t in transfers[:2]) + earlier_ns
+    moved_ns += hw.dma_static_start_ns + hw.dma_complete_ns
     return Price(
         moving_columns=pixels * k.tiles * m.tiles,
         matmuls=matmuls,
         tensor_cycles=tensor_cycles,
+        streamed_cycles=streamed_cycles(
+            pixels * k.tiles * m.tiles, p.moving_itemsize, stack * k.size / k.tiles, hw
+        ),
         transfers=tuple(transfers),
         scalar_elems=by_scalar * each,
         scalar_instructions=by_scalar,
         vector_elems=by_vector * each,
         vector_instructions=by_vector,
-        first_load_bytes=round(first_load),
-        last_store_bytes=round(first * y.bytes / m.tiles),
-        lead_ns=_lead_ns(shape, chunk) + max(0.0, late_ns),
+        first_ns=first_ns,
+        last_ns=_last_ns(shape, end, each, y, by_vector > 0),
+        built_ns=max(first_ns + computed_ns + earlier_ns, moved_ns),
+        lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
-        + evictions * (2 if epilogue.has_residual else 1)
+        + evictions * epilogue.instructions
         + sum(t.count for t in transfers)
         + 8,
     )
+
+
+def _first_ns(shape: Shape, pixels: int, x: Transfers, w_bytes: int) -> float:
+    """Return when the first matmul has its pixels and weights, which are loaded in this order."""
+    hw, k = hardware(), shape.k
+    spread = shape.product.stride[1] * (shape.product.stride[0] if shape.whole_rows else 1)
+    elems = pixels * k.partitions * k.tiles * shape.stack * spread
+    run = min(x.run_bytes, elems * shape.product.itemsize)
+    x_first = Transfers(1, ceil_div(elems * shape.product.itemsize, run), run)
+    partitions = k.partitions * shape.stack
+    w_first = Transfers(1, partitions, ceil_div(w_bytes, partitions))
+    loaded = max(
+        alone_ns(x_first, partitions, hw),
+        hw.dma_static_issue_ns + alone_ns(w_first, partitions, hw),
+        hw.dma_fill_ns + transfer_ns(x_first, hw) + transfer_ns(w_first, hw),
+    )
+    return hw.dma_static_start_ns + loaded + hw.dma_complete_ns + hw.dependency_ns
+
+
+def _last_ns(shape: Shape, pixels: int, each: int, y: Transfers, takes_turns: bool) -> float:
+    """Return how long the end takes from the last matmul, of `each` pixels, on."""
+    hw, p = hardware(), shape.product
+    ghz, latency = hw.scalar_ghz, hw.scalar_latency_ns
+    if takes_turns:
+        ghz, latency = hw.vector_ghz, hw.vector_latency_ns
+    emptied = (each + hw.engine_issue_cycles) / ghz + latency
+    partitions = shape.m.partitions * shape.stack
+    tiles = 1
+    if p.rows * shape.cols <= pixels:  # whole planes: short runs are put together
+        tiles = min(
+            shape.m.tiles, ceil_div(hw.dma_hbm_write_bytes, p.rows * shape.cols * p.itemsize)
+        )
+    moved = pixels * partitions * tiles * p.itemsize
+    run = min(y.run_bytes, pixels * tiles * p.itemsize)
+    if p.rows * shape.cols <= pixels:
+        run = p.rows * shape.cols * tiles * p.itemsize
+    stored = alone_ns(Transfers(1, ceil_div(moved, run), run, to_hbm=True), partitions, hw)
+    start = hw.tensor_latency_ns + 2 * hw.dependency_ns + emptied
+    return start + hw.dma_static_start_ns + stored + hw.dma_complete_ns
+
+
+def _first_part(shape: Shape, columns: int, chunk: int, *, is_last: bool) -> int:
+    """Return the tiles of y's channels that the first store writes (`_parts`)."""
+    p = shape.product
+    plane = p.rows * shape.cols
+    most = chunk
+    if plane > columns:
+        most = ceil_div(_STORE_BYTES, min(plane, columns) * p.itemsize)
+    part = even_tiles(chunk, most)[0].size
+    return ceil_div(part, 2) if is_last and part == chunk else part
 
 
 def _lead_ns(shape: Shape, chunk: int) -> float:

@@ -148,7 +148,7 @@ def _sizes(g: Geometry) -> list[tuple[int, int, int]]:
     found = set()
     for parts in (1, 2, 4, 8, 16, 32, 64):
         # parts of an image where there is but one, so that it starts sooner, or where it is large
-        if parts > 1 and (OH * OW < _PART * parts if g.N > 1 or parts > 4 else OH < parts):
+        if parts > 1 and (_PART * parts > OH * OW if g.N > 1 or parts > 4 else parts > OH):
             break
         rows = ceil_div(OH, max(parts, ceil_div(OH, pmax)))
         most = pmax // rows if rows == OH else 1
@@ -382,10 +382,11 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
         rows = hw.partitions
     by_vector = 0.5 if plan.takes_turns else 0.0
     elems, instructions = copied + emptied, copies + evictions
+    cycles = turning + summing + round(stall * hw.tensor_ghz)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
-        tensor_cycles=turning + summing + round(stall * hw.tensor_ghz),
+        tensor_cycles=cycles,
         transfers=tuple(transfers),
         scalar_elems=int(elems * (1 - by_vector)),
         scalar_instructions=int(instructions * (1 - by_vector)),
@@ -398,7 +399,7 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
         + instructions
         + sum(t.count for t in transfers),
         lead_ns=begins,
-        rows=rows,
+        streamed_cycles=cycles * rows / hw.partitions,
     )
 
 

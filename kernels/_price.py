@@ -9,6 +9,8 @@ the two rankings.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 
 from nkiconv.simulate.hardware import Hardware, hardware
@@ -59,9 +61,18 @@ class Price:
         What a compiler sees: on-chip loops counted once.
     lead_ns
         Work before the first load.
-    rows
-        Rows of the array in use, on the mean: fed on few of them, it stays at its slow clock.
-        128 where `tensor_cycles` counts that already.
+    looped_ns
+        The time of all iterations one after the other, where on-chip loops run them; else 0.
+    streamed_cycles
+        Cycles of those in which columns stream, times the share of the array's rows in use: fed
+        little, it stays at its slow clock.  0 where `tensor_cycles` counts that already.
+    first_ns, last_ns
+        From the start to the first matmul, and from the end of the last one to the end of the last
+        store, where the plan knows that better than by what is loaded and stored: then both bytes
+        are 0.
+    built_ns
+        From the start to the end of the last matmul at least, for what it waits for: operands that
+        are built, or stores before.
     """
 
     moving_columns: int
@@ -77,10 +88,13 @@ class Price:
     first_load_bytes: int = 0
     last_store_bytes: int = 0
     first_transfers: int = 0
-    loop_iterations: int = 0
     static_instructions: int = 0
     lead_ns: float = 0.0
-    rows: int = 128
+    streamed_cycles: float = 0.0
+    first_ns: float = 0.0
+    last_ns: float = 0.0
+    built_ns: float = 0.0
+    looped_ns: float = 0.0
 
     @property
     def hbm_bytes(self) -> int:
@@ -94,28 +108,49 @@ class Price:
 
     def estimate_us(self, hw: Hardware | None = None) -> float:
         """Return microseconds without launch; None takes the target in force."""
+        if self.looped_ns:
+            return self.looped_ns / 1000
         hw = hw or hardware()
-        tensor = self.tensor_cycles / hw.tensor_ghz
-        if hw.throttle_slowdown > 1:  # the clock is slow until the array has been fed for a while
-            fed = self.rows / hw.partitions / hw.throttle_slowdown
-            if fed < hw.throttle_busy_share:
-                tensor *= hw.throttle_slowdown
-            else:
-                tensor += min(tensor, 1.5 * hw.throttle_window_cycles / hw.tensor_ghz / 2)
-        work = (
-            tensor,
+        moved = (
+            sum(t.count * transfer_ns(t, hw) for t in self.transfers),
+            self._longest_ring() * hw.dma_static_issue_ns,
+        )
+        gpsimd = self.gpsimd_elems + self.gpsimd_instructions * hw.gpsimd_issue_cycles
+        engines = (
             _engine_ns(self.scalar_elems, self.scalar_instructions, hw.scalar_ghz, hw),
             _engine_ns(self.vector_elems, self.vector_instructions, hw.vector_ghz, hw),
-            _engine_ns(self.gpsimd_elems, self.gpsimd_instructions, hw.gpsimd_ghz, hw),
-            sum(t.count * transfer_ns(t, hw) for t in self.transfers),
-            self.num_transfers * hw.dma_static_issue_ns / 2,  # loads and stores have a ring each
+            gpsimd / hw.gpsimd_ghz,
         )
+        tensor = self._tensor_ns(max(*moved, *engines, self.built_ns), hw)
         rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
         ends += self.first_transfers * hw.dma_static_issue_ns
-        fixed = self.lead_ns + 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
-        loops = self.loop_iterations * hw.loop_iteration_ns
-        return (max(work) + ends + fixed + loops + hw.tensor_latency_ns) / 1000
+        fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
+        fixed += ends + hw.tensor_latency_ns
+        within = max(tensor, *engines) + fixed
+        if self.first_ns:
+            fixed = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
+            within = max(self.first_ns + max(tensor, *engines), self.built_ns) + self.last_ns
+        return (max(within, max(moved) + fixed) + self.lead_ns) / 1000
+
+    def _longest_ring(self) -> int:
+        """Return the transfers of the ring that issues the most: of loads, stores, or on chip."""
+        counts = Counter[tuple[bool, bool]]()
+        for t in self.transfers:
+            counts[t.to_hbm, t.on_chip] += t.count
+        return max(counts.values(), default=0)
+
+    def _tensor_ns(self, others_ns: float, hw: Hardware) -> float:
+        """Return TensorE's time at the clock that it has, where others take so long."""
+        fast = self.tensor_cycles / hw.tensor_ghz
+        slow = fast * hw.throttle_slowdown
+        if hw.throttle_slowdown == 1:
+            return fast
+        # The clock is slow until the array has been fed for a while.
+        fed_ns = self.streamed_cycles / hw.tensor_ghz
+        if 0 < fed_ns < hw.throttle_busy_share * max(slow, others_ns):
+            return slow
+        return fast + min(fast, 1.5 * hw.throttle_window_cycles / hw.tensor_ghz / 2)
 
 
 def _engine_ns(elems: int, instructions: int, ghz: float, hw: Hardware) -> float:
@@ -124,14 +159,31 @@ def _engine_ns(elems: int, instructions: int, ghz: float, hw: Hardware) -> float
 
 def transfer_ns(t: Transfers, hw: Hardware) -> float:
     """Return what share of all DMA engines' time one transfer takes."""
-    moved = max(t.run_bytes, hw.dma_hbm_write_bytes) if t.to_hbm else t.run_bytes
-    each = max(hw.dma_shortest_ns, hw.dma_descriptor_ns + moved / hw.dma_bytes_per_ns)
-    if t.run_bytes <= 4:  # single elements
-        each = hw.dma_element_ns
     return max(
-        hw.dma_transfer_ns + t.descriptors * each / hw.dma_engines,
+        hw.dma_transfer_ns + t.descriptors * _descriptor_ns(t, hw) / hw.dma_engines,
         t.descriptors * t.run_bytes / hw.dma_aggregate_bytes_per_ns,
     )
+
+
+def alone_ns(t: Transfers, partitions: int, hw: Hardware) -> float:
+    """Return how long one transfer takes by itself: few partitions have few DMA engines."""
+    engines = max(1.0, partitions / hw.dma_engine_partitions)
+    runs = math.ceil(t.descriptors / engines)
+    alone = hw.dma_transfer_ns + runs * _descriptor_ns(t, hw)
+    return hw.dma_fill_ns + max(alone, transfer_ns(t, hw))
+
+
+def _descriptor_ns(t: Transfers, hw: Hardware) -> float:
+    moved = max(t.run_bytes, hw.dma_hbm_write_bytes) if t.to_hbm else t.run_bytes
+    if t.run_bytes <= 4:  # single elements
+        return hw.dma_element_ns
+    return max(hw.dma_shortest_ns, hw.dma_descriptor_ns + moved / hw.dma_bytes_per_ns)
+
+
+def streamed_cycles(columns: int, itemsize: int, rows: float, hw: Hardware) -> float:
+    """Return the cycles in which columns stream, times the share of the array's rows in use."""
+    passes = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if itemsize == 4 else 1
+    return columns * passes * rows / hw.partitions
 
 
 def matmul_cycles(columns: int, itemsize: int, hw: Hardware, weights: int = 128) -> int:

@@ -69,7 +69,9 @@ class Side(nl.NKIObject):
         return (output * axis.stride + tap * axis.dilation - axis.pad - self.origin) // self.step
 
 
-def make_side(axis: Axis, outputs: Tile, mode: str | None, *, whole: bool = False) -> Side:
+def make_side(
+    axis: Axis, outputs: Tile, mode: str | None, *, whole: bool = False, every: bool = False
+) -> Side:
     """Return the places of an axis that `outputs` need for all taps.
 
     Parameters
@@ -79,8 +81,10 @@ def make_side(axis: Axis, outputs: Tile, mode: str | None, *, whole: bool = Fals
     whole
         All pixels of the axis, needed or not.  For columns: rows lie side by side then, and a
         border's pixels are there to be copied.
+    every
+        All pixels from the first that is needed to the last.
     """
-    step = 1 if whole else pixel_step(axis, axis.taps)
+    step = 1 if whole or every else pixel_step(axis, axis.taps)
     first = outputs.start * axis.stride - axis.pad
     last = first + (outputs.size - 1) * axis.stride + (axis.taps - 1) * axis.dilation
     if whole:

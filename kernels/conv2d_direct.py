@@ -45,7 +45,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import nki
@@ -53,7 +53,7 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
-from nkiconv.kernels import conv2d_pooled, conv2d_streamed
+from nkiconv.kernels import _looped, conv2d_pooled, conv2d_streamed
 from nkiconv.kernels._algorithm import Candidate, Launch, Operands, Problem
 from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._direct_plan import (
@@ -66,8 +66,10 @@ from nkiconv.kernels._direct_plan import (
     plan_direct,
 )
 from nkiconv.kernels._epilogue import evict
-from nkiconv.kernels._plan import OutputTile, Tile, tap_outputs
-from nkiconv.kernels._price import Price, Transfers
+from nkiconv.kernels._groups import full_tap
+from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
+from nkiconv.kernels._plan import OutputTile, Tile, even_tiles, tap_outputs
+from nkiconv.kernels._price import Price, Transfers, alone_ns, streamed_cycles, transfer_ns
 from nkiconv.kernels._strip import fill_border, load_run, transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate import CapacityError
@@ -77,23 +79,10 @@ NAME = "direct"
 POOLS = True
 
 _SINGLE_PRODUCT_SHARE = 0.08  # of TensorE's time, as 1x1 layers of ResNets show on the timeline
-_LEAD_NS = 1000.0  # what the estimate is short of for want of overlap at both ends, on real layers
 
 _BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
 
 _QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
-
-
-_MAX_INSTRUCTIONS = 20_000  # that a program writes out; beyond it, on-chip loops
-
-
-@dataclass(frozen=True)
-class LoopedPlan(nl.NKIObject):
-    """`part` of the batch, done `iterations` times."""
-
-    part: DirectPlan
-    iterations: int
-    y_shape: tuple[int, int, int, int]
 
 
 def _strip(plan: DirectPlan, dtype: str) -> nl.NkiTensor:
@@ -141,22 +130,81 @@ def _load_weights(
     nisa.dma_copy(
         dst=w_sb[0:rows, c_out.place, nl.ds(start, size)],
         src=w_hbm[group, 0:rows, nl.ds(c_out.w_start + start, size)],
-        dge_mode=nisa.dge_mode.none,
+        dge_mode=transfer_mode(w_hbm),
     )
 
 
-def _carry_rows(
-    x_sb: nl.NkiTensor, before_sb: nl.NkiTensor, section: Section, before: Section,
+def _begin(
+    x_sbs: list[nl.NkiTensor],
+    w_sbs: list[nl.NkiTensor],
+    dtype: str,
+    kept: dict[str, Any] | None,
+    at: int,
     plan: DirectPlan,
-) -> None:  # fmt: skip
-    """The first rows of x_sb = the last ones of the strip before."""
-    start = before.rows.size - section.carry
-    for i in range(len(plan.c_in_tiles)):
-        nisa.dma_copy(
-            dst=_source(x_sb, i, plan)[:, :, 0 : section.carry, :],
-            src=_source(before_sb, i, plan)[:, :, nl.ds(start, section.carry), :],
-            dge_mode=nisa.dge_mode.none,
-        )
+) -> None:
+    """Append a step's strip and weights, empty or those of an earlier step.
+
+    The first rows of the strip are the last ones of the strip before, where these overlap.
+    """
+    step = plan.steps[at % len(plan.steps)]
+    if step.loads_w:
+        w_sbs.append(nl.ndarray(plan.w_shape, dtype=dtype, buffer=nl.sbuf))
+    elif kept is not None and at == 0:
+        w_sbs.append(kept["w"])
+    else:
+        w_sbs.append(w_sbs[at - 1])
+    if step.x_back > 0:
+        x_sbs.append(x_sbs[at - step.x_back])
+        return
+    x_sbs.append(_strip(plan, dtype))
+    section = plan.sections[step.section]
+    if section.carry > 0:
+        before = plan.sections[step.section - 1]
+        start = before.rows.size - section.carry
+        for i in range(len(plan.c_in_tiles)):
+            nisa.dma_copy(
+                dst=_source(x_sbs[at], i, plan)[:, :, 0 : section.carry, :],
+                src=_source(x_sbs[at - 1], i, plan)[:, :, nl.ds(start, section.carry), :],
+                dge_mode=nisa.dge_mode.none,
+            )
+
+
+def _load(
+    x_sb: nl.NkiTensor,
+    w_sb: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    at: int,
+    i: int,
+    plan: DirectPlan,
+) -> None:
+    """The i-th transfer of a step."""
+    step = plan.steps[at % len(plan.steps)]
+    group = at // len(plan.steps)
+    load = step.loads[i]
+    if load.is_x:
+        _load_pixels(x_sb, x_hbm, group, plan.sections[step.section], load, plan)
+    else:
+        c_out = plan.c_out_blocks[step.block][load.i]
+        _load_weights(w_sb, w_hbm, group, c_out, load.part, plan)
+
+
+def _complete(
+    x_sb: nl.NkiTensor, packed_sbs: list[nl.NkiTensor | None], at: int, plan: DirectPlan
+) -> nl.NkiTensor | None:
+    """Set the border of a strip; return its copies for taps, if the plan has them."""
+    step = plan.steps[at % len(plan.steps)]
+    if step.x_back > 0:
+        return packed_sbs[at - step.x_back]
+    section = plan.sections[step.section]
+    if not plan.trimmed:
+        for i in range(len(plan.c_in_tiles)):
+            fill_border(
+                _source(x_sb, i, plan)[:, 0 : section.images.size, :, :], section.rows, plan.cols
+            )
+    if len(plan.packs) > 0:
+        return _pack(x_sb, section, plan)
+    return None
 
 
 def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTensor:
@@ -260,15 +308,16 @@ def _load_vectors(
     if plan.interleaved_y:
         channels = vector_hbm[nl.ds(start, first.size * num), :]
         nisa.dma_copy(
-            dst=vector_sb, src=channels.reshape((first.size, num)), dge_mode=nisa.dge_mode.none
-        )
+            dst=vector_sb, src=channels.reshape((first.size, num)),
+            dge_mode=transfer_mode(vector_hbm),
+        )  # fmt: skip
         return vector_sb
     for block in plan.c_out_blocks:
         for c_out in block:
             nisa.dma_copy(
                 dst=vector_sb[0 : c_out.size, nl.ds(c_out.index, 1)],
                 src=vector_hbm[nl.ds(start + c_out.start, c_out.size), :],
-                dge_mode=nisa.dge_mode.none,
+                dge_mode=transfer_mode(vector_hbm),
             )
     return vector_sb
 
@@ -457,6 +506,28 @@ def _compute_tile(
         )  # fmt: skip
 
 
+def _stores(step: Step, plan: DirectPlan) -> list[tuple[Block, tuple[ChannelTile, ...]]]:
+    """Return what each store of a step writes: a block, of some tiles of output channels."""
+    section = plan.sections[step.section]
+    c_outs = plan.c_out_blocks[step.block]
+    rounds = []
+    if plan.interleaved_y:
+        rounds.append(c_outs)
+    else:
+        for c_out in c_outs:
+            rounds.append((c_out,))
+    found = []
+    if plan.channels_first:
+        for together in rounds:
+            for block in section.blocks:
+                found.append((block, together))
+    else:
+        for block in section.blocks:
+            for together in rounds:
+                found.append((block, together))
+    return found
+
+
 def _compute(
     y_hbm: nl.NkiTensor,
     residual_hbm: nl.NkiTensor | None,
@@ -466,44 +537,28 @@ def _compute(
     x_sb: nl.NkiTensor,
     packed_sb: nl.NkiTensor | None,
     group: int,
-    step: Step,
+    section: Section,
+    block: Block,
+    together: tuple[ChannelTile, ...],
     plan: DirectPlan,
 ) -> None:
-    """y_hbm of a strip and a block of output channels, a store for each block and tile of these."""
-    section = plan.sections[step.section]
-    c_outs = plan.c_out_blocks[step.block]
-    rounds = []  # tiles of output channels that a store writes together
-    if plan.interleaved_y:
-        rounds.append(c_outs)
-    else:
-        for c_out in c_outs:
-            rounds.append((c_out,))
-    pairs = []
-    if plan.channels_first:
-        for together in rounds:
-            for block in section.blocks:
-                pairs.append((block, together))
-    else:
-        for block in section.blocks:
-            for together in rounds:
-                pairs.append((block, together))
-    for block, together in pairs:
-        y_view = _result_view(y_hbm, group, together, block, plan)
-        residual_sb = None
-        if residual_hbm is not None:
-            residual_sb = _results(y_hbm, together, block, plan)
-            nisa.dma_copy(
-                dst=residual_sb,
-                src=_result_view(residual_hbm, group, together, block, plan),
-                dge_mode=transfer_mode(residual_hbm),
-            )
-        y_sb = _results(y_hbm, together, block, plan)
-        for c_out in together:
-            _compute_tile(
-                y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block,
-                c_out, plan,
-            )  # fmt: skip
-        nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=transfer_mode(y_view))
+    """y_hbm of a block and some tiles of output channels, by one store."""
+    y_view = _result_view(y_hbm, group, together, block, plan)
+    residual_sb = None
+    if residual_hbm is not None:
+        residual_sb = _results(y_hbm, together, block, plan)
+        nisa.dma_copy(
+            dst=residual_sb,
+            src=_result_view(residual_hbm, group, together, block, plan),
+            dge_mode=transfer_mode(residual_hbm),
+        )
+    y_sb = _results(y_hbm, together, block, plan)
+    for c_out in together:
+        _compute_tile(
+            y_sb, residual_sb, scale_sb, bias_sb, w_sb, x_sb, packed_sb, section, block, c_out,
+            plan,
+        )  # fmt: skip
+    nisa.dma_copy(dst=y_view, src=y_sb, dge_mode=transfer_mode(y_view))
 
 
 @nki.jit
@@ -530,26 +585,54 @@ def conv2d_direct_looped(
     residual_hbm: nl.NkiTensor | None,
     plan: LoopedPlan,
 ) -> nl.NkiTensor:
-    """Return y_hbm by an on-chip loop over parts of the batch; each one loads the weights."""
+    """Return y_hbm by on-chip loops over parts (_looped.py); what all read may be in SBUF."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
-    split = (plan.iterations, plan.part.geometry.N)
-    xs_hbm = x_hbm.reshape_dim(0, split)
-    ys_hbm = y_hbm.reshape_dim(0, split)
-    residuals_hbm = None
-    if residual_hbm is not None:
-        residuals_hbm = residual_hbm.reshape_dim(0, split)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    kept = None
+    if len(plan.kept) > 0:
+        kept = _load_kept(w_hbm, scale_hbm, bias_hbm, plan.kept, plan.pieces[0].part)
+    for piece in plan.pieces:
+        _loop(operands, kept, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], kept: dict[str, Any] | None, piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(take_part(operands, piece, []), kept, piece.part)
+        return
+    table_sb = make_table(piece)
 
     def body(i: nl.VirtualRegister) -> None:
-        residual_part = None
-        if residuals_hbm is not None:
-            residual_part = residuals_hbm.select(0, i)
-        _convolve(
-            ys_hbm.select(0, i), xs_hbm.select(0, i), w_hbm, scale_hbm, bias_hbm, residual_part,
-            plan.part,
-        )  # fmt: skip
+        at = indices(table_sb, piece, i)
+        _convolve_part(take_part(operands, piece, at), kept, piece.part)
 
-    nl.fori_loop(0, plan.iterations, body)
-    return y_hbm
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(hbm: dict[str, Any], kept: dict[str, Any] | None, plan: DirectPlan) -> None:
+    _convolve(
+        hbm["y"], hbm["x"], hbm["w"], hbm["scale"], hbm["bias"], hbm["residual"], plan, kept
+    )  # fmt: skip
+
+
+def _load_kept(
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    loads: tuple[Load, ...],
+    plan: DirectPlan,
+) -> dict[str, Any]:
+    """Load what all parts read: the weights of all output channels, scale and bias."""
+    w_sb = nl.ndarray(plan.w_shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
+    for load in loads:
+        _load_weights(w_sb, w_hbm, 0, plan.c_out_blocks[0][load.i], load.part, plan)
+    scale_sb = _load_vectors(scale_hbm, 0, plan)
+    bias_sb = _load_vectors(bias_hbm, 0, plan)
+    return {"w": w_sb, "vectors": (scale_sb, bias_sb)}
 
 
 def _convolve(
@@ -560,65 +643,102 @@ def _convolve(
     bias_hbm: nl.NkiTensor | None,
     residual_hbm: nl.NkiTensor | None,
     plan: DirectPlan,
+    kept: dict[str, Any] | None = None,
 ) -> None:
-    """y_hbm = the convolution of all of x_hbm."""
+    """y_hbm = the convolution of all of x_hbm; `kept` are weights that are in SBUF already."""
     num = len(plan.steps)
     x_sbs: list[nl.NkiTensor] = []  # of each step
     w_sbs: list[nl.NkiTensor] = []
     packed_sbs: list[nl.NkiTensor | None] = []
     vector_sbs: list[tuple[nl.NkiTensor | None, nl.NkiTensor | None]] = []  # of each group
-    for at in range(plan.geometry.G * num + 1):
-        if at < plan.geometry.G * num:  # one step ahead
-            group = at // num
-            step = plan.steps[at % num]
-            section = plan.sections[step.section]
-            x_sb = _strip(plan, w_hbm.dtype) if step.x_back == 0 else x_sbs[at - step.x_back]
-            w_sb = (
-                w_sbs[at - 1]
-                if not step.loads_w
-                else nl.ndarray(plan.w_shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
-            )
-            if step.x_back == 0 and section.carry > 0:
-                before = plan.sections[step.section - 1]
-                _carry_rows(x_sb, x_sbs[at - 1], section, before, plan)
-            for i_load in range(len(step.loads)):
-                load = step.loads[i_load]
-                if load.is_x:
-                    _load_pixels(x_sb, x_hbm, group, section, load, plan)
+    if kept is not None:
+        vector_sbs.append(kept["vectors"])
+    loads = _in_order(plan)
+    ends = _ends(plan)
+    issued = 0
+    for at in range(plan.geometry.G * num):
+        group = at // num
+        step = plan.steps[at % num]
+        section = plan.sections[step.section]
+        stores = _stores(step, plan)
+        for i in range(len(stores)):
+            block, together = stores[i]
+            upto = _ahead(ends, at, block, i, len(stores), residual_hbm is not None, plan)
+            for of, i_load in loads[issued:upto]:
+                if i_load == 0:
+                    _begin(x_sbs, w_sbs, w_hbm.dtype, kept, of, plan)
+                of_step = plan.steps[of % num]
+                if i_load < len(of_step.loads):
+                    _load(x_sbs[of], w_sbs[of], x_hbm, w_hbm, of, i_load, plan)
                 else:
-                    c_out = plan.c_out_blocks[step.block][load.i]
-                    _load_weights(w_sb, w_hbm, group, c_out, load.part, plan)
-                if at % num == 0 and i_load == min(_BEFORE_VECTORS, len(step.loads) - 1):
+                    packed_sbs.append(_complete(x_sbs[of], packed_sbs, of, plan))
+                soon = min(_BEFORE_VECTORS, len(of_step.loads) - 1)
+                if kept is None and of % num == 0 and i_load == soon:
                     # behind what the first matmuls need, before the bulk
-                    vector_sbs.append(
-                        (
-                            _load_vectors(scale_hbm, group, plan),
-                            _load_vectors(bias_hbm, group, plan),
-                        )
-                    )
-            packed_sb = None
-            if step.x_back == 0:
-                if not plan.trimmed:
-                    for i in range(len(plan.c_in_tiles)):
-                        fill_border(
-                            _source(x_sb, i, plan)[:, 0 : section.images.size, :, :],
-                            section.rows, plan.cols,
-                        )  # fmt: skip
-                if len(plan.packs) > 0:
-                    packed_sb = _pack(x_sb, section, plan)
-            elif len(plan.packs) > 0:
-                packed_sb = packed_sbs[at - step.x_back]
-            x_sbs.append(x_sb)
-            w_sbs.append(w_sb)
-            packed_sbs.append(packed_sb)
-        if at > 0:
-            group = (at - 1) // num
-            step = plan.steps[(at - 1) % num]
+                    scale_sb = _load_vectors(scale_hbm, of // num, plan)
+                    bias_sb = _load_vectors(bias_hbm, of // num, plan)
+                    vector_sbs.append((scale_sb, bias_sb))
+            issued = max(issued, upto)
+            packed_sb = packed_sbs[at] if len(plan.packs) > 0 else None
             scale_sb, bias_sb = vector_sbs[group]
             _compute(
-                y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at - 1], x_sbs[at - 1],
-                packed_sbs[at - 1], group, step, plan,
+                y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at], x_sbs[at], packed_sb, group,
+                section, block, together, plan,
             )  # fmt: skip
+
+
+def _in_order(plan: DirectPlan) -> list[tuple[int, int]]:
+    """Return the loads of all steps, with one more place for what a step does after its last."""
+    found = []
+    for at in range(plan.geometry.G * len(plan.steps)):
+        for i in range(len(plan.steps[at % len(plan.steps)].loads) + 1):
+            found.append((at, i))
+    return found
+
+
+def _ends(plan: DirectPlan) -> list[int]:
+    """Return where in `_in_order` each step ends."""
+    ends = []
+    end = 0
+    for at in range(plan.geometry.G * len(plan.steps)):
+        end = end + len(plan.steps[at % len(plan.steps)].loads) + 1
+        ends.append(end)
+    return ends
+
+
+def _ahead(
+    ends: list[int], at: int, block: Block, i: int, num_stores: int, has_residual: bool,
+    plan: DirectPlan,
+) -> int:  # fmt: skip
+    """Return how many places of `_in_order` come before store `i` of a step.
+
+    All of the next step; but a residual, which results wait for, is not to queue behind so much.
+    """
+    behind = ends[min(at + 1, len(ends) - 1)]
+    if not has_residual:
+        return behind
+    first = ends[at]
+    least = first
+    if at == 0:
+        step = plan.steps[0]
+        first = _needed(step, plan.sections[step.section].blocks[0], plan)
+        least = _needed(step, block, plan)
+    return min(behind, max(least, first + (behind - first) * 2 * (i + 1) // num_stores))
+
+
+def _needed(step: Step, block: Block, plan: DirectPlan) -> int:
+    """Return how many loads of a step a block waits for: all, or up to its last row."""
+    if not plan.trimmed or len(plan.packs) > 0:
+        return len(step.loads) + 1
+    rows = plan.geometry.rows
+    section = plan.sections[step.section]
+    end = section.rows.place(rows, block.rows.start + block.rows.size - 1, rows.taps - 1)
+    needed = min(_BEFORE_VECTORS + 1, len(step.loads))
+    for i in range(len(step.loads)):
+        load = step.loads[i]
+        if not load.is_x or section.runs[load.part.start].place <= end:
+            needed = max(needed, i + 1)
+    return needed
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -627,7 +747,8 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        Padding other than zeros, or faster float32, where neither weights nor image can be kept.
+        Padding other than zeros, or faster float32, where neither weights nor image can be kept;
+        or a program that is too long even with on-chip loops.
     """
     if problem.epilogue.pool is not None:
         yield from conv2d_pooled.plans(problem)
@@ -635,69 +756,116 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     found = False
     for pack_taps in (True, False):
         try:
-            plan = plan_direct(
-                problem.geometry, problem.epilogue, padding_mode=problem.padding_mode,
-                pack_taps=pack_taps, fast=problem.precision == "fast",
-            )  # fmt: skip
+            candidate = _written_out(problem, pack_taps) or _in_parts(problem, pack_taps)
         except CapacityError:
             continue
         found = True
-        price = _price(plan)
-        looped = None
-        if price.static_instructions > _MAX_INSTRUCTIONS:
-            looped = _looped(problem, pack_taps, _MAX_INSTRUCTIONS)
-        why = _why(plan)
-        if price.static_instructions > _MAX_INSTRUCTIONS:
-            why += (
-                f"; {price.static_instructions:,} instructions, since one image does not fit "
-                f"{_MAX_INSTRUCTIONS:,} and is not looped over: it may take long to compile"
-            )
-        yield looped or Candidate(NAME, plan, price, why)
-        if not plan.packs:
+        yield candidate
+        if not _first_part(candidate.plan).packs:
             break
     if not found:
         yield from conv2d_streamed.plans(problem)
 
 
-def _looped(problem: Problem, pack_taps: bool, limit: int) -> Candidate | None:
-    """Return the fastest loop over equal parts of the batch whose program has the length, or None.
+def _first_part(plan: DirectPlan | LoopedPlan) -> Any:
+    """Return the plan, or that of a first part."""
+    return plan.pieces[0].part if isinstance(plan, LoopedPlan) else plan
 
-    Images that are too large for one iteration, and a batch of one, are not looped over.
+
+def _written_out(problem: Problem, pack_taps: bool) -> Candidate | None:
+    """Return the plan without on-chip loops; None where its program would be too long.
+
+    Raises
+    ------
+    CapacityError
+        It does not fit SBUF.
     """
-    g = problem.geometry
-    best: Candidate | None = None
-    for n in (n for n in range(1, g.N) if g.N % n == 0):
-        try:
-            part = plan_direct(
-                replace(g, N=n), problem.epilogue, padding_mode=problem.padding_mode,
-                pack_taps=pack_taps, fast=problem.precision == "fast",
-            )  # fmt: skip
-        except CapacityError:
-            continue
-        once = _price(part)
-        if once.static_instructions > limit:
-            break
-        times = g.N // n
-        price = replace(
-            once,
-            moving_columns=once.moving_columns * times,
-            matmuls=once.matmuls * times,
-            tensor_cycles=once.tensor_cycles * times,
-            transfers=tuple(replace(t, count=t.count * times) for t in once.transfers),
-            scalar_elems=once.scalar_elems * times,
-            scalar_instructions=once.scalar_instructions * times,
-            vector_elems=once.vector_elems * times,
-            vector_instructions=once.vector_instructions * times,
-            first_load_bytes=once.first_load_bytes * times,  # nothing overlaps between iterations
-            last_store_bytes=once.last_store_bytes * times,
-            loop_iterations=times,
+    if _looped.least_matmuls(problem) > _looped.MAX_INSTRUCTIONS:
+        return None  # nor worth the time that planning takes
+    plan = plan_direct(
+        problem.geometry, problem.epilogue, padding_mode=problem.padding_mode,
+        pack_taps=pack_taps, fast=problem.precision == "fast",
+    )  # fmt: skip
+    price = _price(plan)
+    if price.static_instructions > _looped.MAX_INSTRUCTIONS:
+        return None
+    return Candidate(NAME, plan, price, _why(plan))
+
+
+def _in_parts(problem: Problem, pack_taps: bool) -> Candidate:
+    """Return on-chip loops over equal parts.
+
+    Raises
+    ------
+    CapacityError
+        A part does not fit SBUF.
+    NotSuited
+        The program would be too long all the same.
+    """
+
+    def make(part: Problem, reserved_bytes: int) -> DirectPlan:
+        return plan_direct(
+            part.geometry, part.epilogue, padding_mode=part.padding_mode, pack_taps=pack_taps,
+            fast=part.precision == "fast", part_of=problem.geometry,
+            sbuf_bytes=nl.tile_size.sbuf_fmax_bytes - reserved_bytes,
+        )  # fmt: skip
+
+    def w_shape(plan: DirectPlan) -> tuple[int, ...]:
+        g = plan.geometry
+        return (g.G, plan.w_shape[0], len(plan.products) * g.C_out)
+
+    cut = _looped.cut_into_parts(
+        problem,
+        _looped.Loops(
+            make, _price, w_shape, least=_looped.least_matmuls, rows=True, groups=1,
+            channels=even_tiles(problem.geometry.C_out, nl.tile_size.pmax)[0].size,
+        ),
+    )  # fmt: skip
+    plans_ = [piece.part for piece in cut.pieces]
+    kept: tuple[Load, ...] = ()
+    before = None
+    if problem.geometry.G == 1 and all(_keeps_weights(problem, plan) for plan in plans_):
+        plan = plans_[0]
+        kept = tuple(load for load in plan.steps[0].loads if not load.is_x)
+        before = Price(0, 0, 0, _weight_transfers(plan), static_instructions=len(kept))
+        pieces = [replace(piece, part=_without_weights(piece.part)) for piece in cut.pieces]
+        cut = replace(
+            cut, pieces=tuple(pieces), prices=tuple(_price(piece.part) for piece in pieces)
         )
-        y_shape = (g.N, *part.y_shape[1:])
-        why = f"{_why(part)}; an on-chip loop over the batch, {n} at a time"
-        found = Candidate(NAME, LoopedPlan(part, times, y_shape), price, why)
-        if best is None or found.estimate_us() < best.estimate_us():
-            best = found
-    return best
+    why = f"{_why(plans_[-1])}; {cut.why}" + (", the weights loaded before" if kept else "")
+    return Candidate(
+        NAME,
+        LoopedPlan(cut.pieces, _looped.y_shape(problem), kept),
+        _looped.total(cut, before),
+        why,
+    )
+
+
+def _keeps_weights(problem: Problem, plan: DirectPlan) -> bool:
+    """Whether a part has all output channels, and loads their weights once."""
+    whole = plan.geometry.C_out == problem.geometry.C_out
+    return whole and len(plan.c_out_blocks) == 1 and not any(s.loads_w for s in plan.steps[1:])
+
+
+def _without_weights(plan: DirectPlan) -> DirectPlan:
+    """Return the plan of a part whose weights are there."""
+    first = plan.steps[0]
+    loads = tuple(load for load in first.loads if load.is_x)
+    return replace(plan, steps=(replace(first, loads_w=False, loads=loads), *plan.steps[1:]))
+
+
+def _weight_transfers(plan: DirectPlan) -> tuple[Transfers, ...]:
+    """Return what the weights of a group take to load."""
+    held = 2 if plan.fast else plan.geometry.itemsize
+    return tuple(
+        Transfers(
+            1,
+            plan.products[load.part.start].rows,
+            load.part.size * plan.c_out_blocks[0][load.i].size * held,
+        )
+        for load in plan.steps[0].loads
+        if not load.is_x
+    )
 
 
 def _why(plan: DirectPlan) -> str:
@@ -711,13 +879,21 @@ def _why(plan: DirectPlan) -> str:
     return ", ".join(parts)
 
 
-def _epilogue_instructions(plan: DirectPlan, tiles: int, stores: int) -> int:
-    """Return the most instructions beside one per tile, and the loop's end."""
+def _epilogue_instructions(plan: DirectPlan, tiles: int) -> int:
+    """Return the most instructions beside one per tile: PSUM emptied, vectors, borders."""
     e = plan.epilogue
-    num = 1 + (e.has_scale + e.has_bias) * plan.geometry.G * sum(map(len, plan.c_out_blocks))
-    if e.has_residual:
-        num += tiles + stores
-    return num + (0 if e.activation is None else 3 * tiles)
+    g = plan.geometry
+    num = 1 + (e.has_scale + e.has_bias) * g.G * sum(map(len, plan.c_out_blocks))
+    strips = sum(step.x_back == 0 for step in plan.steps) * g.G
+    if plan.packs:
+        blocks = sum(len(plan.sections[s.section].blocks) for s in plan.steps if s.x_back == 0)
+        num += 4 * g.G * blocks * len(plan.packs)
+    if not plan.trimmed:
+        columns = len(plan.cols.zeros) + len(plan.cols.border)
+        num += strips * len(plan.c_in_tiles) * (2 + columns)
+    elif full_tap(g.rows) < 0 or full_tap(g.cols) < 0:
+        num += tiles  # a product of zeros comes first, of which these are made
+    return num + tiles * (e.instructions - 1)
 
 
 def _price(plan: DirectPlan) -> Price:
@@ -759,40 +935,98 @@ def _price(plan: DirectPlan) -> Price:
         c_outs = plan.c_out_blocks[step.block]
         for block in section.blocks:
             run_bytes = block.rows.size * block.cols.size * item
-            if plan.interleaved_y:
-                runs = c_outs[0].size * block.images.size
-                moved[runs, len(c_outs) * run_bytes, True, False] += g.G
-            else:
-                for c_out in c_outs:
-                    moved[c_out.size * block.images.size, run_bytes, True, False] += g.G
+            for to_hbm in (True, False) if plan.epilogue.has_residual else (True,):
+                if plan.interleaved_y:
+                    runs = c_outs[0].size * block.images.size
+                    moved[runs, len(c_outs) * run_bytes, to_hbm, False] += g.G
+                else:
+                    for c_out in c_outs:
+                        moved[c_out.size * block.images.size, run_bytes, to_hbm, False] += g.G
     y_elems = g.N * g.rows.outputs * g.cols.outputs * g.G
     num_tiles = sum(len(c_outs) for c_outs in plan.c_out_blocks)
     tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
-    shared = 2 if plan.evict_on_both else 1
+    by_scalar, by_vector = (0.5, 0.5) if plan.evict_on_both else (0.0, 1.0)
+    hw = hardware()
+    if plan.evict_on_both and hw.generation < 3:  # PSUM serves one of the two at a time
+        by_vector += by_scalar * hw.vector_ghz / hw.scalar_ghz
     transfers = tuple(Transfers(n, *how) for how, n in moved.items())
     # With one product a tile, TensorE and what empties PSUM take turns more than they overlap.
     every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
     alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
-    first = plan.sections[0]
-    last = first.blocks[-1] if len(plan.sections) == 1 else plan.sections[-1].blocks[-1]
+    first_ns, last_ns = _ends_ns(plan)
+    loaded_ns = 0.0  # at the earliest, of what the last matmul waits for
+    if len(plan.sections) * g.G == 1:
+        loads = [t for t in transfers if not t.to_hbm and not t.on_chip]
+        loaded_ns = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
+        loaded_ns += sum(t.count * transfer_ns(t, hw) for t in loads)
+    rows = sum(p.rows for p in plan.products) / len(plan.products)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
         tensor_cycles=plan.tensor_cycles,
         transfers=transfers,
-        scalar_elems=y_elems * num_tiles * (shared - 1) // shared + copied // 2,
-        scalar_instructions=tiles * (shared - 1) // shared + copies // 2,
-        vector_elems=y_elems * num_tiles // shared + copied // 2,
-        vector_instructions=tiles // shared + copies // 2,
-        first_load_bytes=partitions * first.runs[0].size * width * item if first.runs else 0,
-        last_store_bytes=last.rows.size * last.cols.size * item * plan.c_out_blocks[0][0].size,
+        scalar_elems=round(by_scalar * y_elems * num_tiles) + copied // 2,
+        scalar_instructions=round(by_scalar * tiles) + copies // 2,
+        vector_elems=round(by_vector * y_elems * num_tiles) + copied // 2,
+        vector_instructions=round(by_vector * tiles) + copies // 2,
+        first_ns=first_ns,
+        last_ns=last_ns,
+        built_ns=loaded_ns,
         static_instructions=plan.num_matmuls
         + tiles
         + copies
         + sum(t.count for t in transfers)
-        + _epilogue_instructions(plan, tiles, sum(t.count for t in transfers if t.to_hbm)),
-        rows=sum(p.rows for p in plan.products) // len(plan.products),
-        lead_ns=_LEAD_NS + alone * plan.tensor_cycles / hardware().tensor_ghz,
+        + _epilogue_instructions(plan, tiles),
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, rows, hw),
+        lead_ns=alone * plan.tensor_cycles / hw.tensor_ghz,
+    )
+
+
+def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
+    """Return how long the first matmul waits for its operands, and y's end for the last store."""
+    g, hw = plan.geometry, hardware()
+    held = 2 if plan.fast else g.itemsize
+    loads = []  # of x, then of weights
+    section, c_out = plan.sections[0], plan.c_out_blocks[0][0]
+    if section.runs:
+        runs = len(plan.c_in_tiles) if plan.interleaved_x else 1
+        run = section.runs[0]
+        rows, elems = run.size, runs * plan.cols.inside.size
+        if plan.trimmed and run.step == 1:
+            rows, elems = 1, elems * rows
+        channels = plan.c_in_tiles[0].size
+        x = Transfers(1, channels * section.images.size * rows, elems * g.itemsize)
+        loads.append((x, channels))
+    for piece in [load.part for load in plan.steps[0].loads if not load.is_x][:1]:
+        rows = plan.products[piece.start].rows
+        loads.append((Transfers(1, rows, piece.size * c_out.size * held), rows))
+    arrived = (
+        max(
+            i * hw.dma_static_issue_ns + alone_ns(load, partitions, hw)
+            for i, (load, partitions) in enumerate(loads)
+        )
+        if loads
+        else 0.0
+    )
+    arrived = max(arrived, hw.dma_fill_ns + sum(transfer_ns(load, hw) for load, _ in loads))
+    block = plan.sections[-1].blocks[-1]
+    c_outs = plan.c_out_blocks[-1]
+    tile = block.tiles[-1]
+    elems = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
+    emptied = elems / hw.vector_ghz + hw.vector_latency_ns
+    run_bytes = block.rows.size * block.cols.size * g.itemsize
+    channels = c_outs[-1].size
+    store = Transfers(
+        1,
+        channels * block.images.size,
+        run_bytes * (len(c_outs) if plan.interleaved_y else 1),
+        to_hbm=True,
+    )
+    stored = alone_ns(store, channels, hw)
+    around = hw.dma_static_start_ns + hw.dma_complete_ns
+    return (
+        around + arrived + hw.dependency_ns,
+        hw.tensor_latency_ns + 2 * hw.dependency_ns + emptied + around + stored,
     )
 
 
@@ -802,39 +1036,38 @@ def pack(w: PackedWeights, plan: Any) -> Array:
     A row is a partition of the products' contraction.
     """
     if isinstance(plan, LoopedPlan):
-        return pack(w, plan.part)
+        return pack(w, plan.pieces[0].part)  # the same for all parts
     if isinstance(plan, conv2d_pooled.PooledPlan):
         return conv2d_pooled.pack(w, plan)
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.pack(w, plan)
-    g = plan.geometry
-    KW = g.cols.taps
+    KW = plan.geometry.cols.taps
     num_in = len(plan.c_in_tiles)
     dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
-    packed = np.zeros((g.G, plan.w_shape[0], len(plan.products) * g.C_out), dtype)
-    for block in plan.c_out_blocks:
-        for c_out in block:
-            if plan.interleaved_y:
-                out = slice(c_out.index, None, g.C_out // c_out.size)
-            else:
-                out = slice(c_out.start, c_out.start + c_out.size)
-            for i, product in enumerate(plan.products):
-                at = c_out.w_start + i * c_out.size
-                columns = slice(at, at + c_out.size)
-                if product.kh >= 0:
-                    tile = plan.c_in_tiles[product.source]
-                    chosen = slice(tile.start, tile.start + tile.size)
-                    if plan.interleaved_x:
-                        chosen = slice(product.source, None, num_in)
-                    tap = product.kh * KW + product.kw
-                    packed[:, : tile.size, columns] = w.array[:, chosen, tap, out]
-                    continue
-                group = plan.packs[product.source - num_in]
-                tile = plan.c_in_tiles[-1]
-                for j, (kh, kw) in enumerate(group.taps):
-                    rows = slice(j * tile.size, (j + 1) * tile.size)
-                    chosen = slice(tile.start, tile.start + tile.size)
-                    packed[:, rows, columns] = w.array[:, chosen, kh * KW + kw, out]
+    groups, C_out = w.array.shape[0], w.array.shape[3]  # a part may have fewer
+    packed = np.zeros((groups, plan.w_shape[0], len(plan.products) * C_out), dtype)
+    c_outs = even_tiles(C_out, nl.tile_size.pmax)
+    for index, c_out in enumerate(c_outs):
+        out = slice(c_out.start, c_out.start + c_out.size)
+        if plan.interleaved_y:
+            out = slice(index, None, len(c_outs))
+        for i, product in enumerate(plan.products):
+            at = c_out.start * len(plan.products) + i * c_out.size
+            columns = slice(at, at + c_out.size)
+            if product.kh >= 0:
+                tile = plan.c_in_tiles[product.source]
+                chosen = slice(tile.start, tile.start + tile.size)
+                if plan.interleaved_x:
+                    chosen = slice(product.source, None, num_in)
+                tap = product.kh * KW + product.kw
+                packed[:, : tile.size, columns] = w.array[:, chosen, tap, out]
+                continue
+            group = plan.packs[product.source - num_in]
+            tile = plan.c_in_tiles[-1]
+            for j, (kh, kw) in enumerate(group.taps):
+                rows = slice(j * tile.size, (j + 1) * tile.size)
+                chosen = slice(tile.start, tile.start + tile.size)
+                packed[:, rows, columns] = w.array[:, chosen, kh * KW + kw, out]
     return packed
 
 
@@ -842,7 +1075,13 @@ def run(launch: Launch, operands: Operands, plan: Any) -> Any:
     """Launch the kernel; return y."""
     o = operands
     if isinstance(plan, LoopedPlan):
-        return launch(conv2d_direct_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
+        part = plan.pieces[0].part
+        kernel = conv2d_direct_looped
+        if isinstance(part, conv2d_pooled.PooledPlan):
+            kernel = conv2d_pooled.conv2d_pooled_looped
+        elif isinstance(part, conv2d_streamed.StreamedPlan):
+            kernel = conv2d_streamed.conv2d_streamed_looped
+        return launch(kernel, o.x, o.w, o.scale, o.bias, o.residual, plan)
     if isinstance(plan, conv2d_pooled.PooledPlan):
         return conv2d_pooled.run(launch, operands, plan)
     if not isinstance(plan, DirectPlan):

@@ -6,7 +6,7 @@ acc = sum over (ci, t) of w[g, ci, t, co] * x[n, g*C_in + ci, oh*s + kh*d - pad,
 Shapes
 ------
 x_hbm         (N, G*C_in, H, W)          f32 f16 bf16  HBM
-w_hbm         (G, C_in, KH*KW, C_out)    as x          HBM, taps in the plan's order
+w_hbm         (G, C_in, KH*KW, C_out)    as x or bf16  HBM, taps in the plan's order
 scale_hbm     (G*C_out, 1)               f32           HBM, or None
 bias_hbm      (G*C_out, 1)               f32           HBM, or None
 residual_hbm  (N, G*C_out, OH, OW)       as x          HBM, or None
@@ -37,9 +37,8 @@ architecture guide, start partitions of engines.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import nki
@@ -47,8 +46,9 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._groups import (
     Batch,
@@ -58,6 +58,7 @@ from nkiconv.kernels._groups import (
     GroupedPlans,
     Outputs,
     Strip,
+    Tap,
     join_sections,
     piece_rows,
     plan_grouped,
@@ -65,14 +66,14 @@ from nkiconv.kernels._groups import (
     side_by_side,
     stored_rows,
 )
+from nkiconv.kernels._groups_price import price_of
+from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._plan import Geometry, Tile, ceil_div, tap_outputs
-from nkiconv.kernels._price import Price, Transfers, matmul_cycles
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._strip import transfer_mode
 from nkiconv.kernels._weights import PackedWeights
-from nkiconv.simulate.hardware import hardware
 
 NAME = "grouped"
-
-_MAX_INSTRUCTIONS = 20000
 
 
 def _make_mask(dtype: str, groups: int, c_in: int, c_out: int) -> nl.NkiTensor:
@@ -101,7 +102,7 @@ def _load_weights(w_hbm: nl.NkiTensor, groups: Tile, plan: GroupedPlan) -> nl.Nk
     some = w_hbm[nl.ds(groups.start, groups.size * plan.planes), :, :, :]
     src = some.reshape((rows, plan.planes, taps, g.C_out))
     src = src.expand_dim(0).broadcast(0, plan.lanes)
-    nisa.dma_copy(dst=w_sb, src=src, dge_mode=nisa.dge_mode.none)
+    nisa.dma_copy(dst=w_sb, src=src, dge_mode=transfer_mode(w_hbm))
     return w_sb
 
 
@@ -117,7 +118,7 @@ def _load_vector(
     some = vector_hbm[nl.ds(groups.start * g.C_out, rows * plan.planes), :]
     src = some.reshape((rows, plan.planes))
     src = src.expand_dim(0).broadcast(0, plan.lanes)
-    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=nisa.dge_mode.none)
+    nisa.dma_copy(dst=vector_sb, src=src, dge_mode=transfer_mode(vector_hbm))
     return vector_sb
 
 
@@ -159,15 +160,15 @@ def _image(lane: int, batch: Batch, plan: GroupedPlan) -> int:
 
 
 def _load_strip(
-    x_hbm: nl.NkiTensor, groups: Tile, batch: Batch, strip: Strip, plan: GroupedPlan
+    x_hbm: nl.NkiTensor, dtype: str, groups: Tile, batch: Batch, strip: Strip, plan: GroupedPlan
 ) -> nl.NkiTensor:
-    """x_sb (lane g ci, images, planes, rows, cols), zeros outside the image."""
+    """x_sb (lane g ci, images, planes, rows, cols) of a dtype, zeros outside the image."""
     g = plan.geometry
     cols = plan.cols
     rows = groups.size * g.C_in
     size = strip.bands[0].size
     shape = (batch.lanes * rows, batch.size, plan.planes, size, cols.size)
-    x_sb = nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf)
+    x_sb = nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf)
     for part in strip.zeros:
         nisa.memset(dst=x_sb[:, :, :, nl.ds(part.start, part.size), :], value=0)
     for part in cols.zeros:
@@ -189,7 +190,7 @@ def _load_strip(
                 nisa.dma_copy(
                     dst=x_sb[nl.ds(lane * rows, rows), images, planes, places, inside],
                     src=src[:, :, planes, brought.pixel : end : brought.step, :],
-                    dge_mode=nisa.dge_mode.none,
+                    dge_mode=transfer_mode(x_hbm),
                 )
     return x_sb
 
@@ -286,9 +287,9 @@ def _move_results(
         in_hbm = view[:, :, planes, nl.ds(part.start, part.size), :]
         in_sbuf = y_sb[nl.ds(lane * rows, rows), :, :, 0 : part.size, :]
         if store:
-            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=nisa.dge_mode.none)
+            nisa.dma_copy(dst=in_hbm, src=in_sbuf, dge_mode=transfer_mode(y_hbm))
         else:
-            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=nisa.dge_mode.none)
+            nisa.dma_copy(dst=in_sbuf, src=in_hbm, dge_mode=transfer_mode(y_hbm))
 
 
 def _view(tensor_sb: nl.NkiTensor, tile: Outputs, block: Block) -> nl.NkiTensor:
@@ -344,7 +345,7 @@ def _prepare(
     section = plan.sections[plan.jobs[i_job].section]
     part = section.parts[0]
     w_sb = _load_weights(w_hbm, groups, section)
-    x_sb = _load_strip(x_hbm, groups, part.batches[0], part.strips[0], section)
+    x_sb = _load_strip(x_hbm, w_hbm.dtype, groups, part.batches[0], part.strips[0], section)
     scale_sb = _load_vector(scale_hbm, groups, section)
     bias_sb = _load_vector(bias_hbm, groups, section)
     stat_sbs = []
@@ -408,10 +409,61 @@ def conv2d_grouped(
     plan: GroupedPlans,
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
-    g = plan.geometry
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(y_hbm, x_hbm, w_hbm, scale_hbm, bias_hbm, residual_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def conv2d_grouped_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(take_part(operands, piece, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(take_part(operands, piece, indices(table_sb, piece, i)), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(hbm: dict[str, Any], plan: GroupedPlans) -> None:
+    _convolve(hbm["y"], hbm["x"], hbm["w"], hbm["scale"], hbm["bias"], hbm["residual"], plan)
+
+
+def _convolve(
+    y_hbm: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: GroupedPlans,
+) -> None:
+    """y_hbm = the convolution of all of x_hbm."""
+    g = plan.geometry
     load_table(plan.epilogue)
-    mask_sb = _make_mask(x_hbm.dtype, plan.mask_groups, g.C_in, g.C_out)
+    mask_sb = _make_mask(w_hbm.dtype, plan.mask_groups, g.C_in, g.C_out)
     # Loads and operands of a block are asked for before the block before it is computed: an
     # engine takes its instructions in order, and would else begin with them when that one is done.
     following = _prepare(x_hbm, w_hbm, scale_hbm, bias_hbm, mask_sb, 0, plan)
@@ -426,14 +478,13 @@ def conv2d_grouped(
             for batch in part.batches:
                 for strip in part.strips:
                     if x_sb is None:
-                        x_sb = _load_strip(x_hbm, groups, batch, strip, section)
+                        x_sb = _load_strip(x_hbm, w_hbm.dtype, groups, batch, strip, section)
                     for block in strip.blocks:
                         _run_block(
                             y_hbm, x_sb, mask_sb, ready, residual_hbm, groups, batch, strip, block,
                             section,
                         )  # fmt: skip
                     x_sb = None
-    return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -442,8 +493,8 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        One group; a channel per group; a group larger than TensorE; padding other than zeros; a
-        faster float32; more instructions than a program should have.
+        One group; a channel per group; a group larger than TensorE; padding other than zeros; more
+        instructions than a program should have.
     """
     if problem.geometry.G == 1:
         raise NotSuited("there is one group only")
@@ -460,25 +511,65 @@ def block_diagonal_plans(problem: Problem, name: str) -> Iterator[Candidate]:
     NotSuited
     """
     check_problem(problem)
-    g = problem.geometry
-    shortest = 0
+    found = list(_candidates(problem, name, 0))
+    fits = [one for one in found if one.price.static_instructions <= _looped.MAX_INSTRUCTIONS]
+    yield from fits
+    if fits or not found:
+        return
+
+    def make(part: Problem, reserved_bytes: int) -> GroupedPlans:
+        several = list(_candidates(part, name, reserved_bytes))
+        if not several:
+            raise NotSuited("SBUF does not hold a part of it")
+        best: GroupedPlans = min(several, key=Candidate.estimate_us).plan
+        return best
+
+    def w_shape(plan: GroupedPlans) -> tuple[int, ...]:
+        return (plan.geometry.G, plan.geometry.C_in, len(_taps(plan)), plan.geometry.C_out)
+
+    loops = _looped.Loops(make, _priced, w_shape, rows=True, groups=side_by_side(problem.geometry))
+    cut = _looped.cut_into_parts(problem, loops)
+    if len({_taps(piece.part) for piece in cut.pieces}) > 1:
+        raise NotSuited("parts of it would need weights in several orders")
+    plan = LoopedPlan(cut.pieces, _looped.y_shape(problem))
+    why = "; ".join(_why(section) for section in cut.pieces[-1].part.sections)
+    yield Candidate(name, plan, _looped.total(cut), f"{why}; {cut.why}")
+
+
+def _taps(plan: GroupedPlans) -> tuple[Tap, ...]:
+    """Return the order in which the weights of a plan lie."""
+    return plan.sections[0].taps
+
+
+def _candidates(problem: Problem, name: str, reserved_bytes: int) -> Iterator[Candidate]:
+    """Yield plans of any length that leave so many bytes of SBUF per partition."""
+    g, fast = problem.geometry, problem.precision == "fast"
     for shape in _shapes(g):
-        planned = [plan_grouped(g, problem.epilogue, *section) for section in shape]
+        planned = [plan_grouped(g, problem.epilogue, *section, fast=fast) for section in shape]
         found = tuple(section for section in planned if section is not None)
         if len(found) < len(planned):
             continue  # SBUF does not hold it
         plan = join_sections(g, problem.epilogue, found)
-        if plan is None:
+        if plan is None or plan.sbuf_bytes + reserved_bytes > nl.tile_size.sbuf_fmax_bytes:
             continue
-        price = _price(plan)
-        if price.static_instructions > _MAX_INSTRUCTIONS:
-            shortest = max(shortest, price.static_instructions)
-            continue
-        yield Candidate(name, plan, price, "; ".join(_why(section) for section in found))
-    if shortest:
-        raise NotSuited(
-            f"its program would have {shortest} instructions; {_MAX_INSTRUCTIONS} are the limit"
-        )
+        yield Candidate(name, plan, _priced(plan), "; ".join(_why(section) for section in found))
+
+
+def _priced(plan: GroupedPlans) -> Price:
+    """Return what a plan costs; its instructions with those of borders and epilogues."""
+    price = price_of(plan)
+    more = 0
+    for section in plan.sections:
+        for part in section.parts:
+            for strip in part.strips:
+                times = len(section.groups) * len(part.batches)
+                tiles = sum(len(r) for block in strip.blocks for r in block.rounds)
+                more += times * tiles * (plan.epilogue.instructions - 1)
+                more += times * len(strip.zeros)
+                more += times * len(section.cols.zeros) * part.batches[0].size
+                if plan.epilogue.has_residual:  # rows below the image
+                    more += times * len(strip.blocks)
+    return replace(price, static_instructions=price.static_instructions + more)
 
 
 def check_problem(problem: Problem) -> None:
@@ -496,8 +587,6 @@ def check_problem(problem: Problem) -> None:
         )
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
     if problem.epilogue.pool is not None:
         raise NotSuited("it has no fused pooling")
 
@@ -532,138 +621,24 @@ def _why(plan: GroupedPlan) -> str:
         parts.append(f"{plan.planes} neighbouring channels per partition")
     if not plan.resident:
         parts.append("operands built where they are used")
+    if plan.fast:
+        parts.append("operands rounded to bfloat16")
     return ", ".join(parts)
 
 
-def _price(plan: GroupedPlans) -> Price:
-    """Return what the sections cost, one after the other."""
-    prices = [_section_price(section) for section in plan.sections]
-    last = prices[-1]
-    return Price(
-        moving_columns=sum(p.moving_columns for p in prices),
-        matmuls=sum(p.matmuls for p in prices),
-        tensor_cycles=sum(p.tensor_cycles for p in prices),
-        transfers=tuple(t for p in prices for t in p.transfers),
-        scalar_elems=sum(p.scalar_elems for p in prices),
-        scalar_instructions=sum(p.scalar_instructions for p in prices),
-        vector_elems=sum(p.vector_elems for p in prices),
-        vector_instructions=sum(p.vector_instructions for p in prices),
-        gpsimd_elems=sum(p.gpsimd_elems for p in prices),
-        gpsimd_instructions=sum(p.gpsimd_instructions for p in prices),
-        first_load_bytes=prices[0].first_load_bytes,
-        last_store_bytes=last.last_store_bytes,
-        first_transfers=prices[0].first_transfers,
-        static_instructions=sum(p.static_instructions for p in prices),
-    )
+def pack(w: PackedWeights, plan: GroupedPlans | LoopedPlan) -> Array:
+    """Return the weights with their taps in the plan's order, rounded where x is."""
+    if isinstance(plan, LoopedPlan):
+        return pack(w, plan.pieces[0].part)  # the same for all parts
+    first = plan.sections[0]
+    order = [tap.row * plan.geometry.cols.taps + tap.col for tap in first.taps]
+    dtype = DTYPES["bfloat16"] if first.fast else w.array.dtype
+    return np.ascontiguousarray(w.array[:, :, order, :].astype(dtype, copy=False))
 
 
-def _strip_transfers(
-    strip: Strip, plan: GroupedPlan, groups: int, count: int
-) -> Iterator[Transfers]:
-    """Yield the transfers of a strip for a block of so many groups, each `count` times."""
-    g = plan.geometry
-    pixels = plan.cols.inside.size
-    for band in range(plan.bands):
-        for piece in strip.pieces:
-            rows = piece_rows(piece, strip.bands[band].inside)
-            run = _Run(piece.images.size, piece.planes.size, rows.size, g.rows.size, pixels)
-            split = rows.step > 1 or len(plan.cols.zeros) > 0
-            if rows.size:
-                yield run.transfers(count, groups * g.C_in, g.itemsize, split=split)
-        for block in strip.blocks:
-            stored = stored_rows(block, band, plan).size
-            run = _Run(block.images.size, block.planes.size, stored, g.rows.outputs, g.cols.outputs)
-            if stored and plan.epilogue.has_residual:
-                yield run.transfers(count, groups * g.C_out, g.itemsize)
-            if stored:
-                yield run.transfers(count, groups * g.C_out, g.itemsize, to_hbm=True)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What a transfer moves per partition: rows of a plane that has `height`."""
-
-    images: int
-    planes: int
-    rows: int
-    height: int
-    cols: int
-
-    def transfers(
-        self, count: int, channels: int, itemsize: int, *, split: bool = False, to_hbm: bool = False
-    ) -> Transfers:
-        """Return the transfers; `split` where rows are apart on either side."""
-        elems = self.images * self.planes * self.rows * self.cols
-        run = self.rows * self.cols
-        if split:
-            run = self.cols
-        elif self.rows == self.height:
-            run *= self.planes
-        return Transfers(count, channels * elems // run, run * itemsize, to_hbm)
-
-
-def _section_price(plan: GroupedPlan) -> Price:
-    """Return what a section costs."""
-    g = plan.geometry
-    hw = hardware()
-    blocks = plan.groups[0].size * plan.lanes
-    k, m = blocks * g.C_in, blocks * g.C_out
-    taps = len(plan.taps)
-    transfers: list[Transfers] = []
-    vectors = plan.epilogue.has_scale + plan.epilogue.has_bias
-    weights = plan.planes * taps * g.C_out * g.itemsize
-    for size, count in Counter(groups.size for groups in plan.groups).items():
-        transfers.append(Transfers(count, plan.lanes * size * g.C_in, weights))
-        if vectors:
-            few = Transfers(count * vectors, plan.lanes * size * g.C_out, 4 * plan.planes)
-            transfers.append(few)
-        for part in plan.parts:
-            lanes = sum(batch.lanes for batch in part.batches) // plan.bands
-            for strip in part.strips:
-                transfers += _strip_transfers(strip, plan, size, count * lanes)
-    evicted = tiles = rounds = 0
-    for part in plan.parts:
-        times = len(plan.groups) * len(part.batches)
-        for together in (r for s in part.strips for block in s.blocks for r in block.rounds):
-            rounds += times
-            tiles += times * len(together)
-            evicted += times * sum(t.images.size * t.rows.size * t.cols.size for t in together)
-    times = len(plan.groups) if plan.resident else rounds
-    built = times * plan.planes * taps * m
-    builds = times * len(plan.chunks)
-    each_columns = ceil_div(plan.moving_columns, plan.num_matmuls)
-    rate = hw.float32_pair_cycles if hw.generation < 3 else 1
-    # Rows at rest count against the array's clock, which starts slow (NeuronCore-v3).
-    fed = each_columns / matmul_cycles(each_columns, 2, hw) * k / hw.partitions
-    slow = hw.throttle_slowdown if fed / 2 < hw.throttle_busy_share else 1
-    cycles = slow * plan.num_matmuls * matmul_cycles(each_columns, g.itemsize, hw, m)
-    first = plan.parts[0].strips[0].pieces[0].places.size * plan.cols.inside.size
-    last = plan.parts[-1].strips[-1].blocks[-1].rows.size * g.cols.outputs
-    return Price(
-        moving_columns=plan.moving_columns,
-        matmuls=plan.num_matmuls,
-        tensor_cycles=cycles,
-        transfers=tuple(transfers),
-        scalar_elems=evicted // 2,
-        scalar_instructions=ceil_div(tiles, 2),
-        vector_elems=evicted // 2 + round(built * rate / 2),
-        vector_instructions=tiles // 2 + builds // 2,
-        gpsimd_elems=round(built * rate / 2),
-        gpsimd_instructions=ceil_div(builds, 2),
-        first_load_bytes=k * first * g.itemsize,
-        last_store_bytes=m * last * g.itemsize,
-        first_transfers=plan.lanes,
-        static_instructions=plan.num_matmuls + tiles + builds + sum(t.count for t in transfers) + 8,
-    )
-
-
-def pack(w: PackedWeights, plan: GroupedPlans) -> Array:
-    """Return the weights with their taps in the plan's order."""
-    order = [tap.row * plan.geometry.cols.taps + tap.col for tap in plan.sections[0].taps]
-    return np.ascontiguousarray(w.array[:, :, order, :])
-
-
-def run(launch: Launch, operands: Operands, plan: GroupedPlans) -> Any:
+def run(launch: Launch, operands: Operands, plan: GroupedPlans | LoopedPlan) -> Any:
     """Launch the kernel; return y."""
     o = operands
+    if isinstance(plan, LoopedPlan):
+        return launch(conv2d_grouped_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
     return launch(conv2d_grouped, o.x, o.w, o.scale, o.bias, o.residual, plan)

@@ -10,7 +10,7 @@ Shapes
 ------
 x_hbm         (N, C_in, H, W)     f32 f16 bf16  HBM
 w_hbm         "zeros":  (tiles of C_in, rows, entries, U*C_out)   "rows": (G, KH*C_in, U*C_out)
-              "phases": (C_in, KH, KW, C_out), the last tap's row first;  as x, HBM
+              "phases": (C_in, KH, KW, C_out), the last tap's row first;  as x, or bf16
 scale_hbm     (C_out, 1)          f32           HBM, or None
 bias_hbm      (C_out, 1)          f32           HBM, or None
 residual_hbm  (N, C_out, OH, OW)  as x          HBM, or None
@@ -42,6 +42,7 @@ access patterns, DMA bandwidth guide.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import nki
@@ -49,8 +50,9 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
-from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._epilogue import evict, load_table
 from nkiconv.kernels._im2col_plan import (
     Chunk,
@@ -58,72 +60,106 @@ from nkiconv.kernels._im2col_plan import (
     OutTile,
     Packing,
     Strip,
-    columns,
-    joins,
+    least_matmuls,
     make_plan,
-    out_tiles,
-    packings,
 )
-from nkiconv.kernels._plan import Geometry, Tile, ceil_div
-from nkiconv.kernels._price import Price, Transfers, matmul_cycles, transfer_ns
+from nkiconv.kernels._im2col_price import price, ranked
+from nkiconv.kernels._looped import (
+    LoopedPlan,
+    Piece,
+    Reached,
+    indices,
+    make_table,
+    reach,
+    reach_part,
+    whole,
+)
+from nkiconv.kernels._plan import Geometry, Tile
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._problem import TooLong
 from nkiconv.kernels._stages import Launch
+from nkiconv.kernels._strip import transfer_mode
 from nkiconv.kernels._weights import PackedWeights
-from nkiconv.simulate.hardware import Hardware, hardware
+from nkiconv.simulate.hardware import hardware
 
 NAME = "im2col"
 
-_MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
+_FIRST = 2  # chunks whose loads come among those of the weights
 _PLANS = 2  # made in full: the first by a quick estimate
 
 
-def _load_weights(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
-    """w_sb (rows, entries, U*C_out) of each tile of C_in, zero where no tap fits."""
-    g = plan.geometry
+def _make_weights(dtype: Any, plan: Im2colPlan) -> list[nl.NkiTensor]:
+    """w_sb (rows, entries, U*C_out) of each tile of C_in, zero unless HBM has the zeros."""
     k = plan.packing
     w_sbs = []
-    for i in range(len(plan.c_in_tiles)):
-        c_in = plan.c_in_tiles[i]
-        size = k.G * k.J * c_in.size
-        w_sb = nl.ndarray((size, plan.entries, k.U * g.C_out), dtype=w_hbm.dtype, buffer=nl.sbuf)
-        if plan.weights == "zeros":
-            nisa.dma_copy(dst=w_sb, src=w_hbm[i, nl.ds(0, size)], dge_mode=nisa.dge_mode.none)
-        else:
+    for c_in in plan.c_in_tiles:
+        shape = (k.G * k.J * c_in.size, plan.entries, k.U * plan.geometry.C_out)
+        w_sb = nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf)
+        if plan.weights != "zeros":
             nisa.memset(dst=w_sb, value=0.0)
-        if plan.weights == "rows":
-            for fill in plan.fills:
-                nisa.dma_copy(
-                    dst=w_sb[nl.ds(fill.partition, fill.partitions), fill.entry, :],
-                    src=w_hbm[fill.shift],
-                    dge_mode=nisa.dge_mode.none,
-                )
-        if plan.weights == "phases":
-            _fill_phases(w_sb, w_hbm, c_in, plan)
         w_sbs.append(w_sb)
     return w_sbs
 
 
-def _fill_phases(w_sb: nl.NkiTensor, w_hbm: nl.NkiTensor, c_in: Tile, plan: Im2colPlan) -> None:
-    """w_sb[g j ci, z, u co] = the tap that phase j finds at entry z, by way of one load."""
+def _load_taps(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
+    """taps_sb (ci, KH, KW, C_out) of each tile of C_in, from which "phases" are filled."""
     g = plan.geometry
-    k = plan.packing
-    taps_sb = nl.ndarray(
-        (c_in.size, g.rows.taps, g.cols.taps, g.C_out), dtype=w_hbm.dtype, buffer=nl.sbuf
-    )
-    nisa.dma_copy(dst=taps_sb, src=w_hbm[nl.ds(c_in.start, c_in.size)], dge_mode=nisa.dge_mode.none)
-    for fill in plan.fills:
-        entry_end = fill.entry + (fill.taps - 1) * fill.entry_step + 1
-        tap_end = fill.tap + (fill.taps - 1) * fill.tap_step + 1
-        shift_end = fill.shift + (fill.shifts - 1) * k.G + 1
-        dst = w_sb[
-            nl.ds(fill.partition, c_in.size),
-            fill.entry : entry_end : fill.entry_step,
-            0 : fill.shifts * g.C_out,
-        ]
-        src = taps_sb[:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : k.G, :]
-        if fill.by_engine:
-            nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
-        else:
-            nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
+    taps_sbs = []
+    if plan.weights == "phases":
+        for c_in in plan.c_in_tiles:
+            shape = (c_in.size, g.rows.taps, g.cols.taps, g.C_out)
+            taps_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
+            nisa.dma_copy(
+                dst=taps_sb, src=w_hbm[nl.ds(c_in.start, c_in.size)], dge_mode=nisa.dge_mode.none
+            )
+            taps_sbs.append(taps_sb)
+    return taps_sbs
+
+
+def _load_zeros(w_sbs: list[nl.NkiTensor], w_hbm: nl.NkiTensor, plan: Im2colPlan) -> None:
+    """w_sb with the zeros, where HBM has them."""
+    if plan.weights == "zeros":
+        for i in range(len(w_sbs)):
+            w_sb = w_sbs[i]
+            nisa.dma_copy(
+                dst=w_sb, src=w_hbm[i, nl.ds(0, w_sb.shape[0])], dge_mode=nisa.dge_mode.none
+            )
+
+
+def _load_rows(
+    w_sbs: list[nl.NkiTensor], w_hbm: nl.NkiTensor, rows: Tile, plan: Im2colPlan
+) -> None:
+    """w_sb[g j ci, p, u co] for output rows p, where these are transfers of their own."""
+    if plan.weights == "rows":
+        for fill in plan.fills:
+            if rows.start <= fill.entry and fill.entry < rows.start + rows.size:
+                nisa.dma_copy(
+                    dst=w_sbs[0][nl.ds(fill.partition, fill.partitions), fill.entry, :],
+                    src=w_hbm[fill.shift],
+                    dge_mode=nisa.dge_mode.none,
+                )
+
+
+def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: Im2colPlan) -> None:
+    """w_sb[g j ci, z, u co] = the tap that phase j finds at entry z."""
+    C_out = plan.geometry.C_out
+    G = plan.packing.G
+    for i in range(len(taps_sbs)):
+        size = plan.c_in_tiles[i].size
+        for fill in plan.fills:
+            entry_end = fill.entry + (fill.taps - 1) * fill.entry_step + 1
+            tap_end = fill.tap + (fill.taps - 1) * fill.tap_step + 1
+            shift_end = fill.shift + (fill.shifts - 1) * G + 1
+            dst = w_sbs[i][
+                nl.ds(fill.partition, size),
+                fill.entry : entry_end : fill.entry_step,
+                0 : fill.shifts * C_out,
+            ]
+            src = taps_sbs[i][:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : G, :]
+            if fill.by_engine:
+                nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.vector)
+            else:
+                nisa.dma_copy(dst=dst, src=src, dge_mode=nisa.dge_mode.none)
 
 
 def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.NkiTensor | None]:
@@ -147,60 +183,89 @@ def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.
 
 def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
     """x_sb (g j ci, places, columns) of each tile of C_in, in turn, with zeros beside the image."""
+    k = plan.packing
     left = plan.geometry.cols.pad
     right = left + plan.x_width
+    shifted = right - (plan.shifts - 1) * plan.geometry.cols.dilation
     buffers = []
-    for _ in range(plan.buffers):
+    for direct in plan.direct:
         x_sbs = []
         for c_in in plan.c_in_tiles:
-            size = plan.packing.G * plan.packing.J * c_in.size
-            loaded = plan.packing.S * c_in.size
+            size = k.G * k.J * c_in.size
             x_sb = nl.ndarray((size, plan.places, plan.width), dtype=dtype, buffer=nl.sbuf)
-            if left > 0:
-                nisa.memset(dst=x_sb[0:loaded, :, 0:left], value=0.0, engine=nisa.engine.gpsimd)
-            if right < plan.width:
-                nisa.memset(
-                    dst=x_sb[0:loaded, :, right : plan.width], value=0.0, engine=nisa.engine.gpsimd
-                )
+            if direct > 0:
+                rows = plan.shifts * k.J * c_in.size
+                _clear_columns(x_sb[0:rows, 0:direct, :], left, max(0, shifted))
+            if direct < plan.places:
+                _clear_columns(x_sb[0 : k.S * c_in.size, direct : plan.places, :], left, right)
             x_sbs.append(x_sb)
         buffers.append(x_sbs)
     return buffers
 
 
+def _clear_columns(x_sb: nl.NkiTensor, left: int, right: int) -> None:
+    """Zeros in x_sb[:, :, :left] and x_sb[:, :, right:]."""
+    width = x_sb.shape[2]
+    if left > 0:
+        nisa.memset(dst=x_sb[:, :, 0:left], value=0.0, engine=nisa.engine.vector)
+    if right < width:
+        nisa.memset(dst=x_sb[:, :, right:width], value=0.0, engine=nisa.engine.vector)
+
+
 def _load_chunk(
-    x_sbs: list[nl.NkiTensor], x_hbm: nl.NkiTensor, n: int, chunk: Chunk, plan: Im2colPlan
+    x_sbs: list[nl.NkiTensor],
+    x_hbm: Reached,
+    n: int,
+    strip: Strip,
+    i_chunk: int,
+    is_new: bool,
+    plan: Im2colPlan,
 ) -> None:
-    """Bring the chunk's rows of x, then copy them for other phases and shifts."""
+    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts.
+
+    Where x_sbs are not new, an image of which they held all rows has left its zeros around.
+    """
     g = plan.geometry
-    H = g.rows.size
+    k = plan.packing
+    H = x_hbm.rows
     W = g.cols.size
-    S = plan.packing.S
+    chunk = strip.chunks[i_chunk]
+    start = strip.starts[i_chunk]
+    place = start * k.row_step
+    row = (strip.start + start) * k.row_step * k.S - g.rows.pad
     for i in range(len(plan.c_in_tiles)):
         c_in = plan.c_in_tiles[i]
         x_sb = x_sbs[i]
-        if chunk.zero_places.size > 0:
-            places = nl.ds(chunk.zero_places.start, chunk.zero_places.size)
+        if chunk.zero_slots > 0 and is_new:
+            places = nl.ds(place + chunk.zero_places.start, chunk.zero_places.size)
             nisa.memset(
-                dst=x_sb[0 : S * c_in.size, places, :], value=0.0, engine=nisa.engine.gpsimd
+                dst=x_sb[0 : chunk.zero_slots * c_in.size, places, :],
+                value=0.0,
+                engine=nisa.engine.gpsimd,
             )
         for load in chunk.loads:
-            channel = n * g.C_in + c_in.start
+            first = max(0, load.skip - g.cols.pad)
+            size = plan.x_width - first
+            pixel = ((n * g.C_in + c_in.start) * H + row + load.row) * W + first
+            pixels = reach(
+                x_hbm,
+                [[W, load.slots], [H * W, c_in.size], [k.S * W, load.size], [1, size]],
+                pixel,
+            )
             nisa.dma_copy(
                 dst=x_sb[
-                    nl.ds(load.phase * c_in.size, load.phases * c_in.size),
-                    nl.ds(load.place, load.size),
-                    nl.ds(g.cols.pad, plan.x_width),
+                    nl.ds(load.slot * c_in.size, load.slots * c_in.size),
+                    nl.ds(place + load.place, load.size),
+                    nl.ds(max(0, g.cols.pad - load.skip), size),
                 ],
-                src=x_hbm.ap(
-                    [[W, load.phases], [H * W, c_in.size], [S * W, load.size], [1, plan.x_width]],
-                    offset=(channel * H + load.row) * W,
-                ),
-                dge_mode=nisa.dge_mode.none,
+                src=pixels,
+                dge_mode=transfer_mode(pixels),
             )
         flat_sb = x_sb.flatten_dims(1, 2)
+        elem = place * plan.width
         for move in chunk.moves:
-            dst = flat_sb[nl.ds(move.dst, move.partitions), nl.ds(move.start, move.size)]
-            src = flat_sb[0 : move.partitions, nl.ds(move.shift, move.size)]
+            dst = flat_sb[nl.ds(move.dst, move.partitions), nl.ds(elem + move.start, move.size)]
+            src = flat_sb[0 : move.partitions, nl.ds(elem + move.shift, move.size)]
             if move.by_engine:
                 nisa.tensor_copy(dst=dst, src=src, engine=nisa.engine.gpsimd)
             else:
@@ -259,9 +324,10 @@ def _accumulate(
 
 
 def _copy_rows(
-    y_hbm: nl.NkiTensor,
+    y_hbm: Reached,
     y_sb: nl.NkiTensor,
     n: int,
+    row: int,
     out: OutTile,
     chunk: Chunk,
     to_hbm: bool,
@@ -270,65 +336,79 @@ def _copy_rows(
     """Between y_hbm[n, co, row + i*P + p, :] and y_sb (p co, i, OW); a last group may be short."""
     g = plan.geometry
     P = plan.packing.P
-    OH = g.rows.outputs
+    OH = y_hbm.rows
     OW = g.cols.outputs
-    start = ((n * g.C_out + out.channels.start) * OH + chunk.y_row + out.rows.start) * OW
+    start = ((n * g.C_out + out.channels.start) * OH + row + out.rows.start) * OW
     for short in (False, True):
         first = chunk.full if short else 0
         groups = 1 if short else chunk.full
         rows = min(out.rows.size, chunk.rest - out.rows.start) if short else out.rows.size
         if groups > 0 and rows > 0:
-            there = y_hbm.ap(
+            there = reach(
+                y_hbm,
                 [[OW, rows], [OH * OW, out.channels.size], [P * OW, groups], [1, OW]],
-                offset=start + first * P * OW,
+                start + first * P * OW,
             )
             here = y_sb[0 : rows * out.channels.size, nl.ds(first, groups), :]
             _transfer(there, here, to_hbm)
 
 
 def _copy_joined(
-    y_hbm: nl.NkiTensor, y_sb: nl.NkiTensor, n: int, chunk: Chunk, to_hbm: bool, plan: Im2colPlan
+    y_hbm: Reached,
+    y_sb: nl.NkiTensor,
+    n: int,
+    row: int,
+    chunk: Chunk,
+    to_hbm: bool,
+    plan: Im2colPlan,
 ) -> None:
     """Between y_hbm[n, co, row + i*P + p, :] and y_sb (co, i*P + p, OW)."""
+    g = plan.geometry
+    OH = y_hbm.rows
+    OW = g.cols.outputs
     rows = chunk.full * plan.packing.P + chunk.rest
-    there = y_hbm[n, :, nl.ds(chunk.y_row, rows), :]
+    start = (n * g.C_out * OH + row) * OW
+    there = reach(y_hbm, [[OH * OW, g.C_out], [OW, rows], [1, OW]], start)
     _transfer(there, y_sb[:, 0:rows, :], to_hbm)
 
 
 def _transfer(there: nl.NkiTensor, here: nl.NkiTensor, to_hbm: bool) -> None:
     if to_hbm:
-        nisa.dma_copy(dst=there, src=here, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=there, src=here, dge_mode=transfer_mode(there))
     else:
-        nisa.dma_copy(dst=here, src=there, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=here, src=there, dge_mode=transfer_mode(there))
 
 
 def _finish_chunk(
-    y_hbm: nl.NkiTensor,
-    residual_hbm: nl.NkiTensor | None,
+    y_hbm: Reached,
+    residual_hbm: Reached | None,
     w_sbs: list[nl.NkiTensor],
     x_sbs: list[nl.NkiTensor],
     scale_sb: nl.NkiTensor | None,
     bias_sb: nl.NkiTensor | None,
     n: int,
+    group: int,
+    start: int,
     out: OutTile,
     chunk: Chunk,
     plan: Im2colPlan,
 ) -> None:
     """y_hbm[n, co, the chunk's rows] of one tile of results."""
+    row = group * plan.packing.P
     size = out.rows.size * out.channels.size
-    shape = (size, chunk.groups.size, plan.geometry.cols.outputs)
+    shape = (size, chunk.groups, plan.geometry.cols.outputs)
     residual_sb = None
     if residual_hbm is not None:
-        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        residual_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
         if chunk.rest > 0:
             nisa.memset(dst=residual_sb[:, nl.ds(chunk.full, 1), :], value=0.0)
-        _copy_rows(residual_hbm, residual_sb, n, out, chunk, False, plan)
-    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        _copy_rows(residual_hbm, residual_sb, n, row, out, chunk, False, plan)
+    y_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
     on_vector = False
     for tile in chunk.tiles:
         for cols in plan.col_tiles:
             acc_ps = nl.ndarray((size, tile.size, cols.size), dtype=nl.float32, buffer=nl.psum)
-            groups = Tile(chunk.groups.start + tile.start, tile.size)
+            groups = Tile(start + tile.start, tile.size)
             _accumulate(acc_ps, w_sbs, x_sbs, out, groups, cols, plan)
             rows = nl.ds(tile.start, tile.size)
             columns = nl.ds(cols.start, cols.size)
@@ -340,35 +420,37 @@ def _finish_chunk(
                 on_vector,
             )  # fmt: skip
             on_vector = plan.on_both and not on_vector
-    _copy_rows(y_hbm, y_sb, n, out, chunk, True, plan)
+    _copy_rows(y_hbm, y_sb, n, row, out, chunk, True, plan)
 
 
 def _finish_joined(
-    y_hbm: nl.NkiTensor,
-    residual_hbm: nl.NkiTensor | None,
+    y_hbm: Reached,
+    residual_hbm: Reached | None,
     w_sbs: list[nl.NkiTensor],
     x_sbs: list[nl.NkiTensor],
     scale_sbs: list[nl.NkiTensor | None],
     bias_sbs: list[nl.NkiTensor | None],
     n: int,
+    group: int,
+    start: int,
     chunk: Chunk,
     plan: Im2colPlan,
 ) -> None:
     """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before."""
     C_out = plan.geometry.C_out
     P = plan.packing.P
-    shape = (C_out, chunk.groups.size * P, plan.geometry.cols.outputs)
+    row = group * P
+    shape = (C_out, chunk.groups * P, plan.geometry.cols.outputs)
     residual_sb = None
     if residual_hbm is not None:
-        residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
+        residual_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
         if chunk.rest > 0:
             first = chunk.full * P + chunk.rest
             nisa.memset(dst=residual_sb[:, first : shape[1], :], value=0.0)
-        _copy_joined(residual_hbm, residual_sb, n, chunk, False, plan)
-    y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
-    on_vector = False
+        _copy_joined(residual_hbm, residual_sb, n, row, chunk, False, plan)
+    y_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
     for tile in chunk.tiles:
-        groups = Tile(chunk.groups.start + tile.start, tile.size)
+        groups = Tile(start + tile.start, tile.size)
         for i in range(len(plan.out_tiles)):
             out = plan.out_tiles[i]
             for cols in plan.col_tiles:
@@ -390,12 +472,13 @@ def _finish_joined(
                     residual = None
                     if residual_sb is not None:
                         residual = residual_sb[:, first:end:P, columns]
+                    # ScalarE and VectorE wait for each other in one bank: not both at once
+                    on_vector = plan.on_both and 2 * p >= out.rows.size
                     evict(
                         y_sb[:, first:end:P, columns], acc_ps[channels, :, :], scale_sb, bias_sb,
                         residual, plan.epilogue, on_vector,
                     )  # fmt: skip
-                    on_vector = plan.on_both and not on_vector
-    _copy_joined(y_hbm, y_sb, n, chunk, True, plan)
+    _copy_joined(y_hbm, y_sb, n, row, chunk, True, plan)
 
 
 @nki.jit
@@ -409,34 +492,105 @@ def conv2d_im2col(
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(
+        whole(y_hbm), whole(x_hbm), w_hbm, scale_hbm, bias_hbm, whole(residual_hbm), plan
+    )  # fmt: skip
+    return y_hbm
+
+
+@nki.jit
+def conv2d_im2col_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(operands, piece, [])
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(operands, piece, indices(table_sb, piece, i))
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(operands: dict[str, Any], piece: Piece, at: list[nl.VirtualRegister]) -> None:
+    _convolve(
+        reach_part(operands["y"], piece.y, at), reach_part(operands["x"], piece.x, at),
+        operands["w"], operands["scale"], operands["bias"],
+        reach_part(operands["residual"], piece.residual, at), piece.part,
+    )  # fmt: skip
+
+
+def _convolve(
+    y_hbm: Reached,
+    x_hbm: Reached,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: Reached | None,
+    plan: Im2colPlan,
+) -> None:
+    """y_hbm = the convolution of all of x_hbm."""
     load_table(plan.epilogue)
-    buffers = _strip_buffers(x_hbm.dtype, plan)
-    _load_chunk(buffers[0], x_hbm, 0, plan.strips[0].chunks[0], plan)  # what takes longest
-    w_sbs = _load_weights(w_hbm, plan)
+    taps_sbs = _load_taps(w_hbm, plan)
+    buffers = _strip_buffers(w_hbm.dtype, plan)
+    w_sbs = _make_weights(w_hbm.dtype, plan)
+    first = plan.images[0][0]
+    _load_chunk(buffers[0], x_hbm, 0, first, 0, True, plan)
+    _load_zeros(w_sbs, w_hbm, plan)
+    _fill_phases(w_sbs, taps_sbs, plan)
+    for i in range(1, min(_FIRST, len(first.chunks))):
+        _load_chunk(buffers[0], x_hbm, 0, first, i, True, plan)
+    _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
     scale_sbs = _load_vectors(scale_hbm, plan)
     bias_sbs = _load_vectors(bias_hbm, plan)
+    done = plan.out_tiles[0].rows.size
+    _load_rows(w_sbs, w_hbm, Tile(done, plan.packing.P - done), plan)
     turn = 0
     for n in range(plan.y_shape[0]):
-        for strip in plan.strips:
+        for strip in plan.images[n]:
             x_sbs = buffers[turn % plan.buffers]
+            is_new = turn <= plan.buffers or len(plan.images[n]) > 1  # the first loads differ
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
-            for i_chunk in range(len(strip.chunks)):
-                if turn + i_chunk > 0:
-                    _load_chunk(x_sbs, x_hbm, n, strip.chunks[i_chunk], plan)
-            for chunk in strip.chunks:
+            for i in range(min(plan.ahead, len(strip.chunks))):
+                if turn > 0 or i >= _FIRST:
+                    _load_chunk(x_sbs, x_hbm, n, strip, i, is_new, plan)
+            for i in range(len(strip.chunks)):
+                start = strip.starts[i]
+                group = strip.start + start
                 if plan.joined:
                     _finish_joined(
-                        y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, chunk, plan
-                    )
+                        y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, group, start,
+                        strip.chunks[i], plan,
+                    )  # fmt: skip
                 else:
-                    for i in range(len(plan.out_tiles)):
+                    for j in range(len(plan.out_tiles)):
                         _finish_chunk(
-                            y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[i], bias_sbs[i], n,
-                            plan.out_tiles[i], chunk, plan,
+                            y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[j], bias_sbs[j], n, group,
+                            start, plan.out_tiles[j], strip.chunks[i], plan,
                         )  # fmt: skip
+                if i + plan.ahead < len(strip.chunks):
+                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
             turn = turn + 1
-    return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -445,7 +599,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     Raises
     ------
     NotSuited
-        Groups, pooling, padding other than zeros, a faster float32; or nothing fits.
+        Groups, pooling, or padding other than zeros; or nothing fits.
     """
     g = problem.geometry
     if g.G > 1:
@@ -454,29 +608,84 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         raise NotSuited("it has no fused pooling")
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
-    if problem.precision != "exact":
-        raise NotSuited("it has no faster float32")
     cols = g.cols
     if (cols.outputs - 1) * cols.stride + (cols.taps - 1) * cols.dilation < cols.pad:
         raise NotSuited("every column that the taps reach is padding")
     hw = hardware()
-    found = 0
-    for k in sorted(packings(g), key=lambda k: _quick_ns(g, k, hw)):
-        plan = make_plan(g, problem.epilogue, k, on_both=hw.generation > 2)
-        if plan is None:
-            continue
-        price = _price(plan, hw)
-        if price.static_instructions > _MAX_INSTRUCTIONS:
-            continue
-        yield Candidate(NAME, plan, price, _why(plan))
-        found += 1
-        if found == _PLANS:
+    held = 2 if problem.precision == "fast" else g.itemsize
+    found, too_long = 0, False
+    reason: NotSuited | None = None
+    for k in ranked(g, hw, held, _PLANS):
+        if found + too_long == _PLANS:
             return
-    if found == 0:
+        if least_matmuls(g, k) <= _looped.MAX_INSTRUCTIONS:
+            plan = _plan(problem, k, g)
+            if plan is None:
+                continue
+            cost = _priced(plan)
+            if cost.static_instructions <= _looped.MAX_INSTRUCTIONS:
+                yield Candidate(NAME, plan, cost, _why(plan))
+                found += 1
+                continue
+        if not too_long:  # of several that are, the quickest
+            try:
+                yield _in_parts(problem, k)
+                too_long = True
+            except NotSuited as refusal:
+                reason = reason or refusal
+    if found == 0 and not too_long:
+        if isinstance(reason, TooLong):
+            raise reason
         raise NotSuited(
             f"no packing of {g.C_in} to {g.C_out} channels has strips that fit SBUF and at most "
-            f"{_MAX_INSTRUCTIONS} instructions"
+            f"{_looped.MAX_INSTRUCTIONS:,} instructions"
         )
+
+
+def _plan(problem: Problem, k: Packing, part_of: Geometry) -> Im2colPlan | None:
+    on_both = hardware().generation > 2
+    fast = problem.precision == "fast"
+    return make_plan(
+        problem.geometry, problem.epilogue, k, on_both=on_both, fast=fast, part_of=part_of
+    )
+
+
+def _in_parts(problem: Problem, k: Packing) -> Candidate:
+    """Return on-chip loops over parts of the packing.
+
+    Raises
+    ------
+    NotSuited
+    """
+
+    def make(part: Problem, reserved_bytes: int) -> Im2colPlan:
+        plan = _plan(part, k, problem.geometry)
+        if plan is None or plan.sbuf_bytes + reserved_bytes > nl.tile_size.sbuf_fmax_bytes:
+            raise NotSuited("SBUF does not hold a part of it")
+        return plan
+
+    def least(whole: Problem) -> int:
+        return least_matmuls(whole.geometry, k)
+
+    loops = _looped.Loops(make, _priced, lambda _: None, rows=True, reached=True, least=least)
+    cut = _looped.cut_into_parts(problem, loops)
+    plan = LoopedPlan(cut.pieces, _looped.y_shape(problem))
+    why = f"{_why(cut.pieces[0].part)}; {cut.why}"
+    return Candidate(NAME, plan, _looped.total(cut), why)
+
+
+def _priced(plan: Im2colPlan) -> Price:
+    """Return what a plan costs; its instructions with those of borders and epilogues."""
+    cost = price(plan, hardware())
+    e = plan.epilogue
+    tiles = cost.scalar_instructions + cost.vector_instructions
+    chunks = sum(len(strip.chunks) for image in plan.images for strip in image)
+    per_chunk = 1 + e.has_residual * (1 if plan.joined else len(plan.out_tiles))  # zeros
+    carries = sum(strip.carry > 0 for image in plan.images for strip in image)
+    more = tiles * e.instructions + (chunks * per_chunk + carries) * len(plan.c_in_tiles)
+    more += (e.has_scale + e.has_bias) * len(plan.out_tiles)
+    more += len(plan.c_in_tiles) * (4 * plan.buffers + 4) + 2
+    return replace(cost, static_instructions=cost.static_instructions - tiles + more)
 
 
 def worth(problem: Problem) -> str | None:
@@ -491,109 +700,21 @@ def worth(problem: Problem) -> str | None:
 
 def _why(plan: Im2colPlan) -> str:
     k = plan.packing
+    rounded = ", operands rounded to bfloat16" if plan.fast else ""
     return (
         f"{k.J} rows x {k.G} shifts x {plan.c_in_tiles[0].size} channels contracted at once, "
-        f"{k.P} output rows beside each other"
+        f"{k.P} output rows beside each other{rounded}"
     )
 
 
-def _tensor_cycles(g: Geometry, num_columns: int, num_matmuls: int, rows: int, m: int,
-                   hw: Hardware) -> int:  # fmt: skip
-    """Return TensorE's cycles; an array that is fed on few rows stays at its slow clock."""
-    each = ceil_div(num_columns, num_matmuls)
-    if g.cols.stride * g.itemsize >= hw.wide_stride_bytes:
-        each *= 2
-    cycles = num_matmuls * matmul_cycles(each, g.itemsize, hw, m)
-    if hw.throttle_slowdown > 1 and rows < hw.throttle_busy_share * hw.partitions:
-        cycles *= int(hw.throttle_slowdown)
-    return cycles
-
-
-def _quick_ns(g: Geometry, k: Packing, hw: Hardware) -> float:
-    """Return TensorE's time or the transfers', whichever is longer, and a little of the other."""
-    outs = out_tiles(g, k)
-    num_columns = columns(g, k, outs)
-    m = outs[0].rows.size * outs[0].channels.size
-    rows = k.G * k.J * min(g.C_in, hw.partitions)
-    num_matmuls = ceil_div(
-        num_columns, min(g.cols.outputs * (512 // min(512, g.cols.outputs)), 512)
-    )
-    tensor = _tensor_cycles(g, num_columns, num_matmuls, rows, m, hw) / hw.tensor_ghz
-    x = g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize
-    copied = x * (k.G * k.J / k.S - 1)
-    moved = copied / hw.dma_aggregate_bytes_per_ns
-    at_once = 8 if k.P == 1 or joins(g, k) else 1
-    runs = ceil_div(g.N * g.C_out * g.rows.outputs, at_once)
-    store = Transfers(1, runs, at_once * g.cols.outputs * g.itemsize, to_hbm=True)
-    load = Transfers(1, g.N * g.C_in * g.rows.size, g.cols.size * g.itemsize)
-    moved += transfer_ns(store, hw) + transfer_ns(load, hw)
-    emptied = num_columns / max(1, sum(len(o.places) for o in outs) * k.U) * len(outs)
-    emptied *= outs[0].rows.size if joins(g, k) else 1
-    emptied *= 1.2 / (2 * hw.vector_ghz if hw.generation > 2 else hw.scalar_ghz)
-    work = (tensor, moved, emptied)
-    return max(work) + 0.1 * sum(work) + (1500.0 if k.G > 1 or k.J > k.S else 0.0)
-
-
-def _price(plan: Im2colPlan, hw: Hardware) -> Price:
-    """Return what a plan costs."""
-    g = plan.geometry
-    k = plan.packing
-    item = g.itemsize
-    out = plan.out_tiles[0]
-    m = out.rows.size * out.channels.size
-    chunks = [chunk for strip in plan.strips for chunk in strip.chunks]
-    transfers = []
-    for chunk in chunks:
-        for c_in in plan.c_in_tiles:
-            for load in chunk.loads:
-                runs = load.phases * c_in.size * load.size
-                transfers.append(Transfers(g.N, runs, plan.x_width * item))
-            for move in chunk.moves:
-                transfers.append(Transfers(g.N, move.partitions, move.size * item, on_chip=True))
-        y_rows = chunk.full * k.P + chunk.rest
-        count = g.N * (2 if plan.epilogue.has_residual else 1)
-        run = y_rows if plan.joined or k.P == 1 else 1
-        runs = ceil_div(y_rows * g.C_out, run)
-        transfers.append(Transfers(count, runs, run * g.cols.outputs * item, to_hbm=True))
-    weights = plan.rows * plan.entries * k.U * g.C_out * item
-    transfers.append(Transfers(1, plan.rows, max(1, weights // plan.rows)))
-    fills = len(plan.fills)
-    if fills:
-        transfers.append(
-            Transfers(fills, plan.fills[0].partitions, k.U * g.C_out * item, on_chip=True)
-        )
-    tiles = g.N * len(plan.col_tiles) * sum(len(chunk.tiles) for chunk in chunks)
-    tiles *= len(plan.out_tiles)
-    elems = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * len(plan.out_tiles)
-    if plan.joined:
-        elems, tiles = elems * out.rows.size, tiles * out.rows.size
-    by_scalar = 0.5 if plan.on_both else 1.0
-    first = chunks[0]
-    loaded = sum(load.phases * load.size for load in first.loads) * g.C_in * plan.x_width * item
-    if first.moves:  # a second transfer's way before the first matmul, in bytes
-        wait = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
-        loaded += int(wait * min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns))
-    last = (chunks[-1].full * k.P + chunks[-1].rest) * g.C_out * g.cols.outputs * item
-    return Price(
-        moving_columns=plan.moving_columns,
-        matmuls=plan.num_matmuls,
-        tensor_cycles=_tensor_cycles(g, plan.moving_columns, plan.num_matmuls, plan.rows, m, hw),
-        transfers=tuple(transfers),
-        scalar_elems=int(elems * by_scalar),
-        scalar_instructions=int(tiles * by_scalar),
-        vector_elems=int(elems * (1 - by_scalar)),
-        vector_instructions=int(tiles * (1 - by_scalar)),
-        first_load_bytes=loaded,
-        last_store_bytes=last,
-        static_instructions=plan.num_matmuls + 2 * tiles + sum(t.count for t in transfers),
-    )
-
-
-def pack(w: PackedWeights, plan: Im2colPlan) -> Array:
+def pack(w: PackedWeights, plan: Im2colPlan | LoopedPlan) -> Array:
     """Return the weights as the plan's way of bringing them to their places wants them."""
+    if isinstance(plan, LoopedPlan):
+        return pack(w, plan.pieces[0].part)  # the same for all parts
     g, k = plan.geometry, plan.packing
     KH, KW = g.rows.taps, g.cols.taps
-    taps = w.array[0].reshape(g.C_in, KH, KW, g.C_out)
+    dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
+    taps = w.array[0].astype(dtype).reshape(g.C_in, KH, KW, g.C_out)
     if plan.weights == "phases":
         return np.ascontiguousarray(taps[:, ::-1])
     wide = np.zeros((g.C_in, KH, k.U * k.G, g.C_out), taps.dtype)
@@ -617,7 +738,9 @@ def pack(w: PackedWeights, plan: Im2colPlan) -> Array:
     return packed.reshape(len(plan.c_in_tiles), plan.rows, plan.entries, k.U * g.C_out)
 
 
-def run(launch: Launch, operands: Operands, plan: Im2colPlan) -> Any:
+def run(launch: Launch, operands: Operands, plan: Im2colPlan | LoopedPlan) -> Any:
     """Launch the kernel; return y."""
     o = operands
+    if isinstance(plan, LoopedPlan):
+        return launch(conv2d_im2col_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
     return launch(conv2d_im2col, o.x, o.w, o.scale, o.bias, o.residual, plan)

@@ -38,6 +38,7 @@ Vendor documentation of NKI 0.6.0, read 2026-08: isa nc_matmul (tile sizes), DMA
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -45,15 +46,15 @@ import nki
 import nki.language as nl
 import numpy as np
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
+from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._matmul import multiply
-from nkiconv.kernels._matmul_plan import MatmulPlan, Product, arrange, cuts, make_plan
+from nkiconv.kernels._matmul_plan import Cut, MatmulPlan, Product, arrange, cuts, make_plan
 from nkiconv.kernels._weights import PackedWeights
 
 NAME = "pointwise"
-
-_MOST_INSTRUCTIONS = 20_000  # every visit is written out; more take long to compile
 
 
 @nki.jit
@@ -68,6 +69,57 @@ def conv2d_pointwise(
 ) -> nl.NkiTensor:
     """Return y_hbm; `multiply` (_matmul.py) is the loop nest at the top of this file."""
     y_hbm = nl.ndarray(y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(y_hbm, x_hbm, w_hbm, scale_hbm, bias_hbm, residual_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def conv2d_pointwise_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(take_part(operands, piece, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(take_part(operands, piece, indices(table_sb, piece, i)), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(hbm: dict[str, Any], plan: MatmulPlan) -> None:
+    _convolve(hbm["y"], hbm["x"], hbm["w"], hbm["scale"], hbm["bias"], hbm["residual"], plan)
+
+
+def _convolve(
+    y_hbm: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: MatmulPlan,
+) -> None:
+    """y_hbm = the convolution of all of x_hbm."""
     residual = None
     if residual_hbm is not None:
         residual = residual_hbm.reshape(plan.y_shape)
@@ -75,7 +127,6 @@ def conv2d_pointwise(
         y_hbm.reshape(plan.y_shape), x_hbm.reshape(plan.x_shape), w_hbm, scale_hbm, bias_hbm,
         residual, plan,
     )  # fmt: skip
-    return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -91,14 +142,23 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     if not found:
         raise NotSuited(f"{product.K} input channels of the fewest pixels do not fit SBUF")
     best = found[0]
-    count = best.price.static_instructions
-    if count > _MOST_INSTRUCTIONS:
-        raise NotSuited(
-            f"it would take {count} instructions, more than the {_MOST_INSTRUCTIONS} that it "
-            "writes out"
-        )
-    plan = make_plan(best, problem.epilogue)
-    yield Candidate(NAME, plan, best.price, f"a matmul over all pixels; {best.why}")
+    if best.price.static_instructions <= _looped.MAX_INSTRUCTIONS:
+        why = f"a matmul over all pixels; {best.why}"
+        yield Candidate(NAME, make_plan(best, problem.epilogue), best.price, why)
+        return
+
+    def make(part: Problem, reserved_bytes: int) -> Cut:
+        room = nl.tile_size.sbuf_fmax_bytes - reserved_bytes
+        # Stacked pieces of an image are no view that can move.
+        several = cuts(_product(part), part.epilogue, sbuf_bytes=room)
+        return next(one for one in several if one.shape.stack == 1)
+
+    loops = _looped.Loops(make, lambda one: one.price, lambda _: None, equal=True)
+    cut = _looped.cut_into_parts(problem, loops)
+    pieces = [replace(p, part=make_plan(p.part, problem.epilogue)) for p in cut.pieces]
+    plan = LoopedPlan(tuple(pieces), _looped.y_shape(problem))
+    why = f"a matmul over all pixels; {cut.pieces[0].part.why}; {cut.why}"
+    yield Candidate(NAME, plan, _looped.total(cut), why)
 
 
 def _product(problem: Problem) -> Product:
@@ -137,17 +197,21 @@ def _product(problem: Problem) -> Product:
     )
 
 
-def pack(w: PackedWeights, plan: MatmulPlan) -> Array:
+def pack(w: PackedWeights, plan: MatmulPlan | LoopedPlan) -> Array:
     """Return the weights as `arrange` orders them, rounded where x is."""
+    if isinstance(plan, LoopedPlan):
+        return pack(w, plan.pieces[0].part)  # there is one piece
     matrix = w.array[0, :, 0, :]
     if plan.moving_dtype == "bfloat16":
         matrix = matrix.astype(ml_dtypes.bfloat16)
     return arrange(np.asarray(matrix), plan)
 
 
-def run(launch: Launch, operands: Operands, plan: MatmulPlan) -> Any:
+def run(launch: Launch, operands: Operands, plan: MatmulPlan | LoopedPlan) -> Any:
     """Launch the kernel; return y."""
     o = operands
+    if isinstance(plan, LoopedPlan):
+        return launch(conv2d_pointwise_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
     N, _, H, W = o.x.shape
     shape = _y_shape(N, H, W, plan)
     return launch(conv2d_pointwise, o.x, o.w, o.scale, o.bias, o.residual, shape, plan)

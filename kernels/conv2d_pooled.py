@@ -48,14 +48,16 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import DTYPES, Array
 from nkiconv.kernels._blocks import Pool, conv_outputs, pool_block
 from nkiconv.kernels._epilogue import Epilogue, evict
+from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._plan import Geometry, OutputTile, Tile, ceil_div, even_tiles, tiles
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.kernels._stages import Launch
-from nkiconv.kernels._strip import Run, Side, fill_border, load_run, make_side
+from nkiconv.kernels._strip import Run, Side, fill_border, load_run, make_side, transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import hardware
 
@@ -329,7 +331,7 @@ def _load_weights(
         nisa.dma_copy(
             dst=w_sb,
             src=w_hbm[group, nl.ds(c_in.start, c_in.size), :, nl.ds(start, size)],
-            dge_mode=nisa.dge_mode.none,
+            dge_mode=transfer_mode(w_hbm),
         )
         w_sbs.append(w_sb)
     return w_sbs
@@ -345,7 +347,9 @@ def _load_vectors(
         if vector_hbm is not None:
             vector_sb = nl.ndarray((c_out.size, 1), dtype=nl.float32, buffer=nl.sbuf)
             channels = nl.ds(group * plan.geometry.C_out + c_out.start, c_out.size)
-            nisa.dma_copy(dst=vector_sb, src=vector_hbm[channels, :], dge_mode=nisa.dge_mode.none)
+            nisa.dma_copy(
+                dst=vector_sb, src=vector_hbm[channels, :], dge_mode=transfer_mode(vector_hbm)
+            )
         vector_sbs.append(vector_sb)
     return vector_sbs
 
@@ -386,7 +390,7 @@ def _load_residual(
             nl.ds(section.conv.start, section.conv.size),
             nl.ds(0, plan.conv_cols),
         ].permute((1, 0, 2, 3)),
-        dge_mode=nisa.dge_mode.none,
+        dge_mode=transfer_mode(residual_hbm),
     )
     return residual_sb
 
@@ -446,7 +450,7 @@ def _pool_and_store(
             :,
         ].permute((1, 0, 2, 3)),
         src=y_sb,
-        dge_mode=nisa.dge_mode.none,
+        dge_mode=transfer_mode(y_hbm),
     )
 
 
@@ -461,6 +465,57 @@ def conv2d_pooled(
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(y_hbm, x_hbm, w_hbm, scale_hbm, bias_hbm, residual_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def conv2d_pooled_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py); each one loads its weights."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(take_part(operands, piece, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(take_part(operands, piece, indices(table_sb, piece, i)), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(hbm: dict[str, Any], plan: PooledPlan) -> None:
+    _convolve(hbm["y"], hbm["x"], hbm["w"], hbm["scale"], hbm["bias"], hbm["residual"], plan)
+
+
+def _convolve(
+    y_hbm: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: PooledPlan,
+) -> None:
+    """y_hbm = the pooled convolution of all of x_hbm."""
     conv_dtype = x_hbm.dtype
     if plan.pool.kind == "avg":
         conv_dtype = nl.float32
@@ -490,31 +545,62 @@ def conv2d_pooled(
                             bias_sbs[i_out], residual, plan.epilogue, False,
                         )  # fmt: skip
                     _pool_and_store(y_hbm, conv_sb, group, section, c_out, plan)
-    return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
-    """Yield the one plan that `plan_pooled` makes.
+    """Yield the plan that `plan_pooled` makes, or on-chip loops over such plans.
 
     Raises
     ------
     NotSuited
-        There is no pool, or weights and strips do not fit together.
+        There is no pool, weights and strips do not fit together, or the program would be too long
+        even with on-chip loops.
     """
     pool = problem.epilogue.pool
     if pool is None:
         raise NotSuited("there is no pool")
-    plan = plan_pooled(
+    why = f"a matmul per tap and tile, taps read in place, {pool.kind}imum taken in SBUF"
+    if pool.kind == "avg":
+        why = "a matmul per tap and tile, taps read in place, means taken in SBUF"
+    if _looped.least_matmuls(problem) <= _looped.MAX_INSTRUCTIONS:
+        plan = _plan_part(problem, 0)
+        price = _price(plan)
+        if price.static_instructions <= _looped.MAX_INSTRUCTIONS:
+            yield Candidate(NAME, plan, price, why)
+            return
+    cut = _looped.cut_into_parts(
+        problem,
+        _looped.Loops(
+            _plan_part,
+            _price,
+            _w_shape,
+            least=_looped.least_matmuls,
+            rows=True,
+            groups=1,
+            channels=nl.tile_size.pmax,
+        ),
+    )
+    looped = LoopedPlan(cut.pieces, _looped.y_shape(problem))
+    yield Candidate(NAME, looped, _looped.total(cut), f"{why}; {cut.why}")
+
+
+def _plan_part(problem: Problem, reserved_bytes: int) -> PooledPlan:
+    pool = problem.epilogue.pool
+    if pool is None:
+        raise NotSuited("there is no pool")
+    return plan_pooled(
         problem.geometry,
         problem.epilogue,
         pool,
         padding_mode=problem.padding_mode,
         fast=problem.precision == "fast",
+        sbuf_bytes=nl.tile_size.sbuf_fmax_bytes - reserved_bytes,
     )
-    why = f"a matmul per tap and tile, taps read in place, {pool.kind}imum taken in SBUF"
-    if pool.kind == "avg":
-        why = "a matmul per tap and tile, taps read in place, means taken in SBUF"
-    yield Candidate(NAME, plan, _price(plan), why)
+
+
+def _w_shape(plan: PooledPlan) -> tuple[int, ...]:
+    g = plan.geometry
+    return (g.G, g.C_in, g.rows.taps * g.cols.taps, g.C_out)
 
 
 def _price(plan: PooledPlan) -> Price:
@@ -552,6 +638,8 @@ def _price(plan: PooledPlan) -> Price:
     steps = rounds * len(plan.sections)
     pooling = tall * (pool.rows.size - 1) + y * max(1, pool.cols.size - 1)
     evictions = rounds * sum(len(s.tiles) for s in plan.sections)
+    columns_beside = (*plan.cols.zeros, *plan.cols.border)
+    borders = [(*section.rows.zeros, *columns_beside) for section in plan.sections]
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
@@ -565,7 +653,10 @@ def _price(plan: PooledPlan) -> Price:
         first_load_bytes=per_in * plan.sections[0].loads[0].size * plan.cols.inside.size * item
         if plan.sections[0].loads
         else 0,
-        static_instructions=plan.num_matmuls + evictions + steps * (pool.rows.size + pool.cols.size)
+        static_instructions=plan.num_matmuls
+        + evictions * e.instructions
+        + steps * (pool.rows.size + pool.cols.size)
+        + walks * len(plan.c_in_tiles) * sum(map(len, borders))
         + sum(t.count for t in transfers),
     )  # fmt: skip
 

@@ -44,6 +44,7 @@ activation, DMA bandwidth guide (bytes per partition), NKI access patterns.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,12 +53,15 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import Epilogue, evict
 from nkiconv.kernels._fit import Cut, best_cut
+from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._plan import Geometry, Span, Tile, Window, ceil_div, make_window, tiles
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles
+from nkiconv.kernels._strip import transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate.hardware import hardware
 
@@ -280,7 +284,7 @@ def _load_weights(
             nl.ds(taps.start, taps.size),
             nl.ds(c_out.start, c_out.size),
         ],
-        dge_mode=nisa.dge_mode.none,
+        dge_mode=transfer_mode(w_hbm),
     )
     return w_sb
 
@@ -297,7 +301,7 @@ def _load_vectors(
             nisa.dma_copy(
                 dst=vector_sb,
                 src=vector_hbm[nl.ds(c_out.y_start, c_out.size), :],
-                dge_mode=nisa.dge_mode.none,
+                dge_mode=transfer_mode(vector_hbm),
             )
         vector_sbs.append(vector_sb)
     return vector_sbs
@@ -330,7 +334,7 @@ def _load_windows(
                     x_row : x_row_end : rows.x_step,
                     nl.ds(cols.x_start, cols.x_size),
                 ],
-                dge_mode=nisa.dge_mode.none,
+                dge_mode=transfer_mode(x_hbm),
             )
     return x_sbs
 
@@ -444,8 +448,9 @@ def _evict(
     if residual_hbm is not None:
         residual_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
         nisa.dma_copy(
-            dst=residual_sb, src=residual_hbm[n, channels, rows, cols], dge_mode=nisa.dge_mode.none
-        )
+            dst=residual_sb, src=residual_hbm[n, channels, rows, cols],
+            dge_mode=transfer_mode(residual_hbm),
+        )  # fmt: skip
     y_sb = nl.ndarray(shape, dtype=y_hbm.dtype, buffer=nl.sbuf)
     for i_tile in range(len(block.tiles)):
         tile = nl.ds(block.tiles[i_tile].start - block.rows.start, block.tiles[i_tile].size)
@@ -453,7 +458,7 @@ def _evict(
         if residual_sb is not None:
             residual = residual_sb[:, tile, :]
         evict(y_sb[:, tile, :], acc_pss[i_tile], scale_sb, bias_sb, residual, plan.epilogue, False)
-    nisa.dma_copy(dst=y_hbm[n, channels, rows, cols], src=y_sb, dge_mode=nisa.dge_mode.none)
+    nisa.dma_copy(dst=y_hbm[n, channels, rows, cols], src=y_sb, dge_mode=transfer_mode(y_hbm))
 
 
 @nki.jit
@@ -467,6 +472,57 @@ def conv2d_streamed(
 ) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(y_hbm, x_hbm, w_hbm, scale_hbm, bias_hbm, residual_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def conv2d_streamed_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(take_part(operands, piece, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(take_part(operands, piece, indices(table_sb, piece, i)), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(hbm: dict[str, Any], plan: StreamedPlan) -> None:
+    _convolve(hbm["y"], hbm["x"], hbm["w"], hbm["scale"], hbm["bias"], hbm["residual"], plan)
+
+
+def _convolve(
+    y_hbm: nl.NkiTensor,
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: StreamedPlan,
+) -> None:
+    """y_hbm = the convolution of all of x_hbm."""
     for c_outs in plan.c_out_blocks:
         w_sbs = []
         if plan.weights_resident:
@@ -497,46 +553,134 @@ def conv2d_streamed(
                         _evict(
                             y_hbm, acc_pss, scale_sb, bias_sb, residual_hbm, n, c_out, block, plan
                         )
-    return y_hbm
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
-    """Yield the one plan that `plan_streamed` makes.
+    """Yield the plan that `plan_streamed` makes, or on-chip loops over such plans.
 
     Raises
     ------
     NotSuited
-        Padding other than zeros.
+        Padding other than zeros, a faster float32, or a program that is too long even with loops.
     """
     if problem.padding_mode != "zeros":
         raise NotSuited(f'it has no padding_mode "{problem.padding_mode}"')
     if problem.precision != "exact":
         raise NotSuited("it has no faster float32")
-    plan = plan_streamed(problem.geometry, problem.epilogue)
-    yield Candidate(NAME, plan, _price(plan), "a matmul per tap and tile, taps read in place")
+    why = "a matmul per tap and tile, taps read in place"
+    if _looped.least_matmuls(problem) <= _looped.MAX_INSTRUCTIONS:
+        plan = plan_streamed(problem.geometry, problem.epilogue)
+        price = _price(plan)
+        if price.static_instructions <= _looped.MAX_INSTRUCTIONS:
+            yield Candidate(NAME, plan, price, why)
+            return
+
+    def make(part: Problem, reserved_bytes: int) -> StreamedPlan:
+        room = nl.tile_size.sbuf_fmax_bytes - reserved_bytes
+        return plan_streamed(part.geometry, part.epilogue, sbuf_bytes=room)
+
+    def w_shape(plan: StreamedPlan) -> tuple[int, ...]:
+        g = plan.geometry
+        return (g.G, g.C_in, g.rows.taps * g.cols.taps, g.C_out)
+
+    loops = _looped.Loops(
+        make,
+        _price,
+        w_shape,
+        least=_looped.least_matmuls,
+        rows=True,
+        groups=1,
+        channels=nl.tile_size.pmax,
+    )
+    cut = _looped.cut_into_parts(problem, loops)
+    looped = LoopedPlan(cut.pieces, _looped.y_shape(problem))
+    yield Candidate(NAME, looped, _looped.total(cut), f"{why}; {cut.why}")
+
+
+class _Counts:
+    """Instructions and transfers of a plan, in the order of the loop nest."""
+
+    def __init__(self, plan: StreamedPlan) -> None:
+        self.plan, self.g, self.e = plan, plan.geometry, plan.epilogue
+        self.moved: Counter[tuple[int, int, bool]] = Counter()  # descriptors, bytes, to HBM
+        self.memsets = self.evictions = self.elems = 0
+        N = self.g.N
+        for c_outs in plan.c_out_blocks:
+            if plan.weights_resident:
+                for c_in in plan.c_in_tiles:
+                    self._weights(c_in.size, plan.all_taps.size, c_outs.size, 1)
+            vectors = self.e.has_scale + self.e.has_bias
+            for c_out in c_outs.tiles:
+                self.moved[c_out.size, 4, False] += vectors
+            for strip in plan.strips:
+                if plan.x_resident:
+                    for c_in in plan.c_in_tiles:
+                        self._window(strip.windows[0], c_in.size, N)
+                for c_out in c_outs.tiles:
+                    self._blocks(strip, c_out.size)
+
+    def _blocks(self, strip: Strip, channels: int) -> None:
+        g, plan = self.g, self.plan
+        num = len(strip.blocks) * g.N
+        for taps in plan.taps:
+            for c_in in plan.c_in_tiles:
+                if not plan.weights_resident:
+                    self._weights(c_in.size, taps.size, channels, num)
+                if not plan.x_resident:
+                    self._window(strip.windows[taps.i_window], c_in.size, num)
+        for block in strip.blocks:
+            rows, cols = block.rows.size, block.cols.size
+            whole = cols == g.cols.outputs
+            run = (channels, rows * cols) if whole else (channels * rows, cols)
+            self.moved[run[0], run[1] * g.itemsize, True] += g.N
+            if self.e.has_residual:
+                self.moved[run[0], run[1] * g.itemsize, False] += g.N
+            self.evictions += g.N * len(block.tiles)
+            self.elems += g.N * rows * cols
+
+    def _weights(self, channels: int, taps: int, c_out: int, times: int) -> None:
+        if c_out == self.g.C_out:
+            self.moved[channels, taps * c_out * self.g.itemsize, False] += times
+        else:
+            self.moved[channels * taps, c_out * self.g.itemsize, False] += times
+
+    def _window(self, window: Window, channels: int, times: int) -> None:
+        rows, cols = window.rows, window.cols
+        for load in window.loads:
+            run = cols.x_size * self.g.itemsize
+            self.moved[channels * load.size, run, False] += times
+        inside = rows.size > rows.zeros_before + rows.zeros_after
+        self.memsets += times * (
+            (rows.zeros_before > 0)
+            + (rows.zeros_after > 0)
+            + inside * ((cols.zeros_before > 0) + (cols.zeros_after > 0))
+        )
 
 
 def _price(plan: StreamedPlan) -> Price:
-    """Return what a plan costs; loads are taken to be as long as the guide asks for."""
+    """Return what a plan costs."""
     g = plan.geometry
-    y_elems = plan.y_shape[0] * plan.y_shape[1] * plan.y_shape[2] * plan.y_shape[3]
+    counts = _Counts(plan)
     columns = g.N * g.G * g.rows.outputs * g.cols.outputs * ceil_div(g.C_out, nl.tile_size.pmax)
     columns = columns * len(plan.c_in_tiles) * g.rows.taps * g.cols.taps
     each = ceil_div(columns, plan.num_matmuls)
-    loads = ceil_div(plan.hbm_read_bytes, _LOAD_BYTES)
-    store = ceil_div(y_elems * g.itemsize, plan.num_output_tiles * min(g.C_out, nl.tile_size.pmax))
     per_tile = min(g.C_out, nl.tile_size.pmax)
+    transfers = tuple(
+        Transfers(n, descriptors, run, to_hbm)
+        for (descriptors, run, to_hbm), n in counts.moved.items()
+        if n
+    )
     return Price(
         moving_columns=columns,
         matmuls=plan.num_matmuls,
         tensor_cycles=plan.num_matmuls * matmul_cycles(each, g.itemsize, hardware(), per_tile),
-        transfers=(
-            Transfers(1, loads, _LOAD_BYTES),
-            Transfers(plan.num_output_tiles, per_tile, store, to_hbm=True),
-        ),
-        scalar_elems=y_elems // min(g.C_out, nl.tile_size.pmax),
-        scalar_instructions=plan.num_output_tiles,
-        static_instructions=plan.num_matmuls + 2 * plan.num_output_tiles + loads,
+        transfers=transfers,
+        scalar_elems=counts.elems,
+        scalar_instructions=counts.evictions,
+        static_instructions=plan.num_matmuls
+        + sum(t.count for t in transfers)
+        + counts.memsets
+        + counts.evictions * plan.epilogue.instructions,
     )
 
 

@@ -1,4 +1,4 @@
-"""Images with a border of their own pixels: reflect, replicate or circular.
+"""Images with a border of zeros, or of their own pixels: reflect, replicate or circular.
 
 y[p, i, j] = x[p, row(i - top), col(j - left)], the pixels that `padding_pixel` of _strip.py names
 
@@ -25,8 +25,21 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
-from nkiconv.kernels._plan import Axis, Tile, tiles
-from nkiconv.kernels._strip import Side, fill_border, load_run, make_side
+from nkiconv.kernels._epilogue import Epilogue
+from nkiconv.kernels._looped import (
+    LoopedPlan,
+    Piece,
+    in_parts_if_long,
+    indices,
+    make_table,
+    stage_price,
+    take,
+)
+from nkiconv.kernels._plan import Axis, Geometry, Tile, tiles
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._problem import Problem
+from nkiconv.kernels._strip import Side, fill_border, load_run, make_side, transfer_mode
+from nkiconv.simulate.hardware import hardware
 
 _STRIP_BYTES = 16_384  # per partition: long transfers, and several strips in flight
 
@@ -47,12 +60,7 @@ class PadPlan(nl.NKIObject):
     y_shape: tuple[int, int, int, int]
     strips: tuple[PadStrip, ...]
     cols: Side
-
-    @property
-    def num_loads(self) -> int:
-        """Transfers from HBM."""
-        runs = sum(len(s.side.border) + (s.side.inside.size > 0) for s in self.strips)
-        return len(self.planes) * runs
+    itemsize: int
 
 
 def plan_pad(
@@ -61,27 +69,88 @@ def plan_pad(
     cols: tuple[int, int],
     mode: str,
     itemsize: int,
-) -> PadPlan:
-    """Cut planes of a `shape` into strips; `rows` and `cols` are what is added on either side."""
+) -> tuple[PadPlan | LoopedPlan, Price]:
+    """Cut planes of a `shape` into strips; `rows` and `cols` are what is added on either side.
+
+    Returns
+    -------
+    plan
+        With on-chip loops over planes, or bands of their rows, where the program would be too long.
+    price
+        What it costs.
+
+    Raises
+    ------
+    NotSuited
+        The program would be too long all the same.
+    """
     planes, height, width = shape
-    y_shape = (planes, 1, sum(rows) + height, sum(cols) + width)
-    down = Axis(height, 1, y_shape[2], 1, 1, rows[0])
-    across = Axis(width, 1, y_shape[3], 1, 1, cols[0])
-    strip_rows = max(1, _STRIP_BYTES // (y_shape[3] * itemsize))
+    g = Geometry(
+        planes, 1, 1, 1, Axis(height, 1, sum(rows) + height, 1, 1, rows[0]),
+        Axis(width, 1, sum(cols) + width, 1, 1, cols[0]), itemsize,
+    )  # fmt: skip
+    problem = Problem(g, Epilogue(), "", padding_mode=mode)
+    return in_parts_if_long(problem, _plan, _price)
+
+
+def _plan(part: Problem, _reserved_bytes: int) -> PadPlan:
+    g, mode = part.geometry, part.padding_mode
+    height, width = g.rows.outputs, g.cols.outputs
+    strip_rows = max(1, _STRIP_BYTES // (width * g.itemsize))
     return PadPlan(
-        planes=tiles(planes, nl.tile_size.pmax),
-        y_shape=y_shape,
+        planes=tiles(g.N, nl.tile_size.pmax),
+        y_shape=(g.N, 1, height, width),
         strips=tuple(
-            PadStrip(strip, make_side(down, strip, mode)) for strip in tiles(y_shape[2], strip_rows)
+            PadStrip(strip, make_side(g.rows, strip, mode)) for strip in tiles(height, strip_rows)
         ),
-        cols=make_side(across, Tile(0, y_shape[3]), mode, whole=True),
+        cols=make_side(g.cols, Tile(0, width), mode, whole=True),
+        itemsize=g.itemsize,
     )
+
+
+def _price(plan: PadPlan) -> Price:
+    loads = sum(len(s.side.border) + (s.side.inside.size > 0) for s in plan.strips)
+    loads *= len(plan.planes)
+    borders = len(plan.cols.border) + len(plan.cols.zeros)
+    zeros = sum(len(s.side.zeros) for s in plan.strips)
+    others = len(plan.planes) * (len(plan.strips) * (1 + borders) + zeros)
+    moved = 2 * plan.itemsize * plan.y_shape[0] * plan.y_shape[2] * plan.y_shape[3]
+    return stage_price(moved, loads * hardware().dma_static_issue_ns, loads + others)
 
 
 @nki.jit
 def pad_planes(x_hbm: nl.NkiTensor, plan: PadPlan) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _pad(y_hbm, x_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def pad_planes_looped(x_hbm: nl.NkiTensor, plan: LoopedPlan) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    for piece in plan.pieces:
+        _loop(y_hbm, x_hbm, piece)
+    return y_hbm
+
+
+def _loop(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, piece: Piece) -> None:
+    """Pad all parts of a piece."""
+    if piece.iterations == 1:
+        _pad(take(y_hbm, piece.y, []), take(x_hbm, piece.x, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        at = indices(table_sb, piece, i)
+        _pad(take(y_hbm, piece.y, at), take(x_hbm, piece.x, at), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _pad(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, plan: PadPlan) -> None:
+    """y_hbm = all of x_hbm with its border."""
     for planes in plan.planes:
         p = nl.ds(planes.start, planes.size)
         for strip in plan.strips:
@@ -95,6 +164,5 @@ def pad_planes(x_hbm: nl.NkiTensor, plan: PadPlan) -> nl.NkiTensor:
             nisa.dma_copy(
                 dst=y_hbm[p, :, nl.ds(strip.rows.start, strip.rows.size), :],
                 src=strip_sb,
-                dge_mode=nisa.dge_mode.none,
+                dge_mode=transfer_mode(y_hbm),
             )
-    return y_hbm

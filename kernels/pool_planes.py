@@ -24,7 +24,21 @@ import nki.isa as nisa
 import nki.language as nl
 
 from nkiconv.kernels._blocks import Pool, conv_outputs, pool_block
-from nkiconv.kernels._plan import Tile, ceil_div, even_tiles, tiles
+from nkiconv.kernels._epilogue import Epilogue
+from nkiconv.kernels._looped import (
+    LoopedPlan,
+    Piece,
+    in_parts_if_long,
+    indices,
+    make_table,
+    stage_price,
+    take,
+)
+from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, even_tiles, tiles
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._problem import NotSuited, Problem
+from nkiconv.kernels._strip import transfer_mode
+from nkiconv.simulate.hardware import hardware
 
 _STRIP_BYTES = 16_384  # per partition: long transfers, few shared rows, several strips in flight
 
@@ -46,28 +60,65 @@ class PoolPlan(nl.NKIObject):
     width: int
     y_shape: tuple[int, int, int, int]
     strips: tuple[PoolStrip, ...]
+    itemsize: int
 
 
-def plan_pool(planes: int, width: int, pool: Pool, itemsize: int) -> PoolPlan:
-    """Cut planes whose rows have `width` pixels into strips."""
-    most = max(1, _STRIP_BYTES // (width * itemsize * pool.rows.stride))
+def plan_pool(
+    shape: tuple[int, int, int], pool: Pool, itemsize: int
+) -> tuple[PoolPlan | LoopedPlan, Price]:
+    """Cut planes of a `shape` into strips.
+
+    Returns
+    -------
+    plan
+        With on-chip loops over planes, or bands of their rows, where the program would be too long.
+    price
+        What it costs.
+
+    Raises
+    ------
+    NotSuited
+        The program would be too long all the same.
+    """
+    planes, height, width = shape
+    g = Geometry(
+        planes, 1, 1, 1, Axis(height, 1, height, 1, 1, 0), Axis(width, 1, width, 1, 1, 0), itemsize
+    )
+    return in_parts_if_long(Problem(g, Epilogue(pool=pool), ""), _plan, _price)
+
+
+def _plan(part: Problem, _reserved_bytes: int) -> PoolPlan:
+    g, pool = part.geometry, part.epilogue.pool
+    if pool is None:
+        raise NotSuited("there is no pool")
+    width = g.cols.size
+    most = max(1, _STRIP_BYTES // (width * g.itemsize * pool.rows.stride))
     return PoolPlan(
         pool=pool,
-        planes=tiles(planes, nl.tile_size.pmax),
+        planes=tiles(g.N, nl.tile_size.pmax),
         width=width,
-        y_shape=(planes, 1, pool.rows.outputs, pool.cols.outputs),
+        y_shape=(g.N, 1, pool.rows.outputs, pool.cols.outputs),
         strips=tuple(
             PoolStrip(part, conv_outputs(pool.rows, part))
             for part in even_tiles(pool.rows.outputs, most)
         ),
+        itemsize=g.itemsize,
     )
 
 
-def bytes_moved(plan: PoolPlan, itemsize: int) -> int:
+def _price(plan: PoolPlan) -> Price:
+    pool = plan.pool
+    each = pool.rows.size + pool.cols.size + 1  # a load, a store, the windows
+    num = len(plan.planes) * len(plan.strips) * each
+    vector = vector_elems(plan) / hardware().vector_ghz
+    return stage_price(bytes_moved(plan), vector, num)
+
+
+def bytes_moved(plan: PoolPlan) -> int:
     """Return the bytes that cross HBM."""
     rows = sum(strip.rows.size for strip in plan.strips)
     planes, _, P, Q = plan.y_shape
-    return planes * (rows * plan.width + P * Q) * itemsize
+    return planes * (rows * plan.width + P * Q) * plan.itemsize
 
 
 def vector_elems(plan: PoolPlan) -> int:
@@ -82,6 +133,35 @@ def vector_elems(plan: PoolPlan) -> int:
 def pool_planes(x_hbm: nl.NkiTensor, plan: PoolPlan) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _pool(y_hbm, x_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def pool_planes_looped(x_hbm: nl.NkiTensor, plan: LoopedPlan) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    for piece in plan.pieces:
+        _loop(y_hbm, x_hbm, piece)
+    return y_hbm
+
+
+def _loop(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, piece: Piece) -> None:
+    """Pool all parts of a piece."""
+    if piece.iterations == 1:
+        _pool(take(y_hbm, piece.y, []), take(x_hbm, piece.x, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        at = indices(table_sb, piece, i)
+        _pool(take(y_hbm, piece.y, at), take(x_hbm, piece.x, at), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _pool(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, plan: PoolPlan) -> None:
+    """y_hbm = all of x_hbm, pooled."""
     for planes in plan.planes:
         p = nl.ds(planes.start, planes.size)
         for strip in plan.strips:
@@ -91,7 +171,7 @@ def pool_planes(x_hbm: nl.NkiTensor, plan: PoolPlan) -> nl.NkiTensor:
             nisa.dma_copy(
                 dst=x_sb,
                 src=x_hbm[p, :, nl.ds(strip.rows.start, strip.rows.size), :],
-                dge_mode=nisa.dge_mode.none,
+                dge_mode=transfer_mode(x_hbm),
             )
             y_sb = nl.ndarray(
                 (planes.size, 1, strip.pooled.size, plan.y_shape[3]),
@@ -102,6 +182,5 @@ def pool_planes(x_hbm: nl.NkiTensor, plan: PoolPlan) -> nl.NkiTensor:
             nisa.dma_copy(
                 dst=y_hbm[p, :, nl.ds(strip.pooled.start, strip.pooled.size), :],
                 src=y_sb,
-                dge_mode=nisa.dge_mode.none,
+                dge_mode=transfer_mode(y_hbm),
             )
-    return y_hbm

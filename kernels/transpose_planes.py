@@ -32,7 +32,21 @@ import nki
 import nki.isa as nisa
 import nki.language as nl
 
-from nkiconv.kernels._plan import Tile, ceil_div, tiles
+from nkiconv.kernels._epilogue import Epilogue
+from nkiconv.kernels._looped import (
+    LoopedPlan,
+    Piece,
+    in_parts_if_long,
+    indices,
+    make_table,
+    stage_price,
+    take,
+)
+from nkiconv.kernels._plan import Axis, Geometry, Tile, ceil_div, tiles
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._problem import Problem
+from nkiconv.kernels._strip import transfer_mode
+from nkiconv.simulate.hardware import hardware
 
 _B_ELEMS = 2048  # of a load per partition: at least 4 KiB, where the DMA rate levels off
 
@@ -54,20 +68,60 @@ class TransposePlan(nl.NKIObject):
     a_blocks: tuple[Block, ...]
     b_blocks: tuple[Block, ...]
 
-    @property
-    def num_transposes(self) -> int:
-        """Tiles that TensorE turns."""
-        pmax = nl.tile_size.pmax
-        return self.shape[0] * ceil_div(self.shape[1], pmax) * ceil_div(self.shape[2], pmax)
+    itemsize: int
 
 
-def plan_transpose(shape: tuple[int, int, int]) -> TransposePlan:
-    """Cut the planes of a `shape` (N, A, B) into tiles."""
+def plan_transpose(
+    shape: tuple[int, int, int], itemsize: int
+) -> tuple[TransposePlan | LoopedPlan, Price]:
+    """Cut the planes of a `shape` (N, A, B) into tiles.
+
+    Returns
+    -------
+    plan
+        With on-chip loops over n, or parts of a, where the program would be too long.
+    price
+        What it costs.
+
+    Raises
+    ------
+    NotSuited
+        The program would be too long all the same.
+    """
+    N, A, B = shape
+    # Images of one channel: parts of them are bands of rows of x or y, whichever has more.
+    turned = "y" if A >= B else "x"
+    rows, cols = max(A, B), min(A, B)
+    g = Geometry(N, 1, 1, 1, Axis(rows, 1, rows, 1, 1, 0), Axis(cols, 1, cols, 1, 1, 0), itemsize)
+
+    def plan(part: Problem, _reserved_bytes: int) -> TransposePlan:
+        sizes = (part.geometry.rows.size, cols)
+        return _plan((part.geometry.N, *(sizes if turned == "y" else sizes[::-1])), itemsize)
+
+    return in_parts_if_long(Problem(g, Epilogue(), ""), plan, _price, turned=turned)
+
+
+def _plan(shape: tuple[int, int, int], itemsize: int) -> TransposePlan:
     return TransposePlan(
         shape=shape,
         a_blocks=_blocks(shape[1], nl.tile_size.psum_bank_fmax),
         b_blocks=_blocks(shape[2], _B_ELEMS),
+        itemsize=itemsize,
     )
+
+
+def _price(plan: TransposePlan) -> Price:
+    hw = hardware()
+    N, A, B = plan.shape
+    pmax = nl.tile_size.pmax
+    turns = N * ceil_div(A, pmax) * ceil_div(B, pmax)
+    passes = hw.float32_matmul_row_cycles if plan.itemsize == 4 else 1
+    tensor = turns * (pmax * passes + hw.matmul_gap_cycles) / hw.tensor_ghz
+    num = 0
+    for a in plan.a_blocks:
+        for b in plan.b_blocks:  # loads; turns, copies and stores
+            num += len(a.tiles) + len(b.tiles) * (len(a.tiles) + 2)
+    return stage_price(2 * plan.itemsize * N * A * B, tensor, N * num)
 
 
 def _blocks(size: int, size_max: int) -> tuple[Block, ...]:
@@ -85,7 +139,7 @@ def _load(x_hbm: nl.NkiTensor, n: int, a_block: Block, b_block: Block) -> list[n
             src=x_hbm[
                 n, nl.ds(a_block.start + a.start, a.size), nl.ds(b_block.start, b_block.size)
             ],
-            dge_mode=nisa.dge_mode.none,
+            dge_mode=transfer_mode(x_hbm),
         )
         x_sbs.append(x_sb)
     return x_sbs
@@ -96,8 +150,41 @@ def transpose_planes(x_hbm: nl.NkiTensor, plan: TransposePlan) -> nl.NkiTensor:
     """Return y_hbm; the loop nest is the one at the top of this file."""
     N, A, B = plan.shape
     y_hbm = nl.ndarray((N, B, A), dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _transpose(y_hbm, x_hbm, plan)
+    return y_hbm
+
+
+@nki.jit
+def transpose_planes_looped(x_hbm: nl.NkiTensor, plan: LoopedPlan) -> nl.NkiTensor:
+    """Return y_hbm (N, 1, B, A) by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    for piece in plan.pieces:
+        _loop(y_hbm, x_hbm.expand_dim(1), piece)
+    return y_hbm
+
+
+def _loop(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, piece: Piece) -> None:
+    """Transpose all parts of a piece."""
+    if piece.iterations == 1:
+        _transpose_part(take(y_hbm, piece.y, []), take(x_hbm, piece.x, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        at = indices(table_sb, piece, i)
+        _transpose_part(take(y_hbm, piece.y, at), take(x_hbm, piece.x, at), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _transpose_part(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, plan: TransposePlan) -> None:
+    _transpose(y_hbm.squeeze_dim(1), x_hbm.squeeze_dim(1), plan)
+
+
+def _transpose(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, plan: TransposePlan) -> None:
+    """y_hbm (n, b, a) = x_hbm (n, a, b)."""
     on_vector = True
-    for n in range(N):
+    for n in range(plan.shape[0]):
         for a_block in plan.a_blocks:
             for b_block in plan.b_blocks:
                 x_sbs = _load(x_hbm, n, a_block, b_block)
@@ -124,6 +211,5 @@ def transpose_planes(x_hbm: nl.NkiTensor, plan: TransposePlan) -> nl.NkiTensor:
                             nl.ds(a_block.start, a_block.size),
                         ],
                         src=y_sb,
-                        dge_mode=nisa.dge_mode.none,
+                        dge_mode=transfer_mode(y_hbm),
                     )
-    return y_hbm

@@ -33,23 +33,14 @@ class NKIObject:
         """Set the fields, by position or name; one that is not given has its default, or None."""
         cls = type(self)
         fields = _fields(cls)
-        if len(args) > len(fields):
-            raise TypeError(
-                f"{cls.__name__}: {len(args)} values for the fields {fields} (annotated names are "
-                "the fields of a class; NKI language guide, Class Support)"
-            )
-        given = dict(zip(fields, args, strict=False))
-        for name, value in kwargs.items():
-            if name not in fields or name in given:
-                what = "is given twice" if name in given else "is not a field"
-                raise TypeError(
-                    f"{cls.__name__}: {name!r} {what}; the fields are {fields} (annotated names; "
-                    "NKI language guide, Class Support)"
-                )
-            given[name] = value
         put = object.__setattr__  # for frozen data classes too
-        for name in fields:
-            put(self, name, given[name] if name in given else _default(cls, name))
+        if len(args) == len(fields) and not kwargs:  # plans make thousands of small ones
+            for i, name in enumerate(fields):  # half the time of a strict zip
+                put(self, name, args[i])
+        else:
+            given = _given(cls, fields, args, kwargs)
+            for name in fields:
+                put(self, name, given[name] if name in given else _default(cls, name))
         self.__post_init__()
 
     def __post_init__(self) -> None:
@@ -74,6 +65,33 @@ def _fields(cls: type) -> tuple[str, ...]:
     if found is None:
         found = _known[cls] = _find_fields(cls)
     return found
+
+
+def _given(
+    cls: type, fields: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the fields that are given, by position or name.
+
+    Raises
+    ------
+    TypeError
+        There are more values than fields, or a name is no field or given twice.
+    """
+    if len(args) > len(fields):
+        raise TypeError(
+            f"{cls.__name__}: {len(args)} values for the fields {fields} (annotated names are "
+            "the fields of a class; NKI language guide, Class Support)"
+        )
+    given = dict(zip(fields, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in fields or name in given:
+            what = "is given twice" if name in given else "is not a field"
+            raise TypeError(
+                f"{cls.__name__}: {name!r} {what}; the fields are {fields} (annotated names; "
+                "NKI language guide, Class Support)"
+            )
+        given[name] = value
+    return given
 
 
 def _find_fields(cls: type) -> tuple[str, ...]:

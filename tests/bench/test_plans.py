@@ -16,7 +16,7 @@ from nkiconv.bench.cli import run
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.layers import known_layers
 from nkiconv.bench.plan_tables import gain_line
-from nkiconv.bench.plans import chosen_plan, find_layer, numbers
+from nkiconv.bench.plans import chosen_plan, find_layer, numbers, ranks
 from nkiconv.bench.tune import Store, tune, tune_trials
 from nkiconv.kernels import _choice
 from nkiconv.kernels._algorithm import NotSuited
@@ -71,6 +71,36 @@ def test_plan_prints_numbers_reason_and_candidates(
         candidate["estimate_us"] for candidate in first["candidates"]
     )
     assert first["seconds"] > 0
+
+
+def test_plan_profiles_each_candidate_beside_its_estimate(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.json"
+    layer = "3x3-s1-p1-g48-c48-k48-14x14"
+    command = ["plan", layer, "--profile", "--target", "trn2", "--json", str(path)]
+    assert run(command) == 0
+    printed = capsys.readouterr().out
+    (plan,) = json.loads(path.read_text("utf-8"))["plans"]
+    (found,) = tune([tune_trials(find_layer(layer), "bfloat16", "trn2")], Store(None))
+    modelled = [round(each["modelled_us"] * 1e6) for each in plan["candidates"]]
+    assert modelled == [outcome.body_ps for outcome in found.outcomes]
+    assert len(modelled) > 2
+    by_time = sorted(range(len(modelled)), key=lambda place: modelled[place])
+    for rank, place in enumerate(by_time, 1):
+        assert plan["candidates"][place]["rank"] <= rank
+        assert f"{modelled[place] / 1e6:,.1f}" in printed
+    assert plan["candidates"][by_time[0]]["rank"] == 1
+    assert "est./mod." in printed
+
+
+def test_profiled_plans_take_a_bias_and_an_activation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", TINY, "--profile", "--bias", "--activation", "relu"]) == 0
+    assert "modelled: µs without launch" in capsys.readouterr().out
+
+
+def test_equal_times_share_a_rank() -> None:
+    assert ranks([2.0, 1.0, 2.0, 3.0]) == [2, 1, 2, 4]
 
 
 def test_numbers_of_a_plan_are_all_there() -> None:

@@ -45,6 +45,33 @@ def test_error_is_what_is_stated_and_no_less(arguments: dict[str, Any], target: 
     assert bounds.max_error_ratio(y, z, m, **known) <= 1  # nothing else was rounded
 
 
+GROUPED: dict[str, tuple[int, int, int, int, int]] = {
+    "grouped": (8, 6, 10, 15, 3),
+    "diagonal": (40, 1, 1, 15, 3),
+    "banded": (20, 1, 1, 24, 21),
+}
+"""Groups, channels of a group in and out, size of the image, taps."""
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2", "trn3"])
+@pytest.mark.parametrize("name", GROUPED)
+def test_groups_have_the_error_that_is_stated_and_no_less(name: str, target: str) -> None:
+    groups, C_in, C_out, size, taps = GROUPED[name]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, groups * C_in, size, size), dtype=np.float32)
+    w = rng.standard_normal((groups * C_out, C_in, taps, taps), dtype=np.float32)
+    arguments: dict[str, Any] = {"padding": taps // 2, "groups": groups}
+    algorithm = "grouped" if C_in > 1 else "depthwise"
+    y = conv2d(x, w, **arguments, algorithm=algorithm, precision="fast", target=target)
+    assert y.dtype == np.float32
+    r, m = conv2d_float64(x, w, **arguments), magnitude(x, w, **arguments)
+    known: dict[str, Any] = {"terms": C_in * taps * taps, "dtype": np.float32}
+    assert bounds.max_error_ratio(y, r, m, **known, precision="fast") <= 1
+    assert bounds.max_error_ratio(y, r, m, **known) > 1  # it is not the exact kernel
+    z = conv2d_float64(*(v.astype(ml_dtypes.bfloat16) for v in (x, w)), **arguments)
+    assert bounds.max_error_ratio(y, z, m, **known) <= 1  # nothing else was rounded
+
+
 def test_the_worst_rounding_is_allowed_and_twice_it_is_not() -> None:
     # 1 + 2^-8 lies in the middle of bfloat16 numbers and goes to 1, in x and in w
     x = np.full((1, 1, 1, 1), 1 + 2.0**-8, np.float32)

@@ -97,7 +97,7 @@ def test_every_branch_of_the_plan_is_reached() -> None:
                 plan = make_plan(g, Epilogue(), k, on_both=False)
                 if plan is None:
                     continue
-                chunks = [c for s in plan.strips for c in s.chunks]
+                chunks = [c for image in plan.images for s in image for c in s.chunks]
                 reached |= {plan.weights, f"joined {plan.joined}", f"buffers {plan.buffers}"}
                 reached |= {f"move by engine {m.by_engine}" for c in chunks for m in c.moves}
                 reached |= {f"fill by engine {f.by_engine}" for f in plan.fills}
@@ -125,8 +125,9 @@ def test_strips_share_rows_on_the_chip() -> None:
             conv2d_im2col.plans(Problem(geometry(sizes, 1, 1, 1), Epilogue(), "float32")),
             key=lambda c: c.price.estimate_us(),
         )
-    assert len(best.plan.strips) > 1
-    assert any(strip.carry > 0 for strip in best.plan.strips)
+    (strips,) = best.plan.images
+    assert len(strips) > 1
+    assert any(strip.carry > 0 for strip in strips)
 
 
 @pytest.mark.parametrize("layer", ["c64", "few-out", "patches", "stem"])
@@ -195,7 +196,6 @@ def test_refusals() -> None:
     problem = Problem(g, Epilogue(), "float32")
     for changed, reason in (
         (replace(problem, geometry=replace(g, G=2)), "it has no groups"),
-        (replace(problem, precision="fast"), "it has no faster float32"),
         (replace(problem, padding_mode="reflect"), 'it has no padding_mode "reflect"'),
     ):
         with pytest.raises(NotSuited, match=reason):

@@ -198,7 +198,7 @@ def test_what_it_refuses(arguments: dict[str, Any], message: str) -> None:
     ("shape", "message"),
     [
         ((1, 4_000_000, 1, 1, 8, 1), "do not fit SBUF"),
-        ((64, 1024, 512, 512, 1024, 1), "more than the 20000"),
+        ((64, 1024, 512, 512, 1024, 1), "a program may write out 20,000"),
     ],
 )
 def test_what_is_too_large_is_left_to_others(shape: tuple[Any, ...], message: str) -> None:

@@ -59,7 +59,7 @@ def part(data: st.DataObject, whole: int) -> Tile:
 def test_a_bordered_strip_is_the_padded_image(mode: str, data: st.DataObject) -> None:
     rows, cols = data.draw(axes(mode)), data.draw(axes(mode))
     outputs = part(data, rows.outputs)
-    down = make_side(rows, outputs, mode)
+    down = make_side(rows, outputs, mode, every=data.draw(st.booleans()))
     across = make_side(cols, Tile(0, cols.outputs), mode, whole=True)
     x = np.arange(1, 1 + 2 * 3 * rows.size * cols.size, dtype=np.float32)
     x = x.reshape(2, 3, rows.size, cols.size)
@@ -90,7 +90,8 @@ def test_a_trimmed_strip_holds_what_its_taps_reach(data: st.DataObject) -> None:
     axis = data.draw(axes(None))
     outputs = part(data, axis.outputs)
     whole = data.draw(st.booleans())
-    side = make_side(axis, outputs, None, whole=whole)
+    every = data.draw(st.booleans())
+    side = make_side(axis, outputs, None, whole=whole, every=every)
     assert side.zeros == side.border == ()
     assert side.inside.size == side.size
     assert side.inside.place == 0
