@@ -495,7 +495,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
 
 
 def _unfed(block: Block) -> float:
-    """Return 1 for an array whose rows are all in use when it turns, and a little more for fewer."""
+    """Return 1 for an array that turns with all of its rows, and a little more for fewer."""
     return 1 + _UNFED * (1 - block.lines * block.pieces / nl.tile_size.pmax)
 
 
