@@ -519,6 +519,8 @@ def _check(problem: Problem) -> None:
             )
         if axis.pad or axis.outputs * axis.stride > axis.size:
             raise NotSuited("it takes no padding")
+    if g.rows.taps * g.cols.taps == 1:
+        raise NotSuited("one tap leaves nothing to turn")
     if g.C_in > _MOST_CHANNELS:
         raise NotSuited(f"{g.C_in} channels fill partitions as they lie; nothing has to be turned")
     if g.cols.taps > nl.tile_size.pmax:

@@ -36,7 +36,7 @@ LAYERS = {
     "wide-taps": (1, 2, 3, 130, 5, 1, 65),
     "many-out": (1, 4, 16, 32, 1000, 8, 8),
     "many-patches": (1, 2, 80, 84, 10, 1, 2),
-    "one-patch": (1, 1, 1, 1, 1, 1, 1),
+    "one-patch": (1, 1, 2, 1, 1, 2, 1),
 }
 
 
@@ -230,6 +230,7 @@ def test_refusals() -> None:
         (replace(g, cols=replace(g.cols, dilation=2)), "not 4 taps, stride 4, dilation 2"),
         (replace(g, rows=replace(g.rows, pad=1)), "it takes no padding"),
         (replace(g, rows=replace(g.rows, outputs=13)), "it takes no padding"),
+        (geometry((1, 3, 8, 8, 4, 1, 1)), "one tap leaves nothing to turn"),
         (replace(g, C_in=33), "33 channels fill partitions as they lie"),
         (geometry((1, 1, 1, 129, 1, 1, 129)), "at most 128 columns of taps, not 129"),
         (geometry((1000, 3, 224, 224, 768, 16, 16)), "instructions, more than the 20000"),
