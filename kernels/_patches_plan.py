@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil
 
 import nki.language as nl
@@ -175,7 +176,7 @@ def make_plan(
     k_tiles = even_tiles(g.C_in * g.rows.taps, pmax // KW)
     m = deal(g.C_out, ceil_div(g.C_out, pmax))
     step = ceil_div(OW, pieces)
-    loads = tuple(_loads(k, g, pieces, step) for k in k_tiles)
+    loads = tuple(_loads(k, g.rows.taps, (OW, KW), pieces, step) for k in k_tiles)
     boxes = [(n, r) for n in even_tiles(g.N, images) for r in even_tiles(OH, rows)]
     stream = max(1, min(m.tiles, _SUMS // len(_boxes(boxes[0][0].size, boxes[0][1].size * OW))))
     known: dict[tuple[int, int, bool, bool], Block] = {}
@@ -185,9 +186,10 @@ def make_plan(
         if kind not in known:
             lines = n.size * r.size
             bank = nl.tile_size.psum_bank_fmax * 4 // itemsize
-            cut = _boxes(n.size, r.size * OW)
             summed = stream if i == 0 and len(k_tiles) > 1 else 0
-            first, visits = _visits(cut, m.tiles, g.itemsize, summed, is_last=kind[3])
+            first, visits = _visits(
+                n.size, r.size * OW, m.tiles, g.itemsize, summed, is_last=kind[3]
+            )
             turns = _turns(OW, pieces, step, bank // (lines * pieces))
             known[kind] = Block(n, r, pieces, step, loads, turns, first, visits)
         blocks.append(replace(known[kind], images=n, rows=r))
@@ -283,10 +285,10 @@ def turn_cycles(patches: int, k_rows: int, itemsize: int, hw: Hardware) -> int:
 
 def _turning_cycles(plan: PatchesPlan, block: Block, itemsize: int, hw: Hardware) -> int:
     """Return TensorE's cycles to turn a block's patches for one K tile."""
+    counts = Counter(pieces for turn in block.turns for pieces in turn.pieces)
     return sum(
-        turn_cycles(pieces * block.lines, plan.k_rows, itemsize, hw)
-        for turn in block.turns
-        for pieces in turn.pieces
+        count * turn_cycles(pieces * block.lines, plan.k_rows, itemsize, hw)
+        for pieces, count in counts.items()
     )
 
 
@@ -403,9 +405,13 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
     )
 
 
-def _loads(k: Tile, g: Geometry, pieces: int, step: int) -> tuple[Load, ...]:
-    """Return the transfers of a K tile; a shorter last piece has its own."""
-    KH, OW, KW = g.rows.taps, g.cols.outputs, g.cols.taps
+@lru_cache(maxsize=4096)
+def _loads(k: Tile, KH: int, cols: tuple[int, int], pieces: int, step: int) -> tuple[Load, ...]:
+    """Return the transfers of a K tile; a shorter last piece has its own.
+
+    `cols` are OW and KW.
+    """
+    OW, KW = cols
     last = OW - (pieces - 1) * step
     found, row = [], k.start
     while row < k.start + k.size:
@@ -421,6 +427,7 @@ def _loads(k: Tile, g: Geometry, pieces: int, step: int) -> tuple[Load, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=1024)
 def _turns(OW: int, pieces: int, step: int, most: int) -> tuple[Turn, ...]:
     """Return the places of a piece in as many parts as PSUM banks ask for."""
     found = []
@@ -438,13 +445,16 @@ def _turns(OW: int, pieces: int, step: int, most: int) -> tuple[Turn, ...]:
     return tuple(found)
 
 
-def _boxes(images: int, patches: int) -> list[Box]:
+@lru_cache(maxsize=1024)
+def _boxes(images: int, patches: int) -> tuple[Box, ...]:
     """Cut a block's patches into PSUM banks."""
-    return split(Box(Tile(0, images), Tile(0, 1), Tile(0, patches)), nl.tile_size.psum_bank_fmax)
+    whole = Box(Tile(0, images), Tile(0, 1), Tile(0, patches))
+    return tuple(split(whole, nl.tile_size.psum_bank_fmax))
 
 
+@lru_cache(maxsize=1024)
 def _visits(
-    boxes: list[Box], m_tiles: int, itemsize: int, stream: int, *, is_last: bool
+    images: int, patches: int, m_tiles: int, itemsize: int, stream: int, *, is_last: bool
 ) -> tuple[tuple[Visit, ...], tuple[Visit, ...]]:
     """Return a block's visits: those summed up while it arrives, and the others.
 
@@ -452,6 +462,7 @@ def _visits(
     should be little.
     """
     first, others = [], []
+    boxes = _boxes(images, patches)
     for i, box in enumerate(boxes):
         done = stream if i < _SUMS else 0
         if done:
