@@ -19,6 +19,7 @@ from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._patches_plan import PatchesPlan, _sizes, make_plan, make_plans, turns_due
 from nkiconv.kernels._plan import Axis, Geometry, Tile
 from nkiconv.simulate import ConstraintError, profile, simulate_kernel, use_dma, use_target
+from nkiconv.simulate.hardware import HARDWARE
 
 TARGETS = ("trn1", "trn2", "trn3")
 BF16 = ml_dtypes.bfloat16
@@ -90,6 +91,9 @@ def test_every_plan_is_exact_and_counted(layer: str, target: str) -> None:
         assert seen.sbuf_peak_bytes <= plan.sbuf_bytes
         assert price.matmuls == plan.num_matmuls
         assert abs(price.static_instructions - seen.static_instructions) <= 10
+        if target == "trn1":  # whose clock is steady
+            tensor_us = price.tensor_cycles / HARDWARE[target].tensor_ghz / 1000
+            assert 0.97 * seen.engine_busy_us["TensorE"] <= tensor_us <= 1.3 * seen.body_us
 
 
 def test_columns_are_those_of_full_tiles() -> None:
@@ -172,8 +176,14 @@ def test_epilogue(layer: str, target: str) -> None:
     args["bias"] = integers((sizes[4],), seed=2)
     args["scale"] = np.abs(integers((sizes[4],), seed=3)) + 1
     args["residual"] = integers(reference.conv2d(x, w, **args).shape, seed=4)
-    y = conv2d(x, w, **args, algorithm="patches", target=target)
+    y, seen = profile(conv2d, x, w, **args, algorithm="patches", target=target)
     np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
+    epilogue = Epilogue("relu", has_scale=True, has_bias=True, has_residual=True)
+    with use_target(target):
+        problem = Problem(geometry(sizes), epilogue, "float32")
+        plan = next(iter(conv2d_patches.plans(problem))).plan
+    assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
+    assert seen.sbuf_peak_bytes <= plan.sbuf_bytes
 
 
 @pytest.mark.parametrize("dtype", [BF16, np.float16])
