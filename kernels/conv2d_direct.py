@@ -78,6 +78,7 @@ from nkiconv.simulate.hardware import hardware
 NAME = "direct"
 POOLS = True
 
+_EDGES = 3  # of four, that a pack's taps leave, on the mean
 _SINGLE_PRODUCT_SHARE = 0.08  # of TensorE's time, as 1x1 layers of ResNets show on the timeline
 
 _BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
@@ -214,6 +215,7 @@ def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTenso
     source_sb = _source(x_sb, len(plan.c_in_tiles) - 1, plan)
     images = section.images.size
     across = Tile(0, g.cols.outputs)
+    turn = 0
     for block in section.blocks:
         if block.cols.start == 0:  # blocks side by side share their rows
             for i in range(len(plan.packs)):
@@ -238,8 +240,9 @@ def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTenso
                                 nl.ds(cols.start, cols.size),
                             ],
                             source_sb[:, 0:images, row:end:step, col : col_end : g.cols.stride],
-                            j,
+                            turn,
                         )
+                        turn = turn + 1
     return packed_sb
 
 
@@ -903,6 +906,7 @@ def _price(plan: DirectPlan) -> Price:
     held = 2 if plan.fast else item  # bytes of an element of x and w in SBUF
     moved: Counter[tuple[int, int, bool, bool]] = Counter()  # descriptors, bytes, to HBM, on chip
     copies = copied = 0  # of packs, by VectorE and ScalarE in turn
+    cleared = clearings = 0  # edges of them, by VectorE
     width = plan.cols.inside.size
     partitions, sources = plan.x_shape[0], len(plan.c_in_tiles)
     for step in plan.steps:
@@ -932,6 +936,8 @@ def _price(plan: DirectPlan) -> Price:
                 else:
                     copies += g.G * len(group.taps)
                     copied += g.G * len(group.taps) * n * block.rows.size * g.cols.outputs
+                clearings += g.G * _EDGES
+                cleared += g.G * n * (g.cols.outputs + block.rows.size)
         c_outs = plan.c_out_blocks[step.block]
         for block in section.blocks:
             run_bytes = block.rows.size * block.cols.size * item
@@ -954,12 +960,9 @@ def _price(plan: DirectPlan) -> Price:
     every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
     alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
     first_ns, last_ns = _ends_ns(plan)
-    loaded_ns = 0.0  # at the earliest, of what the last matmul waits for
-    if len(plan.sections) * g.G == 1:
-        loads = [t for t in transfers if not t.to_hbm and not t.on_chip]
-        loaded_ns = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
-        loaded_ns += sum(t.count * transfer_ns(t, hw) for t in loads)
-    rows = sum(p.rows for p in plan.products) / len(plan.products)
+    emptied = by_vector * (y_elems * num_tiles + tiles * hw.engine_issue_cycles) / hw.vector_ghz
+    tile_ns = max(plan.tensor_cycles / hw.tensor_ghz, emptied) / tiles
+    mean_rows = sum(p.rows for p in plan.products) / len(plan.products)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
@@ -967,19 +970,38 @@ def _price(plan: DirectPlan) -> Price:
         transfers=transfers,
         scalar_elems=round(by_scalar * y_elems * num_tiles) + copied // 2,
         scalar_instructions=round(by_scalar * tiles) + copies // 2,
-        vector_elems=round(by_vector * y_elems * num_tiles) + copied // 2,
-        vector_instructions=round(by_vector * tiles) + copies // 2,
+        vector_elems=round(by_vector * y_elems * num_tiles) + copied // 2 + cleared,
+        vector_instructions=round(by_vector * tiles) + copies // 2 + clearings,
         first_ns=first_ns,
         last_ns=last_ns,
-        built_ns=loaded_ns,
+        built_ns=_moved_ns(plan, transfers, first_ns, tile_ns),
         static_instructions=plan.num_matmuls
         + tiles
         + copies
         + sum(t.count for t in transfers)
         + _epilogue_instructions(plan, tiles),
-        streamed_cycles=streamed_cycles(plan.moving_columns, held, rows, hw),
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, mean_rows, hw),
         lead_ns=alone * plan.tensor_cycles / hw.tensor_ghz,
     )
+
+
+def _moved_ns(
+    plan: DirectPlan, transfers: tuple[Transfers, ...], first_ns: float, tile_ns: float
+) -> float:
+    """Return when the last matmul ends at the earliest, for the sake of loads and other stores.
+
+    `tile_ns` is the time of a PSUM tile; stores begin when those of the first block are done.
+    """
+    hw = hardware()
+    loads = sum(t.count * transfer_ns(t, hw) for t in transfers if not t.to_hbm and not t.on_chip)
+    loaded = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns + loads
+    if len(plan.sections) * plan.geometry.G > 1:
+        loaded = 0.0  # the last section's work begins before all of it is loaded
+    num_stores = sum(t.count for t in transfers if t.to_hbm)
+    stored = sum(t.count * transfer_ns(t, hw) for t in transfers if t.to_hbm)
+    c_outs = len(plan.c_out_blocks[0]) if plan.interleaved_y else 1
+    first = c_outs * len(plan.sections[0].blocks[0].tiles) * tile_ns
+    return max(loaded, first_ns + first + stored * (1 - 1 / num_stores))
 
 
 def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
@@ -1012,8 +1034,8 @@ def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
     block = plan.sections[-1].blocks[-1]
     c_outs = plan.c_out_blocks[-1]
     tile = block.tiles[-1]
-    elems = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
-    emptied = elems / hw.vector_ghz + hw.vector_latency_ns
+    cycles = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
+    emptied = cycles / hw.vector_ghz + hw.vector_latency_ns
     run_bytes = block.rows.size * block.cols.size * g.itemsize
     channels = c_outs[-1].size
     store = Transfers(
