@@ -902,6 +902,7 @@ def _price(plan: DirectPlan) -> Price:
     item = g.itemsize
     held = 2 if plan.fast else item  # bytes of an element of x and w in SBUF
     moved: Counter[tuple[int, int, bool, bool]] = Counter()  # descriptors, bytes, to HBM, on chip
+    stored: Counter[tuple[int, int]] = Counter()
     copies = copied = 0  # of packs, by VectorE and ScalarE in turn
     width = plan.cols.inside.size
     partitions, sources = plan.x_shape[0], len(plan.c_in_tiles)
@@ -935,13 +936,12 @@ def _price(plan: DirectPlan) -> Price:
         c_outs = plan.c_out_blocks[step.block]
         for block in section.blocks:
             run_bytes = block.rows.size * block.cols.size * item
-            for to_hbm in (True, False) if plan.epilogue.has_residual else (True,):
-                if plan.interleaved_y:
-                    runs = c_outs[0].size * block.images.size
-                    moved[runs, len(c_outs) * run_bytes, to_hbm, False] += g.G
-                else:
-                    for c_out in c_outs:
-                        moved[c_out.size * block.images.size, run_bytes, to_hbm, False] += g.G
+            if plan.interleaved_y:
+                runs = c_outs[0].size * block.images.size
+                stored[runs, len(c_outs) * run_bytes] += g.G
+            else:
+                for c_out in c_outs:
+                    stored[c_out.size * block.images.size, run_bytes] += g.G
     y_elems = g.N * g.rows.outputs * g.cols.outputs * g.G
     num_tiles = sum(len(c_outs) for c_outs in plan.c_out_blocks)
     tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
@@ -949,17 +949,19 @@ def _price(plan: DirectPlan) -> Price:
     hw = hardware()
     if plan.evict_on_both and hw.generation < 3:  # PSUM serves one of the two at a time
         by_vector += by_scalar * hw.vector_ghz / hw.scalar_ghz
-    transfers = tuple(Transfers(n, *how) for how, n in moved.items())
+    loads = [Transfers(n, *how) for how, n in moved.items()]
+    stores = [Transfers(n, *how, to_hbm=True) for how, n in stored.items()]
+    added = [replace(t, to_hbm=False) for t in stores] if plan.epilogue.has_residual else []
+    transfers = (*loads, *stores, *added)
     # With one product a tile, TensorE and what empties PSUM take turns more than they overlap.
     every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
     alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
     first_ns, last_ns = _ends_ns(plan)
     loaded_ns = 0.0  # at the earliest, of what the last matmul waits for
     if len(plan.sections) * g.G == 1:
-        loads = [t for t in transfers if not t.to_hbm and not t.on_chip]
         loaded_ns = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
-        loaded_ns += sum(t.count * transfer_ns(t, hw) for t in loads)
-    rows = sum(p.rows for p in plan.products) / len(plan.products)
+        loaded_ns += sum(t.count * transfer_ns(t, hw) for t in loads if not t.on_chip)
+    in_use = sum(p.rows for p in plan.products) / len(plan.products)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
@@ -977,7 +979,7 @@ def _price(plan: DirectPlan) -> Price:
         + copies
         + sum(t.count for t in transfers)
         + _epilogue_instructions(plan, tiles),
-        streamed_cycles=streamed_cycles(plan.moving_columns, held, rows, hw),
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, in_use, hw),
         lead_ns=alone * plan.tensor_cycles / hw.tensor_ghz,
     )
 
