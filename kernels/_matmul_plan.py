@@ -402,7 +402,7 @@ def _price(
         static_instructions=matmuls
         + evictions * epilogue.instructions
         + sum(t.count for t in transfers)
-        + 8,
+        + 8 * stack,
     )
 
 
