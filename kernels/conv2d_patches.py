@@ -63,6 +63,7 @@ from nkiconv.kernels._weights import PackedWeights
 NAME = "patches"
 
 _MOST_CHANNELS = 32  # with more, a tap at a time has enough of them on partitions
+_UNFED = 0.05  # of the estimate, which knows little of the clock's ups and downs
 _MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
 
 
@@ -342,11 +343,18 @@ def _turn_some(
     end: int,
     plan: PatchesPlan,
 ) -> None:
-    """Turn the parts `start` to `end` of a block, counted through its K tiles."""
+    """Turn the parts `start` to `end` of a block, counted through its K tiles.
+
+    What is waited for is copied by VectorE, which is the faster: the first copy, but with one K
+    tile the last one, as a rule that of two.
+    """
     each = len(block.turns)
+    vector_at = 0
+    if len(plan.k_tiles) == 1:
+        vector_at = 1
     for i in range(start, end):
         k = i // each
-        on_vector = plan.takes_turns and i % 2 == 1
+        on_vector = plan.takes_turns and i % 2 == vector_at
         _turn(turned_sbs[k], x_sbs[k], block.turns[i % each], block, on_vector, plan)
 
 
@@ -447,7 +455,7 @@ def conv2d_patches(
             y_sb = _result_tensor(visit, x_hbm.dtype, plan)
             for j in range(visit.part.size):
                 t = visit.part.start + j
-                due = turns_due(num_done, block.tiles, num_turns, b == 0 and K > 1)
+                due = turns_due(num_done, block, num_turns, K, b == 0)
                 _turn_some(next_turned_sbs, x_sbs, next_block, num_turned, due, plan)
                 num_turned = due
                 acc_ps = _sum_tensor(visit, t, plan)
@@ -477,13 +485,18 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     found = list(make_plans(g, problem.epilogue, dtype))
     if not found:
         raise NotSuited(f"{g.C_in * g.rows.taps * g.cols.taps} values of a patch do not fit SBUF")
-    plan, price = min(found, key=lambda each: each[1].estimate_us())
+    plan, price = min(found, key=lambda each: each[1].estimate_us() * _unfed(each[0].blocks[0]))
     if price.static_instructions > _MAX_INSTRUCTIONS:
         raise NotSuited(
             f"it would take {price.static_instructions} instructions, more than the "
             f"{_MAX_INSTRUCTIONS} that it writes out"
         )
     yield Candidate(NAME, plan, price, _why(plan))
+
+
+def _unfed(block: Block) -> float:
+    """Return 1 for an array that turns with all of its rows, and a little more for fewer."""
+    return 1 + _UNFED * (1 - block.lines * block.pieces / nl.tile_size.pmax)
 
 
 def _check(problem: Problem) -> None:
@@ -506,6 +519,8 @@ def _check(problem: Problem) -> None:
             )
         if axis.pad or axis.outputs * axis.stride > axis.size:
             raise NotSuited("it takes no padding")
+    if g.rows.taps * g.cols.taps == 1:
+        raise NotSuited("one tap leaves nothing to turn")
     if g.C_in > _MOST_CHANNELS:
         raise NotSuited(f"{g.C_in} channels fill partitions as they lie; nothing has to be turned")
     if g.cols.taps > nl.tile_size.pmax:

@@ -17,8 +17,9 @@ from nkiconv.kernels._algorithm import NotSuited, Operands, Problem
 from nkiconv.kernels._choice import choose
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._patches_plan import PatchesPlan, _sizes, make_plan, make_plans, turns_due
-from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.kernels._plan import Axis, Geometry, Tile
 from nkiconv.simulate import ConstraintError, profile, simulate_kernel, use_dma, use_target
+from nkiconv.simulate.hardware import HARDWARE
 
 TARGETS = ("trn1", "trn2", "trn3")
 BF16 = ml_dtypes.bfloat16
@@ -36,7 +37,7 @@ LAYERS = {
     "wide-taps": (1, 2, 3, 130, 5, 1, 65),
     "many-out": (1, 4, 16, 32, 1000, 8, 8),
     "many-patches": (1, 2, 80, 84, 10, 1, 2),
-    "one-patch": (1, 1, 1, 1, 1, 1, 1),
+    "one-patch": (1, 1, 2, 1, 1, 2, 1),
 }
 
 
@@ -90,6 +91,9 @@ def test_every_plan_is_exact_and_counted(layer: str, target: str) -> None:
         assert seen.sbuf_peak_bytes <= plan.sbuf_bytes
         assert price.matmuls == plan.num_matmuls
         assert abs(price.static_instructions - seen.static_instructions) <= 10
+        if target == "trn1":  # whose clock is steady
+            tensor_us = price.tensor_cycles / HARDWARE[target].tensor_ghz / 1000
+            assert 0.97 * seen.engine_busy_us["TensorE"] <= tensor_us <= 1.3 * seen.body_us
 
 
 def test_columns_are_those_of_full_tiles() -> None:
@@ -129,13 +133,18 @@ def test_every_branch_of_the_plan_is_reached() -> None:
     assert len(names) == 11
 
 
-@pytest.mark.parametrize("late", [True, False])
-def test_the_next_block_is_turned_in_time(late: bool) -> None:
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("k_tiles", [1, 2])
+def test_the_next_block_is_turned_in_time(k_tiles: int, is_first: bool) -> None:
+    with use_target("trn1"):
+        block = make_plan(geometry(LAYERS["vit"]), Epilogue(), "float32", 1, 4, 1).blocks[1]
     for tiles in range(1, 12):
-        due = [turns_due(i, tiles, 7, late) for i in range(tiles)]
+        cut = replace(block, visits=tuple(replace(block.visits[0], part=Tile(0, 1))
+                                          for _ in range(tiles)))  # fmt: skip
+        due = [turns_due(i, cut, 7, k_tiles, is_first) for i in range(tiles)]
         assert due == sorted(due)
-        assert due[-1] == 7 or (late and tiles < 3)  # what is left follows
-        assert due[0] == 0 or not late
+        assert due[-1] == 7 or (is_first and tiles < 3)  # what is left follows
+        assert k_tiles == 1 or due[0] < 7 or tiles == 1
 
 
 @pytest.mark.parametrize("target", ["trn1", "trn2"])
@@ -167,8 +176,14 @@ def test_epilogue(layer: str, target: str) -> None:
     args["bias"] = integers((sizes[4],), seed=2)
     args["scale"] = np.abs(integers((sizes[4],), seed=3)) + 1
     args["residual"] = integers(reference.conv2d(x, w, **args).shape, seed=4)
-    y = conv2d(x, w, **args, algorithm="patches", target=target)
+    y, seen = profile(conv2d, x, w, **args, algorithm="patches", target=target)
     np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
+    epilogue = Epilogue("relu", has_scale=True, has_bias=True, has_residual=True)
+    with use_target(target):
+        problem = Problem(geometry(sizes), epilogue, "float32")
+        plan = next(iter(conv2d_patches.plans(problem))).plan
+    assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
+    assert seen.sbuf_peak_bytes <= plan.sbuf_bytes
 
 
 @pytest.mark.parametrize("dtype", [BF16, np.float16])
@@ -225,6 +240,7 @@ def test_refusals() -> None:
         (replace(g, cols=replace(g.cols, dilation=2)), "not 4 taps, stride 4, dilation 2"),
         (replace(g, rows=replace(g.rows, pad=1)), "it takes no padding"),
         (replace(g, rows=replace(g.rows, outputs=13)), "it takes no padding"),
+        (geometry((1, 3, 8, 8, 4, 1, 1)), "one tap leaves nothing to turn"),
         (replace(g, C_in=33), "33 channels fill partitions as they lie"),
         (geometry((1, 1, 1, 129, 1, 1, 129)), "at most 128 columns of taps, not 129"),
         (geometry((1000, 3, 224, 224, 768, 16, 16)), "instructions, more than the 20000"),
