@@ -39,7 +39,9 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 """By name, those that "auto" chooses from."""
 
-_LAST = (conv2d_direct.NAME, conv2d_im2col.NAME)  # asked when what others offer is known
+_LAST = (conv2d_patches.NAME, conv2d_direct.NAME, conv2d_im2col.NAME)
+"""Asked when what others offer is known, in this order."""
+
 _HOPELESS = 1.5  # times the best estimate: a plan whose products alone take as long is not made
 
 
@@ -92,6 +94,9 @@ def _idle(name: str, problem: Problem, found: list[Candidate]) -> str | None:
     """Return why an algorithm need not be asked beside what is found, or None."""
     if name == conv2d_im2col.NAME:
         return conv2d_im2col.worth(problem)
+    taps = problem.geometry.rows.taps * problem.geometry.cols.taps
+    if name == conv2d_patches.NAME and taps == 1:
+        return "1x1 taps leave nothing to turn"
     if name == conv2d_direct.NAME:
         best = min(candidate.estimate_us() for candidate in found)
         least = least_us(problem.geometry, fast=problem.precision == "fast")

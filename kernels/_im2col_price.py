@@ -104,7 +104,8 @@ class Estimate:
         )
         time_ns = matmuls * cycles / hw.tensor_ghz
         if hw.throttle_slowdown > 1:
-            rows = k.G * k.J * self.channels * _FED * each / (each + hw.matmul_gap_cycles)
+            channels = g.C_in / ceil_div(g.C_in, hw.partitions)  # of a tile, on the mean
+            rows = k.G * k.J * channels * _FED * each / (each + hw.matmul_gap_cycles)
             if rows < hw.throttle_busy_share * hw.throttle_slowdown * hw.partitions:
                 return time_ns * hw.throttle_slowdown
             window_ns = hw.throttle_window_cycles / hw.tensor_ghz

@@ -238,7 +238,8 @@ def cuts(product: Product, epilogue: Epilogue, *, sbuf_bytes: int | None = None)
         if not found:
             for shape in shapes(product):
                 found += _cuts(shape, sizes, epilogue, limit)
-    return sorted(found, key=lambda cut: cut.price.estimate_us())
+    # Of what is estimated alike, that which waits the least for operands and stores.
+    return sorted(found, key=lambda cut: (round(cut.price.estimate_us(), 1), cut.price.built_ns))
 
 
 def _cuts(shape: Shape, sizes: tuple[int, ...], epilogue: Epilogue, limit: int) -> Iterator[Cut]:

@@ -957,11 +957,9 @@ def _price(plan: DirectPlan) -> Price:
     every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
     alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
     first_ns, last_ns = _ends_ns(plan)
-    loaded_ns = 0.0  # at the earliest, of what the last matmul waits for
-    if len(plan.sections) * g.G == 1:
-        loaded_ns = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns
-        loaded_ns += sum(t.count * transfer_ns(t, hw) for t in loads if not t.on_chip)
-    in_use = sum(p.rows for p in plan.products) / len(plan.products)
+    emptied = by_vector * (y_elems * num_tiles + tiles * hw.engine_issue_cycles) / hw.vector_ghz
+    tile_ns = max(plan.tensor_cycles / hw.tensor_ghz, emptied) / tiles
+    mean_rows = sum(p.rows for p in plan.products) / len(plan.products)
     return Price(
         moving_columns=plan.moving_columns,
         matmuls=plan.num_matmuls,
@@ -973,15 +971,34 @@ def _price(plan: DirectPlan) -> Price:
         vector_instructions=round(by_vector * tiles) + copies // 2,
         first_ns=first_ns,
         last_ns=last_ns,
-        built_ns=loaded_ns,
+        built_ns=_moved_ns(plan, (*loads, *stores), first_ns, tile_ns),
         static_instructions=plan.num_matmuls
         + tiles
         + copies
         + sum(t.count for t in transfers)
         + _epilogue_instructions(plan, tiles),
-        streamed_cycles=streamed_cycles(plan.moving_columns, held, in_use, hw),
+        streamed_cycles=streamed_cycles(plan.moving_columns, held, mean_rows, hw),
         lead_ns=alone * plan.tensor_cycles / hw.tensor_ghz,
     )
+
+
+def _moved_ns(
+    plan: DirectPlan, transfers: tuple[Transfers, ...], first_ns: float, tile_ns: float
+) -> float:
+    """Return when the last matmul ends at the earliest, for the sake of loads and other stores.
+
+    `tile_ns` is the time of a PSUM tile; stores begin when those of the first block are done.
+    """
+    hw = hardware()
+    loads = sum(t.count * transfer_ns(t, hw) for t in transfers if not t.to_hbm and not t.on_chip)
+    loaded = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns + loads
+    if len(plan.sections) * plan.geometry.G > 1:
+        loaded = 0.0  # the last section's work begins before all of it is loaded
+    num_stores = sum(t.count for t in transfers if t.to_hbm)
+    stored = sum(t.count * transfer_ns(t, hw) for t in transfers if t.to_hbm)
+    c_outs = len(plan.c_out_blocks[0]) if plan.interleaved_y else 1
+    first = c_outs * len(plan.sections[0].blocks[0].tiles) * tile_ns
+    return max(loaded, first_ns + first + stored * (1 - 1 / num_stores))
 
 
 def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
@@ -1014,8 +1031,8 @@ def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
     block = plan.sections[-1].blocks[-1]
     c_outs = plan.c_out_blocks[-1]
     tile = block.tiles[-1]
-    elems = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
-    emptied = elems / hw.vector_ghz + hw.vector_latency_ns
+    cycles = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
+    emptied = cycles / hw.vector_ghz + hw.vector_latency_ns
     run_bytes = block.rows.size * block.cols.size * g.itemsize
     channels = c_outs[-1].size
     store = Transfers(
