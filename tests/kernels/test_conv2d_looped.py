@@ -10,6 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nkiconv.kernels import _looped, conv2d, conv2d_direct
 from nkiconv.kernels._algorithm import Candidate, Problem
@@ -211,6 +213,38 @@ def test_loops_with_an_epilogue(name: str, target: str, monkeypatch: pytest.Monk
     seen, best = _run(case, monkeypatch, target, how)
     assert isinstance(best.plan, LoopedPlan)
     assert seen.static_instructions <= best.price.static_instructions <= case.limit
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_random_problems(data: Any) -> None:
+    def draw(*values: Any) -> Any:
+        return data.draw(st.sampled_from(values))
+
+    groups, c_in, c_out = draw((1, 3, 33), (1, 40, 130), (1, 130, 260), (2, 130, 3), (16, 4, 2))
+    taps, pads = (draw(1, 2, 3, 5), draw(1, 3)), (draw(0, 1, 2, 4), draw(0, 1))
+    x = _draw(np.float32, draw(1, 2, 5), groups * c_in, draw(13, 47, 90), draw(16, 33))
+    w = _draw(np.float32, groups * c_out, c_in, *taps, seed=1)
+    how: dict[str, Any] = {
+        "padding": pads,
+        "padding_mode": draw("zeros", "zeros", "reflect", "replicate", "circular"),
+        "stride": (draw(1, 2, 3), draw(1, 2)),
+        "dilation": (draw(1, 2), 1),
+        "groups": groups,
+        "pool": draw(None, None, ("max", 2, 1), ("max", 2, 3)),
+    }
+    module = sys.modules["nkiconv.kernels.conv2d"]
+    with pytest.MonkeyPatch.context() as patch, use_target(draw("trn1", "trn2")), use_dma("late"):
+        patch.setattr(_looped, "MAX_INSTRUCTIONS", draw(60, 90, 140))
+        module._best.cache_clear()
+        try:
+            y = conv2d(x, w, algorithm=draw("auto", "direct"), **how)
+        except ConstraintError as refusal:
+            assert "a program may write out" in str(refusal)  # noqa: PT017  # the only reason
+            return
+        finally:
+            module._best.cache_clear()
+    np.testing.assert_array_equal(y, conv2d_ref(x, w, **how))
 
 
 def test_weights_that_all_parts_read_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
