@@ -29,6 +29,7 @@ TARGETS = ("trn1", "trn2", "trn3")
 LAYERS = {
     "stem": ((1, 3, 30, 26, 64, 7, 7), 2, 3, 1),
     "large-stem": ((1, 3, 120, 120, 64, 7, 7), 2, 3, 1),
+    "out-tiles": ((1, 8, 9, 9, 150, 3, 3), 1, 1, 1),
     "many-out": ((1, 3, 48, 64, 64, 3, 3), 1, 1, 1),
     "tall": ((1, 32, 60, 30, 32, 3, 3), 1, 1, 1),
     "c64": ((1, 64, 13, 11, 64, 3, 3), 1, 1, 1),
@@ -230,7 +231,7 @@ def test_strips_share_rows_on_the_chip() -> None:
     assert any(strip.carry > 0 for strip in strips)
 
 
-@pytest.mark.parametrize("layer", ["c64", "few-out", "patches", "stem"])
+@pytest.mark.parametrize("layer", ["c64", "few-out", "patches", "stem", "out-tiles"])
 @pytest.mark.parametrize("target", ["trn1", "trn2"])
 def test_epilogue(layer: str, target: str) -> None:
     sizes, stride, padding, dilation = LAYERS[layer]
