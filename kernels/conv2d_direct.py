@@ -78,6 +78,7 @@ from nkiconv.simulate.hardware import hardware
 NAME = "direct"
 POOLS = True
 
+_EDGES = 3  # of four, that a pack's taps leave, on the mean
 _SINGLE_PRODUCT_SHARE = 0.08  # of TensorE's time, as 1x1 layers of ResNets show on the timeline
 
 _BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
@@ -214,6 +215,7 @@ def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTenso
     source_sb = _source(x_sb, len(plan.c_in_tiles) - 1, plan)
     images = section.images.size
     across = Tile(0, g.cols.outputs)
+    turn = 0
     for block in section.blocks:
         if block.cols.start == 0:  # blocks side by side share their rows
             for i in range(len(plan.packs)):
@@ -238,8 +240,9 @@ def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTenso
                                 nl.ds(cols.start, cols.size),
                             ],
                             source_sb[:, 0:images, row:end:step, col : col_end : g.cols.stride],
-                            j,
+                            turn,
                         )
+                        turn = turn + 1
     return packed_sb
 
 
@@ -904,6 +907,7 @@ def _price(plan: DirectPlan) -> Price:
     moved: Counter[tuple[int, int, bool, bool]] = Counter()  # descriptors, bytes, to HBM, on chip
     stored: Counter[tuple[int, int]] = Counter()
     copies = copied = 0  # of packs, by VectorE and ScalarE in turn
+    cleared = clearings = 0  # edges of them, by VectorE
     width = plan.cols.inside.size
     partitions, sources = plan.x_shape[0], len(plan.c_in_tiles)
     for step in plan.steps:
@@ -933,6 +937,8 @@ def _price(plan: DirectPlan) -> Price:
                 else:
                     copies += g.G * len(group.taps)
                     copied += g.G * len(group.taps) * n * block.rows.size * g.cols.outputs
+                clearings += g.G * _EDGES
+                cleared += g.G * n * (g.cols.outputs + block.rows.size)
         c_outs = plan.c_out_blocks[step.block]
         for block in section.blocks:
             run_bytes = block.rows.size * block.cols.size * item
@@ -967,8 +973,8 @@ def _price(plan: DirectPlan) -> Price:
         transfers=transfers,
         scalar_elems=round(by_scalar * y_elems * num_tiles) + copied // 2,
         scalar_instructions=round(by_scalar * tiles) + copies // 2,
-        vector_elems=round(by_vector * y_elems * num_tiles) + copied // 2,
-        vector_instructions=round(by_vector * tiles) + copies // 2,
+        vector_elems=round(by_vector * y_elems * num_tiles) + copied // 2 + cleared,
+        vector_instructions=round(by_vector * tiles) + copies // 2 + clearings,
         first_ns=first_ns,
         last_ns=last_ns,
         built_ns=_moved_ns(plan, (*loads, *stores), first_ns, tile_ns),
