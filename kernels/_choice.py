@@ -78,7 +78,7 @@ def choose(problem: Problem, algorithm: str = "auto") -> Choice:
             refusals[name] = str(reason)
             if isinstance(reason, TooLong):
                 too_long.append(name)
-    if not found:
+    if not found and problem.geometry.rows.pad:
         for name in too_long:  # of an image with its border, all bands of rows are alike
             try:
                 found += _short_enough(_candidates(ALGORITHMS[name], problem, bordered=True))

@@ -150,11 +150,11 @@ class Im2colPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
     `images` has each image's strips; the first image begins with little and the last one ends so.
-    `direct` has, for each buffer, the places whose shifts and shared rows come from HBM, not from
-    other partitions.  `ahead` chunks are loaded before one is computed.  With `joined` the rows p
-    lie one after another in a partition of SBUF before they are stored.  `weights` is "zeros" (HBM
-    has them with their zeros), "rows" (a transfer from HBM for each row p and shift) or "phases"
-    (one, and `fills` on the chip).
+    Of the first `direct` places of each buffer all phases of `shifts` shifts come from HBM, and not
+    from other partitions.  `ahead` chunks are loaded before one is computed.  With `joined` the
+    rows p lie one after another in a partition of SBUF before they are stored.  `weights` is
+    "zeros" (HBM has them with their zeros), "rows" (a transfer from HBM for each row p and shift)
+    or "phases" (one, and `fills` on the chip).  With `fast`, x and w are bfloat16 in SBUF.
     """
 
     geometry: Geometry
@@ -162,6 +162,7 @@ class Im2colPlan(nl.NKIObject):
     y_shape: tuple[int, int, int, int]
     packing: Packing
     c_in_tiles: tuple[Tile, ...]
+    c_out_tiles: tuple[Tile, ...]
     out_tiles: tuple[OutTile, ...]
     col_tiles: tuple[Tile, ...]
     images: tuple[tuple[Strip, ...], ...]
@@ -236,11 +237,9 @@ def out_tiles(g: Geometry, k: Packing) -> tuple[OutTile, ...]:
 def num_passes(g: Geometry, k: Packing) -> int:
     """Return the matmuls that a result needs, those for all its rows and channels together."""
     pmax, rows = nl.tile_size.pmax, g.rows
-    places = 0
-    for p in even_tiles(k.P, max(1, pmax // g.C_out)):
-        if k.Q == 1:
-            places += 1
-            continue
+    together = max(1, pmax // g.C_out)
+    places = ceil_div(k.P, together) if k.Q == 1 else 0
+    for p in even_tiles(k.P, together) if k.Q > 1 else ():
         first = p.start * rows.stride
         last = (p.start + p.size - 1) * rows.stride + (rows.taps - 1) * rows.dilation
         places += min(k.Q - 1, last // k.S) - max(0, (first - k.J) // k.S + 1) + 1
@@ -352,6 +351,7 @@ def make_plan(
         y_shape=(g.N, g.C_out, rows.outputs, cols.outputs),
         packing=k,
         c_in_tiles=c_in_tiles,
+        c_out_tiles=even_tiles(g.C_out, nl.tile_size.pmax),
         out_tiles=outs,
         col_tiles=col_tiles,
         images=images,
@@ -375,7 +375,7 @@ def make_plan(
         hbm_bytes=sum(n * _loaded_elems(g, c, s.x_width) for c, n in chunks.items()) * item
         + w_bytes
         + y_elems * item * (1 + epilogue.has_residual)
-        + 4 * g.C_out * k.P * (epilogue.has_bias + epilogue.has_scale),
+        + 4 * g.C_out * outs[0].rows.size * (epilogue.has_bias + epilogue.has_scale),
         sbuf_bytes=beside + buffers * lines * places,
     )
 
@@ -461,6 +461,7 @@ class _Strips:
     def __init__(self, g: Geometry, k: Packing, sizes: Sizes, size: int, spare_bytes: int) -> None:
         self.g, self.k, self.sizes, self.size = g, k, sizes, size
         self.width, self.head = sizes.width, sizes.head
+        self.row_bytes, self.hw = sizes.x_width * g.itemsize, hardware()
         self.channels = min(g.C_in, nl.tile_size.pmax)
         self.num_groups = sizes.num_groups
         self.made: dict[tuple[int, int, int, int], Chunk] = {}
@@ -558,7 +559,7 @@ class _Strips:
             Load(part.start, part.size, g * k.J + j, num, part.start * k.S + j, g * dilation)
             for g in range(max(1, shifts))
             for j, num, low, high in runs
-            for part in _pieces(low, high - low, num * self.channels, 4)
+            for part in self._cut(low, high - low, num * self.channels)
         ]
         low, high = max(run[2] for run in runs), min(run[3] for run in runs)
         if low <= places.start and high >= end:
@@ -569,6 +570,14 @@ class _Strips:
             start = places.start if zero.size > 0 else high
             zero, slots = Tile(start, end - start), phases
         return tuple(loads), zero, shifts * k.J if shifts > 1 else slots
+
+    def _cut(self, start: int, size: int, partitions: int) -> tuple[Tile, ...]:
+        """Cut a load of rows into pieces, unless their issue takes longer than their bytes."""
+        run_ns = self.row_bytes / self.hw.dma_bytes_per_ns + self.hw.dma_descriptor_ns
+        alone_ns = size * run_ns * min(partitions, self.hw.dma_engine_partitions)
+        if alone_ns < 3 * self.hw.dma_static_issue_ns:
+            return tiles(size, max(1, size), start)
+        return _pieces(start, size, partitions, 4)
 
     def _moves(self, copied: int, need: int, end: int, shifts: int) -> tuple[Move, ...]:
         """Return the copies inside the strip into places from `copied` to `need` of other slots.

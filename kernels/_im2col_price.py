@@ -30,6 +30,7 @@ from nkiconv.kernels._price import Price, Transfers, matmul_cycles, streamed_cyc
 from nkiconv.simulate.hardware import Hardware
 
 _BESIDE = 0.1  # of the DMA engines' time: whatever waits for a transfer waits for others too
+_ESTIMATED = 32  # packings, by their first looks
 _FEWEST = 4  # channels of which engines can copy phases, which begin at partition 32 or 64
 _FED = 0.99  # of the columns of a matmul, for gaps between results
 
@@ -79,6 +80,8 @@ class Estimate:
         tail = (s.head * s.columns + hw.engine_issue_cycles) * self.evictions / self.evict_ghz
         compute = max(tensor + tail, emptying + first, self.rings_ns(), self.copies_ns())
         start, end = self.start_ns(compute), self.end_ns()
+        if self.g.N > 1:  # the second image's loads wait for its zeros
+            start += self.way
         dma = loads + moves + stores
         return (
             max(
@@ -234,23 +237,24 @@ class Estimate:
         return num_bytes / self.hw.dma_bytes_per_ns / self.hw.dma_engines
 
 
-def ranked(g: Geometry, hw: Hardware, held: int, wanted: int) -> Iterator[Packing]:
-    """Yield packings, the quickest first: `wanted` in their order, then the others as they come."""
-    streamed = []
-    for k in packings(g):
-        columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
-        streamed.append((matmul_cycles(columns, held, hw) / hw.tensor_ghz, k))
-    streamed.sort(key=lambda s: s[0])
-    known: list[tuple[float, int]] = []
-    for at, (least, k) in enumerate(streamed):
-        if len(known) >= wanted and least > known[wanted - 1][0]:
-            break  # TensorE alone takes longer
-        known.append((Estimate(g, k, hw, held).total_ns(), at))
-        known.sort()
-    for _, at in known:
-        yield streamed[at][1]
-    for _, k in streamed[len(known) :]:
-        yield k
+def ranked(g: Geometry, hw: Hardware, held: int) -> Iterator[Packing]:
+    """Yield packings, the quickest first; those that look slow at once come last as they are."""
+    order = sorted(packings(g), key=lambda k: _screen_ns(g, k, hw, held))
+    likely = order[:_ESTIMATED]
+    yield from sorted(likely, key=lambda k: Estimate(g, k, hw, held).total_ns())
+    yield from order[_ESTIMATED:]
+
+
+def _screen_ns(g: Geometry, k: Packing, hw: Hardware, held: int) -> float:
+    """Return a packing's time by TensorE, by copies on the chip, and by what is issued for it."""
+    columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
+    time_ns = matmul_cycles(columns, held, hw) / hw.tensor_ghz
+    rows = k.G * k.J * min(g.C_in, hw.partitions)
+    if rows < hw.throttle_busy_share * hw.throttle_slowdown * hw.partitions:
+        time_ns *= hw.throttle_slowdown
+    copies = (k.G * k.J / k.S - 1) * g.N * g.C_in * g.rows.size * g.cols.size * held
+    issued = k.G * (k.extra + 1) + (k.G * k.J if k.Q > 1 else 0)
+    return time_ns + copies / hw.dma_aggregate_bytes_per_ns + issued * hw.dma_static_issue_ns
 
 
 def price(plan: Im2colPlan, hw: Hardware) -> Price:

@@ -402,8 +402,9 @@ def _price(
         lead_ns=_lead_ns(shape, chunk),
         static_instructions=matmuls
         + evictions * epilogue.instructions
-        + sum(t.count for t in transfers)
-        + 8,
+        # a rest of the channels has transfers of its own
+        + sum(t.count for t in transfers) * (2 if k.rest or m.rest else 1)
+        + 8 * stack,
     )
 
 

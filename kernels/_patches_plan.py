@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import ceil
 
 import nki.language as nl
@@ -31,7 +32,7 @@ _STORE_BYTES = 8192  # of a visit's results per partition
 _RESULTS = 3  # visits whose results are in SBUF: computed, stored, and one between
 _PART = 1024  # patches of a block that is a part of a large image
 _SHORT = 256  # patches: matmuls of half as many still pay
-_BETWEEN_NS = 1500  # from the last pixels of a block to its first matmul: turned, copied
+_BETWEEN_NS = 700  # latencies from a transpose by way of a copy to a matmul
 _ZEROS_NS = 300  # until there are zeros to turn
 
 
@@ -175,7 +176,7 @@ def make_plan(
     k_tiles = even_tiles(g.C_in * g.rows.taps, pmax // KW)
     m = deal(g.C_out, ceil_div(g.C_out, pmax))
     step = ceil_div(OW, pieces)
-    loads = tuple(_loads(k, g, pieces, step) for k in k_tiles)
+    loads = tuple(_loads(k, g.rows.taps, (OW, KW), pieces, step) for k in k_tiles)
     boxes = [(n, r) for n in even_tiles(g.N, images) for r in even_tiles(OH, rows)]
     stream = max(1, min(m.tiles, _SUMS // len(_boxes(boxes[0][0].size, boxes[0][1].size * OW))))
     known: dict[tuple[int, int, bool, bool], Block] = {}
@@ -185,9 +186,10 @@ def make_plan(
         if kind not in known:
             lines = n.size * r.size
             bank = nl.tile_size.psum_bank_fmax * 4 // itemsize
-            cut = _boxes(n.size, r.size * OW)
             summed = stream if i == 0 and len(k_tiles) > 1 else 0
-            first, visits = _visits(cut, m.tiles, g.itemsize, summed, is_last=kind[3])
+            first, visits = _visits(
+                n.size, r.size * OW, m.tiles, g.itemsize, summed, is_last=kind[3]
+            )
             turns = _turns(OW, pieces, step, bank // (lines * pieces))
             known[kind] = Block(n, r, pieces, step, loads, turns, first, visits)
         blocks.append(replace(known[kind], images=n, rows=r))
@@ -228,13 +230,14 @@ def _sbuf_bytes(
     block = blocks[0]
     patches = block.lines * g.cols.outputs
     rows = sum(k.size for k in k_tiles)
-    ends = (blocks[0], blocks[-1])
-    results = max(v.box.size * v.part.size for b in ends for v in (*b.first, *b.visits))
+    visits = [v for b in blocks[:_RESULTS] for v in (*b.first, *b.visits)]
+    largest = max(v.box.size * v.part.size for v in visits)
+    results = largest * min(_RESULTS, len(visits))
     blocks_held = min(2, len(blocks))
     return (
         len(k_tiles) * m.tiles * m.partitions * itemsize
         + blocks_held * (rows * block.step * g.cols.taps + len(k_tiles) * patches) * itemsize
-        + _RESULTS * results * g.itemsize * (1 + epilogue.has_residual)
+        + results * g.itemsize * (1 + epilogue.has_residual)
         + 4 * m.tiles * (epilogue.has_bias + epilogue.has_scale)
         + epilogue.scratch_bytes
         + 2 * nl.tile_size.pmax  # zeros to warm up with
@@ -282,10 +285,10 @@ def turn_cycles(patches: int, k_rows: int, itemsize: int, hw: Hardware) -> int:
 
 def _turning_cycles(plan: PatchesPlan, block: Block, itemsize: int, hw: Hardware) -> int:
     """Return TensorE's cycles to turn a block's patches for one K tile."""
+    counts = Counter(pieces for turn in block.turns for pieces in turn.pieces)
     return sum(
-        turn_cycles(pieces * block.lines, plan.k_rows, itemsize, hw)
-        for turn in block.turns
-        for pieces in turn.pieces
+        count * turn_cycles(pieces * block.lines, plan.k_rows, itemsize, hw)
+        for pieces, count in counts.items()
     )
 
 
@@ -302,11 +305,19 @@ def _summing_cycles(
 def _stall_ns(plan: PatchesPlan, turning: int, summing: int, itemsize: int, hw: Hardware) -> float:
     """Return how long TensorE waits between the K tiles of the first block, and between blocks.
 
-    The last two tiles of a block hide what turning the next one takes.
+    The last two tiles of a block hide what turning the next one takes; with one K tile, all do.
     """
-    block, K = plan.blocks[0], len(plan.k_tiles)
+    block, K, others = plan.blocks[0], len(plan.k_tiles), len(plan.blocks) - 1
+    patches = block.lines * plan.geometry.cols.outputs
+    if K == 1:
+        copied = patches / len(block.turns) + hw.engine_issue_cycles
+        wait = _BETWEEN_NS + copied / hw.scalar_ghz
+        summed = _summing_cycles(plan, block.visits, itemsize, hw) / hw.tensor_ghz
+        turned = turning / hw.tensor_ghz
+        first = wait - turned if others else wait  # the second block is turned meanwhile
+        return max(0.0, first) + others * max(0.0, wait - turned - summed)
     last = 2 * K * _summing_cycles(plan, block.visits, itemsize, hw) / max(1, block.tiles)
-    between = (len(plan.blocks) - 1) * max(0.0, _BETWEEN_NS - last / hw.tensor_ghz)
+    between = others * max(0.0, 2 * _BETWEEN_NS - last / hw.tensor_ghz)
     if not block.first:
         return between
     loads_ns = sum(
@@ -317,10 +328,8 @@ def _stall_ns(plan: PatchesPlan, turning: int, summing: int, itemsize: int, hw: 
     weights = Transfers(1, plan.k_rows, plan.stream * plan.m.partitions * itemsize)
     arrives = loads_ns / K + transfer_ns(weights, hw)
     stall = (K - 1) * max(0.0, arrives - (turning + summing) / hw.tensor_ghz)
-    if len(plan.blocks) > 1 and not block.visits:  # the next block is turned with nothing between
-        patches = block.lines * plan.geometry.cols.outputs
-        copies = len(block.turns)
-        copying = (patches + copies * hw.engine_issue_cycles) / hw.scalar_ghz
+    if others and not block.visits:  # the next block is turned with nothing between
+        copying = (patches + len(block.turns) * hw.engine_issue_cycles) / hw.scalar_ghz
         stall += K * max(0.0, copying - turning / hw.tensor_ghz)
     return stall + between
 
@@ -396,9 +405,13 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
     )
 
 
-def _loads(k: Tile, g: Geometry, pieces: int, step: int) -> tuple[Load, ...]:
-    """Return the transfers of a K tile; a shorter last piece has its own."""
-    KH, OW, KW = g.rows.taps, g.cols.outputs, g.cols.taps
+@lru_cache(maxsize=4096)
+def _loads(k: Tile, KH: int, cols: tuple[int, int], pieces: int, step: int) -> tuple[Load, ...]:
+    """Return the transfers of a K tile; a shorter last piece has its own.
+
+    `cols` are OW and KW.
+    """
+    OW, KW = cols
     last = OW - (pieces - 1) * step
     found, row = [], k.start
     while row < k.start + k.size:
@@ -414,6 +427,7 @@ def _loads(k: Tile, g: Geometry, pieces: int, step: int) -> tuple[Load, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=1024)
 def _turns(OW: int, pieces: int, step: int, most: int) -> tuple[Turn, ...]:
     """Return the places of a piece in as many parts as PSUM banks ask for."""
     found = []
@@ -431,13 +445,16 @@ def _turns(OW: int, pieces: int, step: int, most: int) -> tuple[Turn, ...]:
     return tuple(found)
 
 
-def _boxes(images: int, patches: int) -> list[Box]:
+@lru_cache(maxsize=1024)
+def _boxes(images: int, patches: int) -> tuple[Box, ...]:
     """Cut a block's patches into PSUM banks."""
-    return split(Box(Tile(0, images), Tile(0, 1), Tile(0, patches)), nl.tile_size.psum_bank_fmax)
+    whole = Box(Tile(0, images), Tile(0, 1), Tile(0, patches))
+    return tuple(split(whole, nl.tile_size.psum_bank_fmax))
 
 
+@lru_cache(maxsize=1024)
 def _visits(
-    boxes: list[Box], m_tiles: int, itemsize: int, stream: int, *, is_last: bool
+    images: int, patches: int, m_tiles: int, itemsize: int, stream: int, *, is_last: bool
 ) -> tuple[tuple[Visit, ...], tuple[Visit, ...]]:
     """Return a block's visits: those summed up while it arrives, and the others.
 
@@ -445,6 +462,7 @@ def _visits(
     should be little.
     """
     first, others = [], []
+    boxes = _boxes(images, patches)
     for i, box in enumerate(boxes):
         done = stream if i < _SUMS else 0
         if done:
@@ -471,12 +489,16 @@ def _halves(tile: Tile) -> tuple[Tile, ...]:
     return (*parts, Tile(start, size))
 
 
-def turns_due(i: int, tiles: int, turns: int, late: bool) -> int:
-    """Return how many parts of the next block to have turned before tile `i` of a block's `tiles`.
+def turns_due(i: int, block: Block, turns: int, k_tiles: int, is_first: bool) -> int:
+    """Return how many parts of the next block to have turned before tile `i` of a block.
 
-    All of them before the last tile, which hides the copies.  None before the second one where
-    their pixels may be `late`.  A kernel calls it too: it holds to the Python of the compiler.
+    With one K tile all of them: while they are turned, this block's own are copied.  Else a share,
+    and all before the last tile, which hides the copies; of the first block's followers none before
+    its second tile, as their pixels may still be on their way.  A kernel calls it too: it holds to
+    the Python of the compiler.
     """
-    if late:
-        return min(turns, turns * max(0, i - 1) // max(1, tiles - 2))
-    return turns * (i + 1) // tiles
+    if k_tiles == 1:
+        return turns
+    if is_first:
+        return min(turns, turns * max(0, i - 1) // max(1, block.tiles - 2))
+    return turns * (i + 1) // block.tiles

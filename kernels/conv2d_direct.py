@@ -905,6 +905,7 @@ def _price(plan: DirectPlan) -> Price:
     item = g.itemsize
     held = 2 if plan.fast else item  # bytes of an element of x and w in SBUF
     moved: Counter[tuple[int, int, bool, bool]] = Counter()  # descriptors, bytes, to HBM, on chip
+    stored: Counter[tuple[int, int]] = Counter()
     copies = copied = 0  # of packs, by VectorE and ScalarE in turn
     cleared = clearings = 0  # edges of them, by VectorE
     width = plan.cols.inside.size
@@ -941,13 +942,12 @@ def _price(plan: DirectPlan) -> Price:
         c_outs = plan.c_out_blocks[step.block]
         for block in section.blocks:
             run_bytes = block.rows.size * block.cols.size * item
-            for to_hbm in (True, False) if plan.epilogue.has_residual else (True,):
-                if plan.interleaved_y:
-                    runs = c_outs[0].size * block.images.size
-                    moved[runs, len(c_outs) * run_bytes, to_hbm, False] += g.G
-                else:
-                    for c_out in c_outs:
-                        moved[c_out.size * block.images.size, run_bytes, to_hbm, False] += g.G
+            if plan.interleaved_y:
+                runs = c_outs[0].size * block.images.size
+                stored[runs, len(c_outs) * run_bytes] += g.G
+            else:
+                for c_out in c_outs:
+                    stored[c_out.size * block.images.size, run_bytes] += g.G
     y_elems = g.N * g.rows.outputs * g.cols.outputs * g.G
     num_tiles = sum(len(c_outs) for c_outs in plan.c_out_blocks)
     tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
@@ -955,7 +955,10 @@ def _price(plan: DirectPlan) -> Price:
     hw = hardware()
     if plan.evict_on_both and hw.generation < 3:  # PSUM serves one of the two at a time
         by_vector += by_scalar * hw.vector_ghz / hw.scalar_ghz
-    transfers = tuple(Transfers(n, *how) for how, n in moved.items())
+    loads = [Transfers(n, *how) for how, n in moved.items()]
+    stores = [Transfers(n, *how, to_hbm=True) for how, n in stored.items()]
+    added = [replace(t, to_hbm=False) for t in stores] if plan.epilogue.has_residual else []
+    transfers = (*loads, *stores, *added)
     # With one product a tile, TensorE and what empties PSUM take turns more than they overlap.
     every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
     alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
@@ -974,7 +977,7 @@ def _price(plan: DirectPlan) -> Price:
         vector_instructions=round(by_vector * tiles) + copies // 2 + clearings,
         first_ns=first_ns,
         last_ns=last_ns,
-        built_ns=_moved_ns(plan, transfers, first_ns, tile_ns),
+        built_ns=_moved_ns(plan, (*loads, *stores), first_ns, tile_ns),
         static_instructions=plan.num_matmuls
         + tiles
         + copies

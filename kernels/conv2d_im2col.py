@@ -18,14 +18,17 @@ y_hbm         (N, C_out, OH, OW)  as x          HBM
 
 Loop nest
 ---------
-weights, with their zeros, stay in SBUF
-for image, strip:                                   two buffers in turn
+first chunk of x, and weights, which stay in SBUF: in the order in which they are needed
+for image, strip:                                   some buffers in turn
     for chunk of groups of P output rows:
         load its rows of x (a run is a row of the image); copy them for shifts and shared rows
     for chunk, tile of (p, co) <= 128, tile of <= 512 outputs of p:
         for tile of C_in, q, u:
             acc (p co, outputs) += w_sb (g j ci, p co).T @ x_sb (g j ci, outputs at q, u)
         y = act(acc); one store for the chunk
+
+The first chunk and the last one are small, and as far as HBM is hardly read more for it, the first
+one takes its copies from there too.
 
 Nothing is stored with zeros but the weights: those of row p are a view that slides over entries,
 entry z holding the tap of p*s - q*S = z*step - (Q-1)*S.
@@ -163,44 +166,60 @@ def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: 
 
 
 def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.NkiTensor | None]:
-    """vector_sb (p co, 1) of each tile of results, or None."""
-    vector_sbs: list[nl.NkiTensor | None] = []
-    for out in plan.out_tiles:
+    """vector_sb (p co, 1) of each tile of results, or None.
+
+    Single elements load slowly: tiles of the same channels share theirs.
+    """
+    num = len(plan.c_out_tiles)
+    rows = plan.out_tiles[0].rows.size  # as many as others have, or more
+    loaded: list[nl.NkiTensor | None] = []
+    for co in plan.c_out_tiles:
         vector_sb = None
         if vector_hbm is not None:
-            size = out.rows.size * out.channels.size
-            vector_sb = nl.ndarray((size, 1), dtype=nl.float32, buffer=nl.sbuf)
+            vector_sb = nl.ndarray((rows * co.size, 1), dtype=nl.float32, buffer=nl.sbuf)
             nisa.dma_copy(
                 dst=vector_sb,
-                src=vector_hbm.ap(
-                    [[0, out.rows.size], [1, out.channels.size], [1, 1]], offset=out.channels.start
-                ),
+                src=vector_hbm.ap([[0, rows], [1, co.size], [1, 1]], offset=co.start),
                 dge_mode=nisa.dge_mode.none,
             )
+        loaded.append(vector_sb)
+    vector_sbs: list[nl.NkiTensor | None] = []
+    for i in range(len(plan.out_tiles)):
+        out = plan.out_tiles[i]
+        vector_sb = loaded[i % num]
+        if vector_sb is not None:
+            vector_sb = vector_sb[0 : out.rows.size * out.channels.size, :]
         vector_sbs.append(vector_sb)
     return vector_sbs
 
 
 def _strip_buffers(dtype: Any, plan: Im2colPlan) -> list[list[nl.NkiTensor]]:
-    """x_sb (g j ci, places, columns) of each tile of C_in, in turn, with zeros beside the image."""
+    """x_sb (g j ci, places, columns) of each tile of C_in, in turn."""
+    k = plan.packing
+    buffers = []
+    for _ in range(plan.buffers):
+        x_sbs = []
+        for c_in in plan.c_in_tiles:
+            shape = (k.G * k.J * c_in.size, plan.places, plan.width)
+            x_sbs.append(nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf))
+        buffers.append(x_sbs)
+    return buffers
+
+
+def _clear_sides(x_sbs: list[nl.NkiTensor], direct: int, plan: Im2colPlan) -> None:
+    """Zeros beside the image, where rows are loaded from HBM: all shifts' in `direct` places."""
     k = plan.packing
     left = plan.geometry.cols.pad
     right = left + plan.x_width
     shifted = right - (plan.shifts - 1) * plan.geometry.cols.dilation
-    buffers = []
-    for direct in plan.direct:
-        x_sbs = []
-        for c_in in plan.c_in_tiles:
-            size = k.G * k.J * c_in.size
-            x_sb = nl.ndarray((size, plan.places, plan.width), dtype=dtype, buffer=nl.sbuf)
-            if direct > 0:
-                rows = plan.shifts * k.J * c_in.size
-                _clear_columns(x_sb[0:rows, 0:direct, :], left, max(0, shifted))
-            if direct < plan.places:
-                _clear_columns(x_sb[0 : k.S * c_in.size, direct : plan.places, :], left, right)
-            x_sbs.append(x_sb)
-        buffers.append(x_sbs)
-    return buffers
+    for i in range(len(plan.c_in_tiles)):
+        x_sb = x_sbs[i]
+        channels = plan.c_in_tiles[i].size
+        if direct > 0:
+            rows = plan.shifts * k.J * channels
+            _clear_columns(x_sb[0:rows, 0:direct, :], left, max(0, shifted))
+        if direct < plan.places:
+            _clear_columns(x_sb[0 : k.S * channels, direct : plan.places, :], left, right)
 
 
 def _clear_columns(x_sb: nl.NkiTensor, left: int, right: int) -> None:
@@ -552,6 +571,7 @@ def _convolve(
     load_table(plan.epilogue)
     taps_sbs = _load_taps(w_hbm, plan)
     buffers = _strip_buffers(w_hbm.dtype, plan)
+    _clear_sides(buffers[0], plan.direct[0], plan)
     w_sbs = _make_weights(w_hbm.dtype, plan)
     first = plan.images[0][0]
     _load_chunk(buffers[0], x_hbm, 0, first, 0, True, plan)
@@ -560,10 +580,12 @@ def _convolve(
     for i in range(1, min(_FIRST, len(first.chunks))):
         _load_chunk(buffers[0], x_hbm, 0, first, i, True, plan)
     _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
-    scale_sbs = _load_vectors(scale_hbm, plan)
-    bias_sbs = _load_vectors(bias_hbm, plan)
     done = plan.out_tiles[0].rows.size
     _load_rows(w_sbs, w_hbm, Tile(done, plan.packing.P - done), plan)
+    scale_sbs = _load_vectors(scale_hbm, plan)
+    bias_sbs = _load_vectors(bias_hbm, plan)
+    for i in range(1, plan.buffers):
+        _clear_sides(buffers[i], plan.direct[i], plan)
     turn = 0
     for n in range(plan.y_shape[0]):
         for strip in plan.images[n]:
@@ -615,7 +637,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     held = 2 if problem.precision == "fast" else g.itemsize
     found, too_long = 0, False
     reason: NotSuited | None = None
-    for k in ranked(g, hw, held, _PLANS):
+    for k in ranked(g, hw, held):
         if found + too_long == _PLANS:
             return
         if least_matmuls(g, k) <= _looped.MAX_INSTRUCTIONS:

@@ -34,6 +34,8 @@ It streams patches * K tiles * T_out columns, and patches * K tiles more to turn
 limits it, or the bytes where the output channels are few.  Where its clock is slow at first,
 TensorE turns zeros until the first pixels are there.
 
+More images than one program takes are cut into parts that on-chip loops go through (_looped.py).
+
 On trn1 TensorE transposes by multiplying with zeros and ones: NaN or Inf in a patch reaches the
 results of others.
 
@@ -46,6 +48,7 @@ bandwidth guide (bytes of a run), NKI access patterns.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -54,16 +57,20 @@ import nki.isa as nisa
 import nki.language as nl
 import numpy as np
 
+from nkiconv.kernels import _looped
 from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, Problem
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._epilogue import evict, load_table
+from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._patches_plan import Block, PatchesPlan, Turn, Visit, make_plans, turns_due
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._strip import transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 
 NAME = "patches"
 
 _MOST_CHANNELS = 32  # with more, a tap at a time has enough of them on partitions
-_MAX_INSTRUCTIONS = 20_000  # of a program; larger ones take long to compile
+_UNFED = 0.05  # of the estimate, which knows little of the clock's ups and downs
 
 
 def _warm_up(plan: PatchesPlan) -> None:
@@ -81,32 +88,27 @@ def _load_lines(x_hbm: nl.NkiTensor, block: Block, k: int, plan: PatchesPlan) ->
     """x_sb (piece line, ci kh, pixels of a piece): a K tile of the block's patches."""
     g = plan.geometry
     KH = g.rows.taps
-    H = g.rows.size
-    W = g.cols.size
-    images = block.images
+    lines = block.rows
     width = block.step * g.cols.taps
     shape = (block.pieces * block.lines, plan.k_tiles[k].size, width)
     x_sb = nl.ndarray(shape, dtype=plan.moving_dtype, buffer=nl.sbuf)
     for load in block.loads[k]:
-        row = block.rows.start * KH + load.kh
-        plane = images.start * g.C_in + load.ci
+        pixels = x_hbm[
+            nl.ds(block.images.start, block.images.size),
+            load.ci,
+            nl.ds(lines.start * KH, lines.size * KH),
+            nl.ds(load.piece * width, load.pieces * load.width),
+        ]
+        rows = pixels.reshape_dim(1, (lines.size, KH))[:, :, nl.ds(load.kh, load.size), :]
+        pieces = rows.reshape_dim(3, (load.pieces, load.width))
         nisa.dma_copy(
             dst=x_sb[
                 nl.ds(load.piece * block.lines, load.pieces * block.lines),
                 nl.ds(load.row, load.size),
                 0 : load.width,
             ],
-            src=x_hbm.ap(
-                [
-                    [width, load.pieces],
-                    [g.C_in * H * W, images.size],
-                    [KH * W, block.rows.size],
-                    [W, load.size],
-                    [1, load.width],
-                ],
-                offset=(plane * H + row) * W + load.piece * width,
-            ),
-            dge_mode=nisa.dge_mode.none,
+            src=pieces.permute((3, 0, 1, 2, 4)),
+            dge_mode=transfer_mode(x_hbm),
         )
     return x_sb
 
@@ -281,9 +283,9 @@ def _copy_results(
 
 def _transfer(hbm: nl.NkiTensor, sb: nl.NkiTensor, to_hbm: bool) -> None:
     if to_hbm:
-        nisa.dma_copy(dst=hbm, src=sb, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=hbm, src=sb, dge_mode=transfer_mode(hbm))
     else:
-        nisa.dma_copy(dst=sb, src=hbm, dge_mode=nisa.dge_mode.none)
+        nisa.dma_copy(dst=sb, src=hbm, dge_mode=transfer_mode(hbm))
 
 
 def _result_tensor(visit: Visit, dtype: Any, plan: PatchesPlan) -> nl.NkiTensor:
@@ -342,11 +344,18 @@ def _turn_some(
     end: int,
     plan: PatchesPlan,
 ) -> None:
-    """Turn the parts `start` to `end` of a block, counted through its K tiles."""
+    """Turn the parts `start` to `end` of a block, counted through its K tiles.
+
+    What is waited for is copied by VectorE, which is the faster: the first copy, but with one K
+    tile the last one, as a rule that of two.
+    """
     each = len(block.turns)
+    vector_at = 0
+    if len(plan.k_tiles) == 1:
+        vector_at = 1
     for i in range(start, end):
         k = i // each
-        on_vector = plan.takes_turns and i % 2 == 1
+        on_vector = plan.takes_turns and i % 2 == vector_at
         _turn(turned_sbs[k], x_sbs[k], block.turns[i % each], block, on_vector, plan)
 
 
@@ -378,17 +387,38 @@ def _sum_first(
     return sums
 
 
-@nki.jit
-def conv2d_patches(
+def _finish_first(
+    y: nl.NkiTensor,
+    residual: nl.NkiTensor | None,
+    sums: list[list[nl.NkiTensor]],
+    vectors: tuple[nl.NkiTensor | None, nl.NkiTensor | None],
+    block: Block,
+    plan: PatchesPlan,
+) -> None:
+    """y of the visits of `first`."""
+    num_done = 0
+    for i in range(len(block.first)):
+        visit = block.first[i]
+        residual_sb = _residual(residual, visit, block, plan)
+        y_sb = _result_tensor(visit, y.dtype, plan)
+        for j in range(visit.part.size):
+            on_vector = plan.takes_turns and num_done % 2 == 1
+            t = visit.part.start + j
+            _evict(y_sb, sums[i][j], vectors, residual_sb, j, t, on_vector, plan)
+            num_done = num_done + 1
+        _copy_results(y, y_sb, visit, block, True, plan)
+
+
+def _convolve(
+    y_hbm: nl.NkiTensor,
     x_hbm: nl.NkiTensor,
     w_hbm: nl.NkiTensor,
     scale_hbm: nl.NkiTensor | None,
     bias_hbm: nl.NkiTensor | None,
     residual_hbm: nl.NkiTensor | None,
     plan: PatchesPlan,
-) -> nl.NkiTensor:
-    """Return y_hbm; the loop nest is the one at the top of this file."""
-    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+) -> None:
+    """y_hbm = the convolution of all of x_hbm; the loop nest is the one at the top of this file."""
     N, C_out, OH, OW = plan.y_shape
     y = y_hbm.reshape((N, C_out, OH * OW))
     residual = None
@@ -416,16 +446,8 @@ def conv2d_patches(
 
     turned_sbs = _turned_tensors(block, plan)
     sums = _sum_first(w_sbs, x_sbs, turned_sbs, block, plan)
-    for i in range(len(block.first)):
-        visit = block.first[i]
-        residual_sb = _residual(residual, visit, block, plan)
-        y_sb = _result_tensor(visit, x_hbm.dtype, plan)
-        for j in range(visit.part.size):
-            on_vector = plan.takes_turns and (i * visit.part.size + j) % 2 == 1
-            t = visit.part.start + j
-            _evict(y_sb, sums[i][j], vectors, residual_sb, j, t, on_vector, plan)
-        _copy_results(y, y_sb, visit, block, True, plan)
-    sums = []
+    _finish_first(y, residual, sums, vectors, block, plan)
+    sums = []  # their banks are free
 
     for b in range(num_blocks):
         block = plan.blocks[b]
@@ -447,7 +469,7 @@ def conv2d_patches(
             y_sb = _result_tensor(visit, x_hbm.dtype, plan)
             for j in range(visit.part.size):
                 t = visit.part.start + j
-                due = turns_due(num_done, block.tiles, num_turns, b == 0 and K > 1)
+                due = turns_due(num_done, block, num_turns, K, b == 0)
                 _turn_some(next_turned_sbs, x_sbs, next_block, num_turned, due, plan)
                 num_turned = due
                 acc_ps = _sum_tensor(visit, t, plan)
@@ -459,7 +481,58 @@ def conv2d_patches(
             _copy_results(y, y_sb, visit, block, True, plan)
         _turn_some(next_turned_sbs, x_sbs, next_block, num_turned, num_turns, plan)
         turned_sbs = next_turned_sbs
+
+
+@nki.jit
+def conv2d_patches(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: PatchesPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm; `_convolve` is the loop nest at the top of this file."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    _convolve(y_hbm, x_hbm, w_hbm, scale_hbm, bias_hbm, residual_hbm, plan)
     return y_hbm
+
+
+@nki.jit
+def conv2d_patches_looped(
+    x_hbm: nl.NkiTensor,
+    w_hbm: nl.NkiTensor,
+    scale_hbm: nl.NkiTensor | None,
+    bias_hbm: nl.NkiTensor | None,
+    residual_hbm: nl.NkiTensor | None,
+    plan: LoopedPlan,
+) -> nl.NkiTensor:
+    """Return y_hbm by on-chip loops over parts (_looped.py)."""
+    y_hbm = nl.ndarray(plan.y_shape, dtype=x_hbm.dtype, buffer=nl.shared_hbm)
+    operands = {
+        "x": x_hbm, "w": w_hbm, "scale": scale_hbm, "bias": bias_hbm, "residual": residual_hbm,
+        "y": y_hbm,
+    }  # fmt: skip
+    for piece in plan.pieces:
+        _loop(operands, piece)
+    return y_hbm
+
+
+def _loop(operands: dict[str, Any], piece: Piece) -> None:
+    """Convolve all parts of a piece."""
+    if piece.iterations == 1:
+        _convolve_part(take_part(operands, piece, []), piece.part)
+        return
+    table_sb = make_table(piece)
+
+    def body(i: nl.VirtualRegister) -> None:
+        _convolve_part(take_part(operands, piece, indices(table_sb, piece, i)), piece.part)
+
+    nl.fori_loop(0, piece.iterations, body)
+
+
+def _convolve_part(hbm: dict[str, Any], plan: PatchesPlan) -> None:
+    _convolve(hbm["y"], hbm["x"], hbm["w"], hbm["scale"], hbm["bias"], hbm["residual"], plan)
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -472,18 +545,40 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         or nothing fits.
     """
     _check(problem)
+    plan, price = _cheapest(problem, 0)
+    if price.static_instructions <= _looped.MAX_INSTRUCTIONS:
+        yield Candidate(NAME, plan, price, _why(plan))
+        return
+    loops = _looped.Loops(_cheapest, lambda each: each[1], lambda _: None, equal=True)
+    cut = _looped.cut_into_parts(problem, loops)
+    pieces = tuple(replace(piece, part=piece.part[0]) for piece in cut.pieces)
+    looped = LoopedPlan(pieces, _looped.y_shape(problem))
+    yield Candidate(NAME, looped, _looped.total(cut), f"{_why(pieces[0].part)}; {cut.why}")
+
+
+def _cheapest(problem: Problem, reserved_bytes: int) -> tuple[PatchesPlan, Price]:
+    """Return the plan that is estimated to be the fastest of those that fit, and its price.
+
+    Raises
+    ------
+    NotSuited
+    """
     g = problem.geometry
     dtype = "bfloat16" if problem.precision == "fast" else problem.dtype
-    found = list(make_plans(g, problem.epilogue, dtype))
+    room = nl.tile_size.sbuf_fmax_bytes - reserved_bytes
+    found = [
+        (plan, price)
+        for plan, price in make_plans(g, problem.epilogue, dtype)
+        if plan.sbuf_bytes <= room
+    ]
     if not found:
         raise NotSuited(f"{g.C_in * g.rows.taps * g.cols.taps} values of a patch do not fit SBUF")
-    plan, price = min(found, key=lambda each: each[1].estimate_us())
-    if price.static_instructions > _MAX_INSTRUCTIONS:
-        raise NotSuited(
-            f"it would take {price.static_instructions} instructions, more than the "
-            f"{_MAX_INSTRUCTIONS} that it writes out"
-        )
-    yield Candidate(NAME, plan, price, _why(plan))
+    return min(found, key=lambda each: each[1].estimate_us() * _unfed(each[0].blocks[0]))
+
+
+def _unfed(block: Block) -> float:
+    """Return 1 for an array that turns with all of its rows, and a little more for fewer."""
+    return 1 + _UNFED * (1 - block.lines * block.pieces / nl.tile_size.pmax)
 
 
 def _check(problem: Problem) -> None:
@@ -506,6 +601,8 @@ def _check(problem: Problem) -> None:
             )
         if axis.pad or axis.outputs * axis.stride > axis.size:
             raise NotSuited("it takes no padding")
+    if g.rows.taps * g.cols.taps == 1:
+        raise NotSuited("one tap leaves nothing to turn")
     if g.C_in > _MOST_CHANNELS:
         raise NotSuited(f"{g.C_in} channels fill partitions as they lie; nothing has to be turned")
     if g.cols.taps > nl.tile_size.pmax:
@@ -520,11 +617,13 @@ def _why(plan: PatchesPlan) -> str:
     )
 
 
-def pack(w: PackedWeights, plan: PatchesPlan) -> Array:
+def pack(w: PackedWeights, plan: PatchesPlan | LoopedPlan) -> Array:
     """Return weights (k rows, K tiles * T_out * m), zeros where there are none.
 
     Channels that are streamed come first, K tile by K tile; the others tile by tile.
     """
+    if isinstance(plan, LoopedPlan):
+        return pack(w, plan.pieces[0].part)  # there is one piece
     g, m = plan.geometry, plan.m
     KW = g.cols.taps
     taps = w.array[0].reshape(g.C_in * g.rows.taps, KW, g.C_out)
@@ -542,7 +641,9 @@ def pack(w: PackedWeights, plan: PatchesPlan) -> Array:
     return np.concatenate([streamed, others], axis=1)
 
 
-def run(launch: Launch, operands: Operands, plan: PatchesPlan) -> Any:
+def run(launch: Launch, operands: Operands, plan: PatchesPlan | LoopedPlan) -> Any:
     """Launch the kernel; return y."""
     o = operands
+    if isinstance(plan, LoopedPlan):
+        return launch(conv2d_patches_looped, o.x, o.w, o.scale, o.bias, o.residual, plan)
     return launch(conv2d_patches, o.x, o.w, o.scale, o.bias, o.residual, plan)

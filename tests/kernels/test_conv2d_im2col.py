@@ -16,16 +16,25 @@ from nkiconv.kernels import conv2d, conv2d_im2col, pack_weights
 from nkiconv.kernels._algorithm import NotSuited, Operands, Problem
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._im2col_plan import Im2colPlan, make_plan, packings
+from nkiconv.kernels._im2col_price import price
 from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.reference import bounds
+from nkiconv.reference.conv2d import magnitude
 from nkiconv.simulate import ConstraintError, profile, simulate_kernel, use_dma, use_target
+from nkiconv.simulate.hardware import hardware
 
 TARGETS = ("trn1", "trn2", "trn3")
 
 # (N, C_in, H, W, C_out, KH, KW), stride, padding, dilation
 LAYERS = {
     "stem": ((1, 3, 30, 26, 64, 7, 7), 2, 3, 1),
+    "large-stem": ((1, 3, 120, 120, 64, 7, 7), 2, 3, 1),
+    "out-tiles": ((1, 8, 9, 9, 150, 3, 3), 1, 1, 1),
+    "many-out": ((1, 3, 48, 64, 64, 3, 3), 1, 1, 1),
+    "tall": ((1, 32, 60, 30, 32, 3, 3), 1, 1, 1),
     "c64": ((1, 64, 13, 11, 64, 3, 3), 1, 1, 1),
     "c32-images": ((3, 32, 9, 10, 32, 3, 3), 1, 1, 1),
+    "many-images": ((6, 16, 20, 12, 24, 3, 3), 1, 1, 1),
     "few-out": ((1, 128, 40, 9, 3, 3, 3), 1, 1, 1),
     "channel-tiles": ((1, 200, 9, 9, 4, 3, 3), 1, 1, 1),
     "patches": ((2, 3, 16, 12, 96, 4, 4), 4, 0, 1),
@@ -70,7 +79,9 @@ def test_exact_on_integers(layer: str, target: str) -> None:
     np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
 
 
-@pytest.mark.parametrize("layer", ["stem", "c64", "c32-images", "patches", "dilated"])
+@pytest.mark.parametrize(
+    "layer", ["stem", "c64", "c32-images", "many-images", "patches", "dilated"]
+)
 def test_every_packing_is_exact_and_counted(layer: str) -> None:
     """Whatever the estimate prefers."""
     g = geometry(*LAYERS[layer])
@@ -88,6 +99,93 @@ def test_every_packing_is_exact_and_counted(layer: str) -> None:
             assert seen.sbuf_peak_bytes <= plan.sbuf_bytes
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_faster_float32_is_exact_on_small_integers(layer: str, target: str) -> None:
+    sizes, stride, padding, dilation = LAYERS[layer]
+    x, w = operands(sizes)
+    args: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    with use_dma("late"):
+        y = conv2d(x, w, **args, algorithm="im2col", precision="fast", target=target)
+    assert y.dtype == np.float32
+    np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2"])
+@pytest.mark.parametrize("layer", ["stem", "c64", "dilated", "few-out"])
+def test_faster_float32_rounds_operands_and_nothing_else(layer: str, target: str) -> None:
+    (N, C_in, H, W, C_out, KH, KW), stride, padding, dilation = LAYERS[layer]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, C_in, H, W), dtype=np.float32)
+    w = rng.standard_normal((C_out, C_in, KH, KW), dtype=np.float32)
+    bias = rng.standard_normal(C_out, dtype=np.float32)
+    args: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    args |= {"bias": bias, "activation": "relu"}
+    args["residual"] = rng.standard_normal(reference.conv2d(x, w, **args).shape, dtype=np.float32)
+    y = conv2d(x, w, **args, algorithm="im2col", precision="fast", target=target)
+    r, m = reference.conv2d_float64(x, w, **args), magnitude(x, w, **args)
+    known: dict[str, Any] = {"terms": C_in * KH * KW, "dtype": np.float32, "activation": "relu"}
+    assert bounds.max_error_ratio(y, r, m, **known, precision="fast") <= 1
+    assert bounds.max_error_ratio(y, r, m, **known) > 1  # it is not the exact kernel
+    z = reference.conv2d_float64(*(v.astype(ml_dtypes.bfloat16) for v in (x, w)), **args)
+    assert bounds.max_error_ratio(y, z, m, **known) <= 1
+
+
+@pytest.mark.parametrize("layer", ["stem", "c64", "patches"])
+def test_faster_float32_is_counted_and_shorter(layer: str) -> None:
+    g = geometry(*LAYERS[layer])
+    x, w = operands(LAYERS[layer][0])
+    with use_target("trn1"):
+        for k in list(packings(g))[::9]:
+            exact, fast = (
+                make_plan(g, Epilogue(), k, on_both=False, fast=fast) for fast in (False, True)
+            )
+            assert exact is not None
+            assert fast is not None
+            y, seen = profile(run_plan, fast, x, w, target="trn1")
+            np.testing.assert_array_equal(y, run_plan(exact, x, w), err_msg=str(k))
+            assert seen.hbm_read_bytes + seen.hbm_write_bytes == fast.hbm_bytes
+            assert fast.sbuf_bytes < exact.sbuf_bytes
+            costs = [price(plan, hardware()).estimate_us() for plan in (exact, fast)]
+            assert costs[1] < costs[0]
+
+
+def test_phases_without_taps_feed_the_clock() -> None:
+    """trn2's array needs some rows in use for its full clock: a packing of few gets more."""
+    g = geometry((1, 3, 160, 160, 64, 3, 3), 1, 1, 1)
+    x, w = operands((1, 3, 160, 160, 64, 3, 3))
+    with use_target("trn2"):
+        found = {(k.J, k.G): k for k in packings(g) if (k.P, k.S, k.Q) == (8, 8, 1)}
+        times = []
+        for J in (10, 11):  # ten rows have taps; 90 and 99 partitions
+            plan = make_plan(g, Epilogue(), found[J, 3], on_both=True)
+            assert plan is not None
+            y, seen = profile(run_plan, plan, x, w, target="trn2")
+            np.testing.assert_array_equal(y, reference.conv2d(x, w, padding=1))
+            times.append(seen.engine_busy_us["TensorE"])
+    assert times[1] < 0.7 * times[0]
+    with use_target("trn1"):
+        assert max(k.J for k in packings(g) if (k.P, k.S, k.Q) == (8, 8, 1)) == 10
+
+
+def test_what_is_loaded_twice_stays_below_a_twentieth() -> None:
+    seen_shifts = set()
+    for sizes in ((1, 3, 224, 224, 64, 7, 7), (1, 3, 96, 96, 64, 3, 3), (2, 16, 64, 64, 32, 3, 3)):
+        g = geometry(sizes, 2, 1, 1)
+        once = 4 * (
+            sizes[0] * sizes[1] * sizes[2] * sizes[3]
+            + sizes[1] * sizes[4] * sizes[5] * sizes[6]
+            + sizes[0] * sizes[4] * g.rows.outputs * g.cols.outputs
+        )
+        with use_target("trn2"):
+            for k in packings(g):
+                plan = make_plan(g, Epilogue(), k, on_both=True)
+                if plan is not None:
+                    assert plan.hbm_bytes <= 1.05 * once, k
+                    seen_shifts.add(min(plan.shifts, 2))
+    assert seen_shifts == {0, 1, 2}
+
+
 def test_every_branch_of_the_plan_is_reached() -> None:
     reached = set()
     with use_target("trn1"):
@@ -98,6 +196,8 @@ def test_every_branch_of_the_plan_is_reached() -> None:
                 if plan is None:
                     continue
                 chunks = [c for image in plan.images for s in image for c in s.chunks]
+                reached |= {f"shifts {min(plan.shifts, 2)}", f"all direct {min(plan.direct) > 0}"}
+                reached |= {f"copies ahead {plan.ahead < len(plan.images[0][0].chunks)}"}
                 reached |= {plan.weights, f"joined {plan.joined}", f"buffers {plan.buffers}"}
                 reached |= {f"move by engine {m.by_engine}" for c in chunks for m in c.moves}
                 reached |= {f"fill by engine {f.by_engine}" for f in plan.fills}
@@ -107,9 +207,10 @@ def test_every_branch_of_the_plan_is_reached() -> None:
                 reached |= {f"channels cut {len(plan.c_in_tiles) > 1}"}
                 reached |= {f"rows copied {k.extra > 0}", f"places {k.Q > 1}"}
     both = ("joined", "move by engine", "fill by engine", "rest", "zeros", "columns cut",
-            "channels cut", "rows copied", "places")  # fmt: skip
+            "channels cut", "rows copied", "places", "all direct", "copies ahead")  # fmt: skip
     wanted = {f"{name} {value}" for name in both for value in (True, False)}
-    wanted |= {"zeros", "rows", "phases", "buffers 1", "buffers 2"}
+    wanted |= {"zeros", "rows", "phases", "shifts 0", "shifts 1", "shifts 2"}
+    wanted |= {"buffers 1", "buffers 2", "buffers 3", "buffers 4"}
     assert wanted <= reached, wanted - reached
 
 
@@ -130,7 +231,7 @@ def test_strips_share_rows_on_the_chip() -> None:
     assert any(strip.carry > 0 for strip in strips)
 
 
-@pytest.mark.parametrize("layer", ["c64", "few-out", "patches", "stem"])
+@pytest.mark.parametrize("layer", ["c64", "few-out", "patches", "stem", "out-tiles"])
 @pytest.mark.parametrize("target", ["trn1", "trn2"])
 def test_epilogue(layer: str, target: str) -> None:
     sizes, stride, padding, dilation = LAYERS[layer]
@@ -142,6 +243,27 @@ def test_epilogue(layer: str, target: str) -> None:
     args["residual"] = integers(reference.conv2d(x, w, **args).shape, seed=4)
     y = conv2d(x, w, **args, algorithm="im2col", target=target)
     np.testing.assert_array_equal(y, reference.conv2d(x, w, **args))
+
+
+def test_vectors_of_all_tiles_are_loaded_once() -> None:
+    """Single elements load slowly: four rows of y in two tiles share the bias of two rows."""
+    sizes, stride, padding, dilation = LAYERS["large-stem"]
+    g = geometry(sizes, stride, padding, dilation)
+    x, w = operands(sizes)
+    bias = integers((64, 1), seed=2)
+    expected = reference.conv2d(x, w, bias=bias[:, 0], stride=stride, padding=padding)
+    with use_target("trn1"):
+        k = next(k for k in packings(g) if (k.P, k.S, k.J) == (4, 8, 13))
+        plan = make_plan(g, Epilogue(has_bias=True), k, on_both=False)
+        assert plan is not None
+        assert len(plan.out_tiles) == 2
+        packed = conv2d_im2col.pack(pack_weights(w), plan)
+        given = Operands(x=x, w=packed, bias=bias)
+        y, seen = profile(conv2d_im2col.run, simulate_kernel, given, plan, target="trn1")
+    np.testing.assert_array_equal(y, expected)
+    assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
+    by_tensor = seen.hbm_read_bytes_by_tensor
+    assert by_tensor["bias_hbm"] == 2 * bias.nbytes
 
 
 def test_sixteen_bits() -> None:
