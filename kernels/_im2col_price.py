@@ -17,6 +17,7 @@ from math import gcd
 from nkiconv.kernels._im2col_plan import (
     Im2colPlan,
     Packing,
+    abreast,
     direct_shifts,
     engine_starts,
     joins,
@@ -39,7 +40,7 @@ class Estimate:
     """Nanoseconds of a packing; `held` is the bytes of an element of x and w in SBUF."""
 
     def __init__(self, g: Geometry, k: Packing, hw: Hardware, held: int) -> None:
-        self.g, self.k, self.hw, self.held = g, k, hw, held
+        self.g, self.k, self.hw, self.held = g, k, hw, held  # g with images abreast as one
         self.sizes = s = sizes(g, k)
         self.channels = min(g.C_in, hw.partitions)
         self.joined = joins(g, k)
@@ -185,13 +186,14 @@ class Estimate:
             fills = self.p_rows * k.G
             line = self._alone_ns(g.rows.taps, 1, self._run_ns(C_out))
             return (loads + 1 + fills) * self.issue + self.way + line
-        taps = self._run_ns(g.rows.taps * g.cols.taps * g.C_out * self.held)
+        taps = self._run_ns(g.rows.taps * g.cols.taps * g.C_out // k.B * self.held)
         time_ns = self.issue + self.way + self._alone_ns(1, 1, taps)
         tiles = ceil_div(g.C_in, hw.partitions)
-        fills = k.G * k.J * tiles
-        start = next(n for n in (32, 64, 128) if self.channels <= n)  # where engines can begin
-        copies = tiles * ceil_div(k.G * k.J, start // gcd(start, self.channels))
-        elems = copies * g.rows.taps * k.U * g.C_out * self.held / 4  # 2 bytes: in a fast mode
+        fills = k.G * k.J * k.B * tiles
+        channels = self.channels // k.B
+        start = next(n for n in (32, 64, 128) if channels <= n)  # where engines can begin
+        copies = tiles * ceil_div(k.G * k.J * k.B, start // gcd(start, channels))
+        elems = copies * g.rows.taps * k.U * g.C_out // k.B * self.held / 4  # 2 bytes: a fast mode
         time_ns += (copies * hw.engine_issue_cycles + elems) / hw.vector_ghz
         if fills > copies:
             return time_ns + (fills - copies) * self.issue + self.way
@@ -241,12 +243,13 @@ def ranked(g: Geometry, hw: Hardware, held: int) -> Iterator[Packing]:
     """Yield packings, the quickest first; those that look slow at once come last as they are."""
     order = sorted(packings(g), key=lambda k: _screen_ns(g, k, hw, held))
     likely = order[:_ESTIMATED]
-    yield from sorted(likely, key=lambda k: Estimate(g, k, hw, held).total_ns())
+    yield from sorted(likely, key=lambda k: Estimate(abreast(g, k.B), k, hw, held).total_ns())
     yield from order[_ESTIMATED:]
 
 
 def _screen_ns(g: Geometry, k: Packing, hw: Hardware, held: int) -> float:
     """Return a packing's time by TensorE, by copies on the chip, and by what is issued for it."""
+    g = abreast(g, k.B)
     columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
     time_ns = matmul_cycles(columns, held, hw) / hw.tensor_ghz
     rows = k.G * k.J * min(g.C_in, hw.partitions)
@@ -282,7 +285,7 @@ def price(plan: Im2colPlan, hw: Hardware) -> Price:
     line = plan.rows * plan.entries * k.U * g.C_out * held
     moved[plan.rows, max(1, line // plan.rows), False, False] += len(plan.c_in_tiles)
     if plan.fills:
-        moved[plan.fills[0].partitions, k.U * g.C_out * held, False, True] += len(plan.fills)
+        moved[plan.fills[0].partitions, k.U * g.C_out // k.B * held, False, True] += len(plan.fills)
     transfers = tuple(Transfers(n, *how) for how, n in moved.items())
     out = plan.out_tiles[0]
     tiles *= len(plan.col_tiles) * len(plan.out_tiles)

@@ -9,7 +9,7 @@ channels: a matmul has G*J*C_in rows and P*C_out columns of weights, up to 128 o
 Shapes
 ------
 x_hbm         (N, C_in, H, W)     f32 f16 bf16  HBM
-w_hbm         "zeros":  (tiles of C_in, rows, entries, U*C_out)   "rows": (G, KH*C_in, U*C_out)
+w_hbm         "zeros":  (tiles of C_in, rows, entries, U, C_out)  "rows": (G, KH*C_in, U, C_out)
               "phases": (C_in, KH, KW, C_out), the last tap's row first;  as x, or bf16
 scale_hbm     (C_out, 1)          f32           HBM, or None
 bias_hbm      (C_out, 1)          f32           HBM, or None
@@ -92,11 +92,11 @@ _PLANS = 2  # made in full: the first by a quick estimate
 
 
 def _make_weights(dtype: Any, plan: Im2colPlan) -> list[nl.NkiTensor]:
-    """w_sb (rows, entries, U*C_out) of each tile of C_in, zero unless HBM has the zeros."""
+    """w_sb (rows, entries, U, C_out) of each tile of C_in, zero unless HBM has the zeros."""
     k = plan.packing
     w_sbs = []
     for c_in in plan.c_in_tiles:
-        shape = (k.G * k.J * c_in.size, plan.entries, k.U * plan.geometry.C_out)
+        shape = (k.G * k.J * c_in.size, plan.entries, k.U, plan.geometry.C_out)
         w_sb = nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf)
         if plan.weights != "zeros":
             nisa.memset(dst=w_sb, value=0.0)
@@ -107,13 +107,15 @@ def _make_weights(dtype: Any, plan: Im2colPlan) -> list[nl.NkiTensor]:
 def _load_taps(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
     """taps_sb (ci, KH, KW, C_out) of each tile of C_in, from which "phases" are filled."""
     g = plan.geometry
+    B = plan.packing.B
     taps_sbs = []
     if plan.weights == "phases":
         for c_in in plan.c_in_tiles:
-            shape = (c_in.size, g.rows.taps, g.cols.taps, g.C_out)
+            size = c_in.size // B
+            shape = (size, g.rows.taps, g.cols.taps, g.C_out // B)
             taps_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
             nisa.dma_copy(
-                dst=taps_sb, src=w_hbm[nl.ds(c_in.start, c_in.size)], dge_mode=nisa.dge_mode.none
+                dst=taps_sb, src=w_hbm[nl.ds(c_in.start, size)], dge_mode=nisa.dge_mode.none
             )
             taps_sbs.append(taps_sb)
     return taps_sbs
@@ -137,18 +139,18 @@ def _load_rows(
         for fill in plan.fills:
             if rows.start <= fill.entry and fill.entry < rows.start + rows.size:
                 nisa.dma_copy(
-                    dst=w_sbs[0][nl.ds(fill.partition, fill.partitions), fill.entry, :],
+                    dst=w_sbs[0][nl.ds(fill.partition, fill.partitions), fill.entry, :, :],
                     src=w_hbm[fill.shift],
                     dge_mode=nisa.dge_mode.none,
                 )
 
 
 def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: Im2colPlan) -> None:
-    """w_sb[g j ci, z, u co] = the tap that phase j finds at entry z."""
-    C_out = plan.geometry.C_out
+    """w_sb[g j ci, z, u, co] = the tap that phase j finds at entry z, for each image abreast."""
+    C_out = plan.geometry.C_out // plan.packing.B
     G = plan.packing.G
     for i in range(len(taps_sbs)):
-        size = plan.c_in_tiles[i].size
+        size = plan.c_in_tiles[i].size // plan.packing.B
         for fill in plan.fills:
             entry_end = fill.entry + (fill.taps - 1) * fill.entry_step + 1
             tap_end = fill.tap + (fill.taps - 1) * fill.tap_step + 1
@@ -156,7 +158,8 @@ def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: 
             dst = w_sbs[i][
                 nl.ds(fill.partition, size),
                 fill.entry : entry_end : fill.entry_step,
-                0 : fill.shifts * C_out,
+                0 : fill.shifts,
+                nl.ds(fill.image * C_out, C_out),
             ]
             src = taps_sbs[i][:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : G, :]
             if fill.by_engine:
@@ -166,11 +169,12 @@ def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: 
 
 
 def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.NkiTensor | None]:
-    """vector_sb (p co, 1) of each tile of results, or None.
+    """vector_sb (p co, 1) of each tile of results, or None; images abreast have the same.
 
     Single elements load slowly: tiles of the same channels share theirs.
     """
     num = len(plan.c_out_tiles)
+    B = plan.packing.B
     rows = plan.out_tiles[0].rows.size  # as many as others have, or more
     loaded: list[nl.NkiTensor | None] = []
     for co in plan.c_out_tiles:
@@ -179,7 +183,7 @@ def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.
             vector_sb = nl.ndarray((rows * co.size, 1), dtype=nl.float32, buffer=nl.sbuf)
             nisa.dma_copy(
                 dst=vector_sb,
-                src=vector_hbm.ap([[0, rows], [1, co.size], [1, 1]], offset=co.start),
+                src=vector_hbm.ap([[0, rows * B], [1, co.size // B], [1, 1]], offset=co.start),
                 dge_mode=nisa.dge_mode.none,
             )
         loaded.append(vector_sb)
@@ -246,6 +250,7 @@ def _load_chunk(
     """
     g = plan.geometry
     k = plan.packing
+    C_in = g.C_in // k.B
     H = x_hbm.rows
     W = g.cols.size
     chunk = strip.chunks[i_chunk]
@@ -265,7 +270,7 @@ def _load_chunk(
         for load in chunk.loads:
             first = max(0, load.skip - g.cols.pad)
             size = plan.x_width - first
-            pixel = ((n * g.C_in + c_in.start) * H + row + load.row) * W + first
+            pixel = ((n * C_in + c_in.start) * H + row + load.row) * W + first
             pixels = reach(
                 x_hbm,
                 [[W, load.slots], [H * W, c_in.size], [k.S * W, load.size], [1, size]],
@@ -332,7 +337,8 @@ def _accumulate(
                     stationary=w_sbs[i][
                         :,
                         z:z_end:z_step,
-                        nl.ds(u * g.C_out + out.channels.start, out.channels.size),
+                        u,
+                        nl.ds(out.channels.start, out.channels.size),
                     ],
                     moving=x_sbs[i][
                         :, place : place_end : k.row_step, column : column_end : g.cols.stride
@@ -355,9 +361,10 @@ def _copy_rows(
     """Between y_hbm[n, co, row + i*P + p, :] and y_sb (p co, i, OW); a last group may be short."""
     g = plan.geometry
     P = plan.packing.P
+    C_out = g.C_out // plan.packing.B
     OH = y_hbm.rows
     OW = g.cols.outputs
-    start = ((n * g.C_out + out.channels.start) * OH + row + out.rows.start) * OW
+    start = ((n * C_out + out.channels.start) * OH + row + out.rows.start) * OW
     for short in (False, True):
         first = chunk.full if short else 0
         groups = 1 if short else chunk.full
@@ -386,7 +393,7 @@ def _copy_joined(
     OH = y_hbm.rows
     OW = g.cols.outputs
     rows = chunk.full * plan.packing.P + chunk.rest
-    start = (n * g.C_out * OH + row) * OW
+    start = (n * (g.C_out // plan.packing.B) * OH + row) * OW
     there = reach(y_hbm, [[OH * OW, g.C_out], [OW, rows], [1, OW]], start)
     _transfer(there, y_sb[:, 0:rows, :], to_hbm)
 
@@ -587,10 +594,12 @@ def _convolve(
     for i in range(1, plan.buffers):
         _clear_sides(buffers[i], plan.direct[i], plan)
     turn = 0
-    for n in range(plan.y_shape[0]):
-        for strip in plan.images[n]:
+    B = plan.packing.B
+    for i_n in range(plan.geometry.N):
+        n = min(i_n * B, plan.y_shape[0] - B)  # the last ones may be made twice
+        for strip in plan.images[i_n]:
             x_sbs = buffers[turn % plan.buffers]
-            is_new = turn <= plan.buffers or len(plan.images[n]) > 1  # the first loads differ
+            is_new = turn <= plan.buffers or len(plan.images[i_n]) > 1  # the first loads differ
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
             for i in range(min(plan.ahead, len(strip.chunks))):
@@ -649,7 +658,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
                 yield Candidate(NAME, plan, cost, _why(plan))
                 found += 1
                 continue
-        if not too_long:  # of several that are, the quickest
+        if not too_long and k.B == 1:  # of several that are, the quickest
             try:
                 yield _in_parts(problem, k)
                 too_long = True
@@ -723,9 +732,10 @@ def worth(problem: Problem) -> str | None:
 def _why(plan: Im2colPlan) -> str:
     k = plan.packing
     rounded = ", operands rounded to bfloat16" if plan.fast else ""
+    images = f" of {k.B} images" if k.B > 1 else ""
     return (
-        f"{k.J} rows x {k.G} shifts x {plan.c_in_tiles[0].size} channels contracted at once, "
-        f"{k.P} output rows beside each other{rounded}"
+        f"{k.J} rows x {k.G} shifts x {plan.c_in_tiles[0].size} channels{images} contracted at "
+        f"once, {k.P} output rows beside each other{rounded}"
     )
 
 
@@ -734,17 +744,19 @@ def pack(w: PackedWeights, plan: Im2colPlan | LoopedPlan) -> Array:
     if isinstance(plan, LoopedPlan):
         return pack(w, plan.pieces[0].part)  # the same for all parts
     g, k = plan.geometry, plan.packing
-    KH, KW = g.rows.taps, g.cols.taps
+    KH, KW, B = g.rows.taps, g.cols.taps, k.B
+    C_in, C_out = g.C_in // B, g.C_out // B
     dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
-    taps = w.array[0].astype(dtype).reshape(g.C_in, KH, KW, g.C_out)
+    taps = w.array[0].astype(dtype).reshape(C_in, KH, KW, C_out)
     if plan.weights == "phases":
         return np.ascontiguousarray(taps[:, ::-1])
-    wide = np.zeros((g.C_in, KH, k.U * k.G, g.C_out), taps.dtype)
-    wide[:, :, :KW] = taps
+    wide = np.zeros((B, C_in, KH, k.U * k.G, B, C_out), taps.dtype)
+    for b in range(B):  # each image abreast to its own channels of y
+        wide[b, :, :, :KW, b] = taps
     shifted = wide.reshape(g.C_in, KH, k.U, k.G, g.C_out)
     if plan.weights == "rows":
         return np.ascontiguousarray(shifted.transpose(3, 1, 0, 2, 4)).reshape(
-            k.G, KH * g.C_in, k.U * g.C_out
+            k.G, KH * g.C_in, k.U, g.C_out
         )
     packed = np.zeros((len(plan.c_in_tiles), plan.rows, plan.entries, k.U, g.C_out), taps.dtype)
     for i, tile in enumerate(plan.c_in_tiles):
@@ -757,7 +769,7 @@ def pack(w: PackedWeights, plan: Im2colPlan | LoopedPlan) -> Array:
                 for shift in range(k.G):
                     row = (shift * k.J + j) * tile.size
                     packed[i, row : row + tile.size, z] = chosen[:, kh, :, shift]
-    return packed.reshape(len(plan.c_in_tiles), plan.rows, plan.entries, k.U * g.C_out)
+    return packed
 
 
 def run(launch: Launch, operands: Operands, plan: Im2colPlan | LoopedPlan) -> Any:
