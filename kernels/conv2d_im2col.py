@@ -417,9 +417,10 @@ def _finish_chunk(
     start: int,
     out: OutTile,
     chunk: Chunk,
+    on_vector: bool,
     plan: Im2colPlan,
-) -> None:
-    """y_hbm[n, co, the chunk's rows] of one tile of results."""
+) -> bool:
+    """y_hbm[n, co, the chunk's rows] of one tile of results; return what engine is next to empty PSUM."""
     row = group * plan.packing.P
     size = out.rows.size * out.channels.size
     shape = (size, chunk.groups, plan.geometry.cols.outputs)
@@ -430,7 +431,6 @@ def _finish_chunk(
             nisa.memset(dst=residual_sb[:, nl.ds(chunk.full, 1), :], value=0.0)
         _copy_rows(residual_hbm, residual_sb, n, row, out, chunk, False, plan)
     y_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
-    on_vector = False
     for tile in chunk.tiles:
         for cols in plan.col_tiles:
             acc_ps = nl.ndarray((size, tile.size, cols.size), dtype=nl.float32, buffer=nl.psum)
@@ -447,6 +447,7 @@ def _finish_chunk(
             )  # fmt: skip
             on_vector = plan.on_both and not on_vector
     _copy_rows(y_hbm, y_sb, n, row, out, chunk, True, plan)
+    return on_vector
 
 
 def _finish_joined(
@@ -460,9 +461,10 @@ def _finish_joined(
     group: int,
     start: int,
     chunk: Chunk,
+    on_vector: bool,
     plan: Im2colPlan,
-) -> None:
-    """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before."""
+) -> bool:
+    """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before; return as above."""
     C_out = plan.geometry.C_out
     P = plan.packing.P
     row = group * P
@@ -498,13 +500,14 @@ def _finish_joined(
                     residual = None
                     if residual_sb is not None:
                         residual = residual_sb[:, first:end:P, columns]
-                    # ScalarE and VectorE wait for each other in one bank: not both at once
-                    on_vector = plan.on_both and 2 * p >= out.rows.size
                     evict(
                         y_sb[:, first:end:P, columns], acc_ps[channels, :, :], scale_sb, bias_sb,
                         residual, plan.epilogue, on_vector,
                     )  # fmt: skip
+                # ScalarE and VectorE wait for each other in one bank
+                on_vector = plan.on_both and not on_vector
     _copy_joined(y_hbm, y_sb, n, row, chunk, True, plan)
+    return on_vector
 
 
 @nki.jit
@@ -594,6 +597,7 @@ def _convolve(
     for i in range(1, plan.buffers):
         _clear_sides(buffers[i], plan.direct[i], plan)
     turn = 0
+    on_vector = False
     B = plan.packing.B
     for i_n in range(plan.geometry.N):
         n = min(i_n * B, plan.y_shape[0] - B)  # the last ones may be made twice
@@ -609,15 +613,15 @@ def _convolve(
                 start = strip.starts[i]
                 group = strip.start + start
                 if plan.joined:
-                    _finish_joined(
+                    on_vector = _finish_joined(
                         y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, group, start,
-                        strip.chunks[i], plan,
+                        strip.chunks[i], on_vector, plan,
                     )  # fmt: skip
                 else:
                     for j in range(len(plan.out_tiles)):
-                        _finish_chunk(
+                        on_vector = _finish_chunk(
                             y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[j], bias_sbs[j], n, group,
-                            start, plan.out_tiles[j], strip.chunks[i], plan,
+                            start, plan.out_tiles[j], strip.chunks[i], on_vector, plan,
                         )  # fmt: skip
                 if i + plan.ahead < len(strip.chunks):
                     _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
