@@ -312,7 +312,7 @@ def sizes(g: Geometry, k: Packing) -> Sizes:
     x_group = k.row_step * k.S * g.C_in * x_width
     y_group = k.P * g.C_out * cols.outputs
     chunk = each * max(1, round(_CHUNK_BYTES / (each * (x_group + y_group) * g.itemsize)))
-    chunk = min(chunk, each * ceil_div(num_groups, 4 * each))
+    chunk = min(chunk, each * ceil_div(max(1, min(4, g.N // 4)) * num_groups, 4 * each))
     chunk = min(chunk, max(each, 8 * ceil_div(bank, cols.outputs)))  # y in SBUF: not too much
     head = min(ceil_div(each, 2), num_groups)
     return Sizes(width, x_width, entries, step, columns, each, num_groups, chunk, head)
@@ -611,10 +611,13 @@ class _Strips:
         return tuple(loads), zero, shifts * k.J if shifts > 1 else slots
 
     def _cut(self, start: int, size: int, partitions: int) -> tuple[Tile, ...]:
-        """Cut a load of rows into pieces, unless their issue takes longer than their bytes."""
+        """Cut a load of rows into pieces, unless their issue takes longer than their bytes.
+
+        Of many images only the first are waited for.
+        """
         run_ns = self.row_bytes / self.hw.dma_bytes_per_ns + self.hw.dma_descriptor_ns
         alone_ns = size * run_ns * min(partitions, self.hw.dma_engine_partitions)
-        if alone_ns < 3 * self.hw.dma_static_issue_ns:
+        if self.g.N > _BUFFERS or alone_ns < 3 * self.hw.dma_static_issue_ns:
             return tiles(size, max(1, size), start)
         return _pieces(start, size, partitions, 4)
 
