@@ -420,7 +420,9 @@ def _finish_chunk(
     on_vector: bool,
     plan: Im2colPlan,
 ) -> bool:
-    """y_hbm[n, co, the chunk's rows] of one tile of results; return what engine is next to empty PSUM."""
+    """y_hbm[n, co, the chunk's rows] of one tile of results; return which engine is the next."""
+    if plan.geometry.N == 1 or len(chunk.tiles) > 1:
+        on_vector = False  # the other one is faster
     row = group * plan.packing.P
     size = out.rows.size * out.channels.size
     shape = (size, chunk.groups, plan.geometry.cols.outputs)
@@ -464,7 +466,12 @@ def _finish_joined(
     on_vector: bool,
     plan: Im2colPlan,
 ) -> bool:
-    """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before; return as above."""
+    """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before.
+
+    ScalarE and VectorE wait for each other in one bank of PSUM.  They take banks in turn, but the
+    rows of each where there is one image, so that its last bank takes no longer.
+    """
+    by_rows = plan.on_both and plan.geometry.N == 1
     C_out = plan.geometry.C_out
     P = plan.packing.P
     row = group * P
@@ -500,11 +507,12 @@ def _finish_joined(
                     residual = None
                     if residual_sb is not None:
                         residual = residual_sb[:, first:end:P, columns]
+                    if by_rows:
+                        on_vector = 2 * p >= out.rows.size
                     evict(
                         y_sb[:, first:end:P, columns], acc_ps[channels, :, :], scale_sb, bias_sb,
                         residual, plan.epilogue, on_vector,
                     )  # fmt: skip
-                # ScalarE and VectorE wait for each other in one bank
                 on_vector = plan.on_both and not on_vector
     _copy_joined(y_hbm, y_sb, n, row, chunk, True, plan)
     return on_vector
