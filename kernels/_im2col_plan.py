@@ -37,7 +37,7 @@ from nkiconv.simulate.hardware import hardware
 _CHUNK_BYTES = 256 * 1024  # of x and y: several are on their way at a time
 _PIECES = 3  # of a transfer of few partitions: each costs its issue
 _AHEAD = 2  # chunks, where an engine copies: a matmul waits for all that it copied until then
-_BUFFERS = 8  # of images, where they fit: small ones take less time than their transfers
+IMAGE_BUFFERS = 8  # of images, where they fit: small ones take less time than their transfers
 _SHORT_BYTES = 400  # runs to HBM that are better put together: they cost as 512 bytes do
 _HOST_ZEROS = 0.015  # of all bytes: zeros that may be read from HBM for a shorter start
 _REREAD = 0.048  # the same for whatever is read more than once
@@ -364,7 +364,7 @@ def make_plan(
     y_bytes = (3 if epilogue.has_residual else 2) * y_rows * s.chunk * cols.outputs * item
     beside = kept + y_bytes + epilogue.scratch_bytes + 8 * len(outs) + 64
     left = nl.tile_size.sbuf_fmax_bytes - beside
-    size, buffers = s.num_groups, min(g.N, _BUFFERS)
+    size, buffers = s.num_groups, min(g.N, IMAGE_BUFFERS)
     lines = len(c_in_tiles) * s.width * held
     while buffers > 2 and buffers * lines * _places(k, size) > left // 4:
         buffers -= 1
@@ -617,7 +617,7 @@ class _Strips:
         """
         run_ns = self.row_bytes / self.hw.dma_bytes_per_ns + self.hw.dma_descriptor_ns
         alone_ns = size * run_ns * min(partitions, self.hw.dma_engine_partitions)
-        if self.g.N > _BUFFERS or alone_ns < 3 * self.hw.dma_static_issue_ns:
+        if self.g.N > IMAGE_BUFFERS or alone_ns < 3 * self.hw.dma_static_issue_ns:
             return tiles(size, max(1, size), start)
         return _pieces(start, size, partitions, 4)
 

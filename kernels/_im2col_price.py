@@ -15,6 +15,7 @@ from dataclasses import replace
 from math import gcd
 
 from nkiconv.kernels._im2col_plan import (
+    IMAGE_BUFFERS,
     Im2colPlan,
     Packing,
     abreast,
@@ -51,6 +52,10 @@ class Estimate:
         self.evictions = self.outs * (self.p_rows if self.joined else 1)  # of a tile
         rest = 2 if s.num_groups > s.head else 0  # the first chunk and the last one are small
         self.num_chunks = g.N * ceil_div(s.num_groups, s.chunk) + rest
+        # transfers of y: a last group without all its rows has one of its own
+        short = g.N * self.outs if g.rows.outputs % k.P else 0
+        self.num_stores = self.num_chunks * (1 if self.joined else self.outs)
+        self.num_stores += 0 if self.joined else short
         self.copied = k.G * k.J > k.S
         self.num_moves = k.G * (k.extra + 1) - 1 if self.copied else 0
         self.by_engine = 0  # of the moves
@@ -79,14 +84,16 @@ class Estimate:
         per_tile = (tile + hw.engine_issue_cycles) * self.evictions / self.evict_ghz
         emptying = per_tile * self.num_tiles
         tail = (s.head * s.columns + hw.engine_issue_cycles) * self.evictions / self.evict_ghz
-        compute = max(tensor + tail, emptying + first, self.rings_ns(), self.copies_ns())
-        start, end = self.start_ns(compute), self.end_ns()
+        compute = max(tensor + tail, emptying + first, self.rings_ns())
+        copies = self.copies_ns()
+        (x_start, start), end = self.start_ns(max(compute, copies)), self.end_ns()
         if self.g.N > 1:  # the second image's loads wait for its zeros
-            start += self.way
+            x_start, start = x_start + self.way, start + self.way
         dma = loads + moves + stores
         return (
             max(
-                start + compute + end,
+                start + max(compute, self.turns_ns(tensor)) + end,
+                x_start + copies + end,
                 dma + self.way + hw.dma_complete_ns,
                 start + first + tail + stores + self.way,
             )
@@ -130,7 +137,7 @@ class Estimate:
         apart = not self.joined and k.P > 1
         runs = rows if apart else self.num_chunks * self.outs * g.C_out
         run_bytes = line if apart else max(1, rows * line // runs)
-        stores = self.num_chunks * (1 if self.joined else self.outs) * hw.dma_transfer_ns
+        stores = self.num_stores * hw.dma_transfer_ns
         stores += runs * self._run_ns(max(run_bytes, hw.dma_hbm_write_bytes)) / hw.dma_engines
         return loads, moves, stores
 
@@ -147,11 +154,22 @@ class Estimate:
 
     def rings_ns(self) -> float:
         """Return the longest time that a ring issues transfers."""
-        stores = 1 if self.joined else self.outs
-        return self.num_chunks * max(2, self.num_moves, stores) * self.issue
+        return max(self.num_chunks * max(2, self.num_moves), self.num_stores) * self.issue
 
-    def start_ns(self, compute: float) -> float:
-        """Return when the first matmul could begin so as not to wait for anything later."""
+    def turns_ns(self, tensor: float) -> float:
+        """Return how long images take that wait for a buffer of x each."""
+        N = self.g.N
+        if N <= IMAGE_BUFFERS:
+            return 0.0
+        places = self.sizes.num_groups * self.k.row_step
+        each = self.way + self._alone_ns(self.k.S, places, self.row_ns)
+        return N / IMAGE_BUFFERS * (each + self._moves_ns(places) + tensor / N)
+
+    def start_ns(self, compute: float) -> tuple[float, float]:
+        """Return when the first matmul could begin so as not to wait for anything later.
+
+        Once for what x needs, and once with the weights.
+        """
         g, k, s = self.g, self.k, self.sizes
         need = (s.head - 1) * k.row_step + k.Q
         parts = 2 if g.rows.pad > 0 and k.S > 1 else 1  # phases with and without a row of zeros
@@ -166,14 +184,14 @@ class Estimate:
             x_ns = loads * self.issue + self.way
             x_ns += self._alone_ns(k.S, need + k.extra, self.row_ns)
             x_ns += self._moves_ns(need)
-        start = max(x_ns, self.weights_ns(loads))
+        weights_ns = self.weights_ns(loads)
         size = min(s.each, s.num_groups - s.head)  # of the second chunk
         if self.copied and size > 0:
             second = (loads + 1) * self.issue + self.way
             second += self._alone_ns(k.S, size * k.row_step, self.row_ns)
             second += self._moves_ns(size * k.row_step)
-            start = max(start, second - s.head / s.num_groups / g.N * compute)
-        return start
+            x_ns = max(x_ns, second - s.head / s.num_groups / g.N * compute)
+        return x_ns, max(x_ns, weights_ns)
 
     def weights_ns(self, loads: int) -> float:
         """Return when the weights are in their places, with so many transfers issued before."""
