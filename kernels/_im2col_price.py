@@ -191,7 +191,8 @@ class Estimate:
             second += self._alone_ns(k.S, size * k.row_step, self.row_ns)
             second += self._moves_ns(size * k.row_step)
             x_ns = max(x_ns, second - s.head / s.num_groups / g.N * compute)
-        return x_ns, max(x_ns, weights_ns)
+        start = max(x_ns, weights_ns)
+        return start if self.weights == "rows" else x_ns, start  # rows' loads are before images'
 
     def weights_ns(self, loads: int) -> float:
         """Return when the weights are in their places, with so many transfers issued before."""
