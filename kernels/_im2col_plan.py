@@ -161,8 +161,10 @@ class Im2colPlan(nl.NKIObject):
 
     `geometry` has images that lie abreast as one.  `images` has each image's strips; the first image begins with little and the last one ends so.
     Of the first `direct` places of each buffer all phases of `shifts` shifts come from HBM, and not
-    from other partitions.  `ahead` chunks are loaded before one is computed.  With `joined` the
-    rows p lie one after another in a partition of SBUF before they are stored.  `weights` is
+    from other partitions.  `ahead` chunks are loaded before one is computed.  With `cleared`
+    zeros around the images are in all buffers before any other image is loaded, so that no engine
+    has them behind copies that wait for loads; where transfers copy, they had rather not have all
+    loads at once beside them.  With `joined` the rows p lie one after another in a partition of SBUF before they are stored.  `weights` is
     "zeros" (HBM has them with their zeros), "rows" (a transfer from HBM for each row p and shift)
     or "phases" (one, and `fills` on the chip).  With `fast`, x and w are bfloat16 in SBUF.
     """
@@ -188,6 +190,7 @@ class Im2colPlan(nl.NKIObject):
     fills: tuple[Fill, ...]
     buffers: int
     ahead: int
+    cleared: bool
     joined: bool
     on_both: bool
     fast: bool
@@ -378,7 +381,7 @@ def make_plan(
     strips = _Strips(g, k, s, size, spare_bytes)
     images = strips.images()
     chunks = Counter(c for image in images for strip in image for c in strip.chunks)
-    by_engine = any(move.by_engine for c in chunks for move in c.moves)
+    moves = {move.by_engine for c in chunks for move in c.moves}
     y_elems = g.N * g.C_out * rows.outputs * cols.outputs
     places = _places(k, min(size, s.num_groups))
     return Im2colPlan(
@@ -402,7 +405,8 @@ def make_plan(
         weights=weights,
         fills=_fills(g, k, weights, s.step, s.entries),
         buffers=buffers,
-        ahead=_AHEAD if by_engine else max(len(strip.starts) for strip in images[0]),
+        ahead=_AHEAD if True in moves else max(len(strip.starts) for strip in images[0]),
+        cleared=False not in moves and len(images[0]) == 1 and g.N > IMAGE_BUFFERS,
         joined=joined,
         on_both=on_both,
         fast=fast,

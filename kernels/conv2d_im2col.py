@@ -235,19 +235,29 @@ def _clear_columns(x_sb: nl.NkiTensor, left: int, right: int) -> None:
         nisa.memset(dst=x_sb[:, :, right:width], value=0.0, engine=nisa.engine.vector)
 
 
+def _clear_rows(x_sbs: list[nl.NkiTensor], strip: Strip, i_chunk: int, plan: Im2colPlan) -> None:
+    """Zeros above and below the image, in what a strip's chunk loads."""
+    chunk = strip.chunks[i_chunk]
+    start = strip.starts[i_chunk] * plan.packing.row_step + chunk.zero_places.start
+    if chunk.zero_slots > 0:
+        for i in range(len(plan.c_in_tiles)):
+            slots = chunk.zero_slots * plan.c_in_tiles[i].size
+            nisa.memset(
+                dst=x_sbs[i][0:slots, nl.ds(start, chunk.zero_places.size), :],
+                value=0.0,
+                engine=nisa.engine.gpsimd,
+            )
+
+
 def _load_chunk(
     x_sbs: list[nl.NkiTensor],
     x_hbm: Reached,
     n: int,
     strip: Strip,
     i_chunk: int,
-    is_new: bool,
     plan: Im2colPlan,
 ) -> None:
-    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts.
-
-    Where x_sbs are not new, an image of which they held all rows has left its zeros around.
-    """
+    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts."""
     g = plan.geometry
     k = plan.packing
     C_in = g.C_in // k.B
@@ -260,13 +270,6 @@ def _load_chunk(
     for i in range(len(plan.c_in_tiles)):
         c_in = plan.c_in_tiles[i]
         x_sb = x_sbs[i]
-        if chunk.zero_slots > 0 and is_new:
-            places = nl.ds(place + chunk.zero_places.start, chunk.zero_places.size)
-            nisa.memset(
-                dst=x_sb[0 : chunk.zero_slots * c_in.size, places, :],
-                value=0.0,
-                engine=nisa.engine.gpsimd,
-            )
         for load in chunk.loads:
             first = max(0, load.skip - g.cols.pad)
             size = plan.x_width - first
@@ -592,11 +595,13 @@ def _convolve(
     _clear_sides(buffers[0], plan.direct[0], plan)
     w_sbs = _make_weights(w_hbm.dtype, plan)
     first = plan.images[0][0]
-    _load_chunk(buffers[0], x_hbm, 0, first, 0, True, plan)
+    _clear_rows(buffers[0], first, 0, plan)
+    _load_chunk(buffers[0], x_hbm, 0, first, 0, plan)
     _load_zeros(w_sbs, w_hbm, plan)
     _fill_phases(w_sbs, taps_sbs, plan)
     for i in range(1, min(_FIRST, len(first.chunks))):
-        _load_chunk(buffers[0], x_hbm, 0, first, i, True, plan)
+        _clear_rows(buffers[0], first, i, plan)
+        _load_chunk(buffers[0], x_hbm, 0, first, i, plan)
     _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
     done = plan.out_tiles[0].rows.size
     _load_rows(w_sbs, w_hbm, Tile(done, plan.packing.P - done), plan)
@@ -604,6 +609,9 @@ def _convolve(
     bias_sbs = _load_vectors(bias_hbm, plan)
     for i in range(1, plan.buffers):
         _clear_sides(buffers[i], plan.direct[i], plan)
+        if plan.cleared:
+            for j in range(len(plan.images[i][0].chunks)):
+                _clear_rows(buffers[i], plan.images[i][0], j, plan)
     turn = 0
     on_vector = False
     B = plan.packing.B
@@ -611,12 +619,17 @@ def _convolve(
         n = min(i_n * B, plan.y_shape[0] - B)  # the last ones may be made twice
         for strip in plan.images[i_n]:
             x_sbs = buffers[turn % plan.buffers]
-            is_new = turn <= plan.buffers or len(plan.images[i_n]) > 1  # the first loads differ
+            # An image of which x_sbs held all rows has left its zeros; but the first one loads more.
+            clear = turn <= plan.buffers or len(plan.images[i_n]) > 1
+            if plan.cleared:
+                clear = turn == 0 or turn == plan.buffers
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
             for i in range(min(plan.ahead, len(strip.chunks))):
                 if turn > 0 or i >= _FIRST:
-                    _load_chunk(x_sbs, x_hbm, n, strip, i, is_new, plan)
+                    if clear:
+                        _clear_rows(x_sbs, strip, i, plan)
+                    _load_chunk(x_sbs, x_hbm, n, strip, i, plan)
             for i in range(len(strip.chunks)):
                 start = strip.starts[i]
                 group = strip.start + start
@@ -632,7 +645,9 @@ def _convolve(
                             start, plan.out_tiles[j], strip.chunks[i], on_vector, plan,
                         )  # fmt: skip
                 if i + plan.ahead < len(strip.chunks):
-                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
+                    if clear:
+                        _clear_rows(x_sbs, strip, i + plan.ahead, plan)
+                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, plan)
             turn = turn + 1
 
 
