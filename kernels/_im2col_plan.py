@@ -159,14 +159,15 @@ class Fill(nl.NKIObject):
 class Im2colPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
-    `geometry` has images that lie abreast as one.  `images` has each image's strips; the first image begins with little and the last one ends so.
-    Of the first `direct` places of each buffer all phases of `shifts` shifts come from HBM, and not
-    from other partitions.  `ahead` chunks are loaded before one is computed.  With `cleared`
-    zeros around the images are in all buffers before any other image is loaded, so that no engine
-    has them behind copies that wait for loads; where transfers copy, they had rather not have all
-    loads at once beside them.  With `joined` the rows p lie one after another in a partition of SBUF before they are stored.  `weights` is
-    "zeros" (HBM has them with their zeros), "rows" (a transfer from HBM for each row p and shift)
-    or "phases" (one, and `fills` on the chip).  With `fast`, x and w are bfloat16 in SBUF.
+    `geometry` has images that lie abreast as one.  `images` has each image's strips; the first
+    image begins with little and the last one ends so.  Of the first `direct` places of each buffer
+    all phases of `shifts` shifts come from HBM, and not from other partitions.  `ahead` chunks are
+    loaded before one is computed.  With `cleared` the zeros around images are in all buffers before
+    a second image is loaded, so that no engine has them behind copies that wait for loads; copies
+    by transfers are better off with fewer loads at once.  With `joined` the rows p lie one after
+    another in a partition of SBUF before they are stored.  `weights` is "zeros" (HBM has them with
+    their zeros), "rows" (a transfer from HBM for each row p and shift) or "phases" (one, and
+    `fills` on the chip).  With `fast`, x and w are bfloat16 in SBUF.
     """
 
     geometry: Geometry

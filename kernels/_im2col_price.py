@@ -33,7 +33,7 @@ from nkiconv.simulate.hardware import Hardware
 
 _BESIDE = 0.1  # of the DMA engines' time: whatever waits for a transfer waits for others too
 _ESTIMATED = 32  # packings, by their first looks
-_FEWEST = 4  # channels of which engines can copy phases, which begin at partition 32 or 64
+_STARTS = 32  # partitions: engines can copy what begins at a multiple
 _FED = 0.99  # of the columns of a matmul, for gaps between results
 
 
@@ -59,7 +59,7 @@ class Estimate:
         self.copied = k.G * k.J > k.S
         self.num_moves = k.G * (k.extra + 1) - 1 if self.copied else 0
         self.by_engine = 0  # of the moves
-        if self.channels >= _FEWEST and self.copied:
+        if self.copied and k.G * k.J * self.channels > _STARTS:
             self.by_engine = sum(
                 engine_starts(first * self.channels, min(k.S, k.J - level * k.S) * self.channels)
                 for level in range(k.extra + 1)

@@ -474,7 +474,7 @@ def _finish_joined(
     ScalarE and VectorE wait for each other in one bank of PSUM.  They take banks in turn, but the
     rows of each where there is one image, so that its last bank takes no longer.
     """
-    by_rows = plan.on_both and plan.geometry.N == 1
+    by_rows = plan.on_both and plan.geometry.N <= 4
     C_out = plan.geometry.C_out
     P = plan.packing.P
     row = group * P
@@ -619,7 +619,7 @@ def _convolve(
         n = min(i_n * B, plan.y_shape[0] - B)  # the last ones may be made twice
         for strip in plan.images[i_n]:
             x_sbs = buffers[turn % plan.buffers]
-            # An image of which x_sbs held all rows has left its zeros; but the first one loads more.
+            # An image of which x_sbs held all rows left its zeros; but the first one loads more.
             clear = turn <= plan.buffers or len(plan.images[i_n]) > 1
             if plan.cleared:
                 clear = turn == 0 or turn == plan.buffers
