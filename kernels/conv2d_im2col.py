@@ -6,6 +6,10 @@ y[n, co, i*P + p, ow] = act(scale[co]*acc + bias[co] + residual), acc = sum over
 with kh*d = q*S + j - p*s, and zero where no tap fits (_im2col_plan.py has the letters).  For few
 channels: a matmul has G*J*C_in rows and P*C_out columns of weights, up to 128 of each.
 
+Where a batch has few channels, B images lie abreast: x and y lie in HBM as if they were one image,
+of B*C_in channels and B*C_out, whose weights are zero between different images.  Transfers and
+evictions then have B times the partitions.  All but the weights is as for one image.
+
 Shapes
 ------
 x_hbm         (N, C_in, H, W)     f32 f16 bf16  HBM

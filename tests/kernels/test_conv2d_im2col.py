@@ -96,7 +96,7 @@ def test_exact_on_integers(layer: str, target: str) -> None:
         "abreast",
         "abreast-rest",
         "abreast-c32",
-    ],  # fmt: skip
+    ],
 )
 def test_every_packing_is_exact_and_counted(layer: str) -> None:
     """Whatever the estimate prefers."""
@@ -312,6 +312,22 @@ def test_small_images_of_a_batch_lie_abreast(target: str) -> None:
             assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
             times.append(seen.body_us)
     assert times[0] < 0.9 * times[1]
+
+
+def test_the_second_image_of_a_buffer_finds_its_zeros() -> None:
+    """The first one loads what others copy: its last place, below the image, was never written."""
+    sizes = (10, 32, 5, 5, 128, 3, 3)
+    g = geometry(sizes, 1, 1, 1)
+    x, w = operands(sizes)
+    with use_target("trn2"):
+        k = next(k for k in packings(g) if (k.P, k.S, k.J, k.G) == (1, 1, 3, 1))
+        plan = make_plan(g, Epilogue(), k, on_both=True)
+        assert plan is not None
+        assert plan.cleared
+        assert plan.shifts == 1
+        with use_dma("late"):
+            y = run_plan(plan, x, w)
+    np.testing.assert_array_equal(y, reference.conv2d(x, w, padding=1))
 
 
 def test_few_images_are_convolved_twice() -> None:
