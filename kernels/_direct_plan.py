@@ -37,6 +37,8 @@ from nkiconv.kernels._strip import Run, Side, make_side
 from nkiconv.simulate import CapacityError
 from nkiconv.simulate.hardware import hardware
 
+QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
+
 _STORE_BYTES = 4096  # per partition: where the DMA rate levels off (vendor's DMA bandwidth guide)
 _LOAD_BYTES = 4096  # likewise; the first loads are shorter, since the first matmul waits for them
 _FIRST_LOAD_BYTES = 1024  # per partition: of the first weights
