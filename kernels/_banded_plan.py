@@ -79,7 +79,7 @@ class BandedPlan(nl.NKIObject):
         return 2 if self.fast else self.geometry.itemsize
 
 
-def plan_banded(g: Geometry, epilogue: Epilogue, *, fast: bool = False) -> BandedPlan | None:
+def plan_banded(g: Geometry, epilogue: Epilogue, *, fast: bool) -> BandedPlan | None:
     """Return the plan, or None for what the banded kernel does not do."""
     found = list(_banded_plans(g, epilogue, fast))
     return min(found, key=lambda plan: price_of(plan).estimate_us()) if found else None

@@ -13,7 +13,7 @@ import nki.language as nl
 
 from nkiconv.kernels._blocks import Pool, conv_outputs
 from nkiconv.kernels._epilogue import Epilogue
-from nkiconv.kernels._plan import Geometry, OutputTile, Tile, ceil_div, even_tiles, tiles
+from nkiconv.kernels._plan import STEP_MAX, Geometry, OutputTile, Tile, ceil_div, even_tiles, tiles
 from nkiconv.kernels._price import Price, Transfers, matmul_cycles
 from nkiconv.kernels._problem import NotSuited
 from nkiconv.kernels._strip import Run, Side, make_side
@@ -21,7 +21,6 @@ from nkiconv.simulate.hardware import hardware
 
 _LOAD_BYTES = 4096  # per partition: where the DMA rate levels off (vendor's DMA bandwidth guide)
 _COPIES = 2  # of what is loaded or computed again and again
-_STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,10 @@ def plan_pooled(
     """
     limit = nl.tile_size.sbuf_fmax_bytes if sbuf_bytes is None else sbuf_bytes
     fit = _Fit(geometry, epilogue, pool, padding_mode, fast)
-    if geometry.rows.stride * fit.cols.size > _STEP_MAX:
+    if geometry.rows.stride * fit.cols.size > STEP_MAX:
         raise NotSuited(
             f"rows of {fit.cols.size} pixels are too far apart for an access pattern (at most "
-            f"{_STEP_MAX} elements)"
+            f"{STEP_MAX} elements)"
         )
     num_tiles = ceil_div(geometry.C_out, nl.tile_size.pmax)
     sizes = list(fit.section_sizes())

@@ -16,7 +16,7 @@ y_hbm         (N, G*C_out, OH, OW)    as x          HBM
 
 Loop nest
 ---------
-for group, step = strip of x and block of output channels:     (_direct_plan.py: in which order)
+for group, step = strip of x and block of output channels:
     load what the next step needs: a strip, but for rows that the last one has; weights
     for block of the strip, tile of <= 128 output channels:
         for tile of <= 512 outputs:
@@ -24,6 +24,8 @@ for group, step = strip of x and block of output channels:     (_direct_plan.py:
                 acc (co, n, rows, cols) += w (ci, co).T @ x (ci, n, rows, cols)
             y = act(scale*acc + bias)               PSUM to SBUF: the only rounding
         one store
+
+_direct_plan.py says in which order steps come, _direct_order.py how far loads run ahead.
 
 The moving operand is a view of the strip: a tap is an offset into it, stride and dilation are
 steps, and small images stand side by side.  Strips have no border for zeros: a tap that leaves the
@@ -55,6 +57,13 @@ import numpy as np
 from nkiconv.kernels import _looped, conv2d_pooled, conv2d_streamed
 from nkiconv.kernels._algorithm import Candidate, Launch, Operands, Problem
 from nkiconv.kernels._arguments import DTYPES, Array
+from nkiconv.kernels._direct_order import (
+    BEFORE_VECTORS,
+    ends_of_steps,
+    loads_before,
+    loads_in_order,
+    stores_of,
+)
 from nkiconv.kernels._direct_plan import (
     QUADRANT,
     Block,
@@ -62,7 +71,6 @@ from nkiconv.kernels._direct_plan import (
     DirectPlan,
     Load,
     Section,
-    Step,
     plan_direct,
 )
 from nkiconv.kernels._direct_price import price_of, weight_transfers
@@ -78,8 +86,6 @@ from nkiconv.simulate import CapacityError
 
 NAME = "direct"
 POOLS = True
-
-_BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
 
 
 def _strip(plan: DirectPlan, dtype: str) -> nl.NkiTensor:
@@ -505,28 +511,6 @@ def _compute_tile(
         )  # fmt: skip
 
 
-def _stores(step: Step, plan: DirectPlan) -> list[tuple[Block, tuple[ChannelTile, ...]]]:
-    """Return what each store of a step writes: a block, of some tiles of output channels."""
-    section = plan.sections[step.section]
-    c_outs = plan.c_out_blocks[step.block]
-    rounds = []
-    if plan.interleaved_y:
-        rounds.append(c_outs)
-    else:
-        for c_out in c_outs:
-            rounds.append((c_out,))
-    found = []
-    if plan.channels_first:
-        for together in rounds:
-            for block in section.blocks:
-                found.append((block, together))
-    else:
-        for block in section.blocks:
-            for together in rounds:
-                found.append((block, together))
-    return found
-
-
 def _compute(
     y_hbm: nl.NkiTensor,
     residual_hbm: nl.NkiTensor | None,
@@ -652,17 +636,17 @@ def _convolve(
     vector_sbs: list[tuple[nl.NkiTensor | None, nl.NkiTensor | None]] = []  # of each group
     if kept is not None:
         vector_sbs.append(kept["vectors"])
-    loads = _in_order(plan)
-    ends = _ends(plan)
+    loads = loads_in_order(plan)
+    ends = ends_of_steps(plan)
     issued = 0
     for at in range(plan.geometry.G * num):
         group = at // num
         step = plan.steps[at % num]
         section = plan.sections[step.section]
-        stores = _stores(step, plan)
+        stores = stores_of(step, plan)
         for i in range(len(stores)):
             block, together = stores[i]
-            upto = _ahead(ends, at, block, i, len(stores), residual_hbm is not None, plan)
+            upto = loads_before(ends, at, block, i, len(stores), residual_hbm is not None, plan)
             for of, i_load in loads[issued:upto]:
                 if i_load == 0:
                     _begin(x_sbs, w_sbs, w_hbm.dtype, kept, of, plan)
@@ -671,7 +655,7 @@ def _convolve(
                     _load(x_sbs[of], w_sbs[of], x_hbm, w_hbm, of, i_load, plan)
                 else:
                     packed_sbs.append(_complete(x_sbs[of], packed_sbs, of, plan))
-                soon = min(_BEFORE_VECTORS, len(of_step.loads) - 1)
+                soon = min(BEFORE_VECTORS, len(of_step.loads) - 1)
                 if kept is None and of % num == 0 and i_load == soon:
                     # behind what the first matmuls need, before the bulk
                     scale_sb = _load_vectors(scale_hbm, of // num, plan)
@@ -684,60 +668,6 @@ def _convolve(
                 y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at], x_sbs[at], packed_sb, group,
                 section, block, together, plan,
             )  # fmt: skip
-
-
-def _in_order(plan: DirectPlan) -> list[tuple[int, int]]:
-    """Return the loads of all steps, with one more place for what a step does after its last."""
-    found = []
-    for at in range(plan.geometry.G * len(plan.steps)):
-        for i in range(len(plan.steps[at % len(plan.steps)].loads) + 1):
-            found.append((at, i))
-    return found
-
-
-def _ends(plan: DirectPlan) -> list[int]:
-    """Return where in `_in_order` each step ends."""
-    ends = []
-    end = 0
-    for at in range(plan.geometry.G * len(plan.steps)):
-        end = end + len(plan.steps[at % len(plan.steps)].loads) + 1
-        ends.append(end)
-    return ends
-
-
-def _ahead(
-    ends: list[int], at: int, block: Block, i: int, num_stores: int, has_residual: bool,
-    plan: DirectPlan,
-) -> int:  # fmt: skip
-    """Return how many places of `_in_order` come before store `i` of a step.
-
-    All of the next step; but a residual, which results wait for, is not to queue behind so much.
-    """
-    behind = ends[min(at + 1, len(ends) - 1)]
-    if not has_residual:
-        return behind
-    first = ends[at]
-    least = first
-    if at == 0:
-        step = plan.steps[0]
-        first = _needed(step, plan.sections[step.section].blocks[0], plan)
-        least = _needed(step, block, plan)
-    return min(behind, max(least, first + (behind - first) * 2 * (i + 1) // num_stores))
-
-
-def _needed(step: Step, block: Block, plan: DirectPlan) -> int:
-    """Return how many loads of a step a block waits for: all, or up to its last row."""
-    if not plan.trimmed or len(plan.packs) > 0:
-        return len(step.loads) + 1
-    rows = plan.geometry.rows
-    section = plan.sections[step.section]
-    end = section.rows.place(rows, block.rows.start + block.rows.size - 1, rows.taps - 1)
-    needed = min(_BEFORE_VECTORS + 1, len(step.loads))
-    for i in range(len(step.loads)):
-        load = step.loads[i]
-        if not load.is_x or section.runs[load.part.start].place <= end:
-            needed = max(needed, i + 1)
-    return needed
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
