@@ -28,13 +28,14 @@ __all__ = ["WIDE", "changes_table", "figure_rows", "layer_page", "layer_tables",
 WIDE = 140
 """Columns from which counts and times fit side by side."""
 
-_COUNTS = ("columns", "/table", "HBM", "matmul", "DMA", "copy", "instr")
+_COUNTS = ("columns", "/table", "HBM", "matmul", "turned", "DMA", "copy", "instr")
 _TIMES = ("µs", "floor", "limit", "ratio", "strict", "bound")
 
 _CAPTION = (
-    "Counts need no model. columns: moving columns that TensorE streams; /table: over those of"
+    "Counts need no model. columns: moving columns that TensorE multiplies; /table: over those of"
     f" layers.json, at most 1; HBM: bytes moved / x, w and y once, at most {MAX_HBM:g}; matmul,"
-    f" DMA, copy (within SBUF), instr: static instructions, at most {MAX_STATIC:,}. Model. µs:"
+    " turned (transposes by TensorE, whose columns are not among those), DMA, copy (within SBUF),"
+    f" instr: static instructions, at most {MAX_STATIC:,}. Model. µs:"
     " modelled, without launch; floor: of the table's columns and the least bytes, at sustained"
     f" rates; limit: {ALLOWED_FACTOR:.2f} floor + {ALLOWED_US:g} µs; ratio: µs / floor; strict:"
     " the same with the columns that were streamed, where fewer."
@@ -47,6 +48,7 @@ def _counts(row: LayerRow, number: Callable[[int], str]) -> tuple[str, ...]:
         f"{row.columns_ratio:.2f}",
         f"{row.hbm_ratio:.2f}",
         number(row.matmuls),
+        number(row.transposes),
         number(row.transfers),
         number(row.copies),
         number(row.static_instructions),

@@ -1,7 +1,8 @@
 """Layers of real models: what the kernels count on each, and how near its floor it is modelled.
 
 Two kinds of figures stand side by side.  Counts need no model: columns that TensorE streams, HBM
-bytes, matmuls, transfers, copies, instructions.  Times are modelled, without launch, against
+bytes, matmuls, transposes, transfers, copies, instructions.  Times are modelled, without launch,
+against
 
     floor = max(columns * cycles a column / TensorE's sustained clock, least bytes / sustained rate)
     limit = 1.10 * floor + 6 µs
@@ -233,6 +234,7 @@ class LayerRow:
     hbm_bytes: int = 0
     matmuls: int = 0
     transfers: int = 0
+    transposes: int = 0
     copies: int = 0
     static_instructions: int = 0
     body_ps: int = 0
@@ -441,6 +443,7 @@ def _counted(row: LayerRow, seen: Profile) -> LayerRow:
         columns=seen.moving_columns,
         hbm_bytes=seen.hbm_read_bytes + seen.hbm_write_bytes,
         matmuls=matmuls,
+        transposes=seen.instructions.get("nc_transpose", 0),
         transfers=seen.dma_transfers,
         copies=copies_within_sbuf(seen),
         static_instructions=seen.static_instructions,

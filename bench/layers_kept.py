@@ -24,6 +24,7 @@ _KEPT = (
     "columns",
     "hbm_bytes",
     "matmuls",
+    "transposes",
     "transfers",
     "copies",
     "static_instructions",

@@ -13,6 +13,15 @@ A plan is a frozen `nl.NKIObject` of whole numbers: all that the kernel does, de
 `conv2d` takes the one that is estimated to be the fastest (_choice.py).  An algorithm without
 padding modes raises NotSuited; it is then offered the problem with zeros around a copy of x that
 has the border.  Layouts, and pools where it has none, are handled in the same way (_stages.py).
+A program that would be too long is cut into parts, which the algorithm plans as any other problem
+(_looped.py).
+
+    conv2d_<name>.py        the module
+    _<name>_plan.py         its plans; _groups.py of grouped, _banded_plan.py of depthwise,
+                            _matmul_plan.py of pointwise
+    _<name>_price.py        what they cost, if not in the same file, from the counts of _price.py
+    _problem.py             the problem, and the refusal of one
+    _plan.py, _strip.py     what plans share: axes, tiles, windows; pixels of a strip
 """
 
 from __future__ import annotations

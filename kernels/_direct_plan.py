@@ -21,6 +21,7 @@ import nki.language as nl
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import (
+    STEP_MAX,
     Axis,
     Geometry,
     OutputTile,
@@ -37,6 +38,8 @@ from nkiconv.kernels._strip import Run, Side, make_side
 from nkiconv.simulate import CapacityError
 from nkiconv.simulate.hardware import hardware
 
+QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
+
 _STORE_BYTES = 4096  # per partition: where the DMA rate levels off (vendor's DMA bandwidth guide)
 _LOAD_BYTES = 4096  # likewise; the first loads are shorter, since the first matmul waits for them
 _FIRST_LOAD_BYTES = 1024  # per partition: of the first weights
@@ -46,7 +49,6 @@ _EVERY_ROW = 0.8  # of the time of rows one by one, for which twice the bytes ar
 _X_SHARE = 0.6  # of the room for strips: tensors of several sizes leave gaps
 _HALF_NS = 200  # what halves of a batch cost: more matmuls and transfers
 _HALVES_NS = 4000  # what halves have to bring: they stream twice the columns
-_STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
 
 
 @dataclass(frozen=True)
@@ -383,7 +385,7 @@ class _Planner:
         g, bank = self.g, nl.tile_size.psum_bank_fmax
         if self.by_images:
             most = bank // (g.rows.outputs * g.cols.outputs)
-            if self._image_step() > _STEP_MAX:
+            if self._image_step() > STEP_MAX:
                 most = 1
             if 1 < g.N <= most and self._halves_batch():
                 most = ceil_div(g.N, 2)
@@ -552,7 +554,7 @@ class _Planner:
                 yield size
             last = size
 
-    def _largest(self, room: int, block_tiles: int) -> tuple[tuple[Section, ...], int] | None:
+    def _largest(self, room: int) -> tuple[tuple[Section, ...], int] | None:
         """Return the highest sections of which two fit, or all if there is one, and their bytes."""
         for size in self._section_sizes():
             rows = min(size * self.block_rows * self.row_tiles[0].size, self.g.rows.outputs)
@@ -577,7 +579,7 @@ class _Planner:
         w_copies = 1 if self.g.G == 1 else 2
         fixed = self._fixed_bytes(num)
         w_bytes = w_copies * self._w_bytes(num)
-        found = self._largest(self.limit - fixed - w_bytes, num)
+        found = self._largest(self.limit - fixed - w_bytes)
         if found:
             used = fixed + w_bytes + found[1]
             yield _Order("weights resident", found[0], num, False, False, 1, 1, used)
@@ -591,14 +593,14 @@ class _Planner:
                 yield _Order("image resident", sections, block, True, False, 1, 1, used)
                 break
         fixed = self._fixed_bytes(1) + 2 * self._w_bytes(1)
-        found = self._largest(self.limit - fixed, 1)
+        found = self._largest(self.limit - fixed)
         if found:
             times = len(found[0])
             yield _Order("strips first", found[0], 1, False, True, 1, times, fixed + found[1])
         for parts in range(2, num + 1):
             block = ceil_div(num, parts)
             fixed = self._fixed_bytes(block) + 2 * self._w_bytes(block)
-            found = self._largest(self.limit - fixed, block)
+            found = self._largest(self.limit - fixed)
             if found:
                 times = ceil_div(num, block)
                 used = fixed + found[1]
@@ -626,10 +628,10 @@ class _Planner:
         """Return the plan."""
         g = self.g
         width = g.cols.stride * self.cols.size
-        if g.rows.stride * width > _STEP_MAX:
+        if g.rows.stride * width > STEP_MAX:
             raise CapacityError(
                 f"conv2d: rows of {self.cols.size} pixels are too far apart for an access pattern "
-                f"(at most {_STEP_MAX} elements, int16; architecture guide)"
+                f"(at most {STEP_MAX} elements, int16; architecture guide)"
             )
         orders = []
         for order in self._orders():

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import nki.language as nl
 
 from nkiconv.kernels._plan import (
+    STEP_MAX,
     Axis,
     Geometry,
     Tile,
@@ -35,7 +36,6 @@ from nkiconv.simulate import CapacityError
 _COPIES = 2  # of what is loaded again and again: one is filled while the other is used
 _STORE_BYTES = 4096  # per partition: where the DMA rate levels off (vendor's DMA bandwidth guide)
 _STREAM_SHARE = 8  # a load of streamed weights takes at most 1/8 of SBUF; the image needs the rest
-_STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Cut:
         return tuple(found)
 
 
-def best_cut(geometry: Geometry, sbuf_bytes: int, *, has_residual: bool = False) -> Cut:
+def best_cut(geometry: Geometry, sbuf_bytes: int, *, has_residual: bool) -> Cut:
     """Return the cut that fits `sbuf_bytes` per partition and reads the fewest bytes from HBM.
 
     Raises
@@ -196,7 +196,7 @@ def _largest(
                 for taps in _tap_sizes(g, limit, weights_resident, x_resident)
                 for rows in _strip_rows(g, tile, x_resident)
             )
-            found = next((c for c in cuts if c.sbuf_bytes <= limit and c.pitch <= _STEP_MAX), None)
+            found = next((c for c in cuts if c.sbuf_bytes <= limit and c.pitch <= STEP_MAX), None)
             if found is not None:
                 yield found
                 break
@@ -211,7 +211,7 @@ def _tile(g: Geometry, strip_cols: int) -> tuple[int, int]:
     """Return the outputs (rows, columns) of a PSUM bank."""
     cols = _tile_cols(strip_cols)
     pitch = span_size(g.cols, strip_cols, g.cols.taps, 1)
-    rows = 1 if g.rows.stride * pitch > _STEP_MAX else nl.tile_size.psum_bank_fmax // cols
+    rows = 1 if g.rows.stride * pitch > STEP_MAX else nl.tile_size.psum_bank_fmax // cols
     return min(rows, g.rows.outputs), cols
 
 

@@ -240,7 +240,7 @@ def _held_bytes(g: Geometry, fast: bool) -> int:
 
 
 def plan_grouped(
-    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int, *, fast: bool = False
+    g: Geometry, epilogue: Epilogue, some: Tile, lanes: int, planes: int, *, fast: bool
 ) -> GroupedPlan | None:
     """Cut a convolution of several groups into parts that SBUF and PSUM hold.
 

@@ -602,6 +602,7 @@ class _Strips:
         loads = [
             Load(part.start, part.size, g * k.J + j, num, part.start * k.S + j, g * dilation)
             for g in range(max(1, shifts))
+            if g * dilation < self.g.cols.pad + self.sizes.x_width  # else nothing is left of a row
             for j, num, low, high in runs
             for part in self._cut(low, high - low, num * self.channels)
         ]

@@ -15,6 +15,8 @@ from math import gcd
 
 import nki.language as nl
 
+STEP_MAX = 32_767  # elements between neighbours in an access pattern, int16 (architecture guide)
+
 
 @dataclass(frozen=True)
 class Tile(nl.NKIObject):

@@ -55,8 +55,6 @@ class Price:
         What has to arrive before the first matmul.
     last_store_bytes
         What is stored after the last one.
-    first_transfers
-        How many transfers are issued before that of the first matmul.
     static_instructions
         What a compiler sees: on-chip loops counted once.
     lead_ns
@@ -87,7 +85,6 @@ class Price:
     gpsimd_instructions: int = 0
     first_load_bytes: int = 0
     last_store_bytes: int = 0
-    first_transfers: int = 0
     static_instructions: int = 0
     lead_ns: float = 0.0
     streamed_cycles: float = 0.0
@@ -124,7 +121,6 @@ class Price:
         tensor = self._tensor_ns(max(*moved, *engines, self.built_ns), hw)
         rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
-        ends += self.first_transfers * hw.dma_static_issue_ns
         fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
         fixed += ends + hw.tensor_latency_ns
         within = max(tensor, *engines) + fixed

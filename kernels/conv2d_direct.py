@@ -16,7 +16,7 @@ y_hbm         (N, G*C_out, OH, OW)    as x          HBM
 
 Loop nest
 ---------
-for group, step = strip of x and block of output channels:     (_direct_plan.py: in which order)
+for group, step = strip of x and block of output channels:
     load what the next step needs: a strip, but for rows that the last one has; weights
     for block of the strip, tile of <= 128 output channels:
         for tile of <= 512 outputs:
@@ -24,6 +24,8 @@ for group, step = strip of x and block of output channels:     (_direct_plan.py:
                 acc (co, n, rows, cols) += w (ci, co).T @ x (ci, n, rows, cols)
             y = act(scale*acc + bias)               PSUM to SBUF: the only rounding
         one store
+
+_direct_plan.py says in which order steps come, _direct_order.py how far loads run ahead.
 
 The moving operand is a view of the strip: a tap is an offset into it, stride and dilation are
 steps, and small images stand side by side.  Strips have no border for zeros: a tap that leaves the
@@ -43,7 +45,6 @@ activation, isa dma_copy (dge_mode), DMA bandwidth guide (bytes per partition), 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -56,34 +57,35 @@ import numpy as np
 from nkiconv.kernels import _looped, conv2d_pooled, conv2d_streamed
 from nkiconv.kernels._algorithm import Candidate, Launch, Operands, Problem
 from nkiconv.kernels._arguments import DTYPES, Array
+from nkiconv.kernels._direct_order import (
+    BEFORE_VECTORS,
+    ends_of_steps,
+    loads_before,
+    loads_in_order,
+    stores_of,
+)
 from nkiconv.kernels._direct_plan import (
+    QUADRANT,
     Block,
     ChannelTile,
     DirectPlan,
     Load,
     Section,
-    Step,
     plan_direct,
 )
+from nkiconv.kernels._direct_price import price_of, weight_transfers
 from nkiconv.kernels._epilogue import evict
-from nkiconv.kernels._groups import full_tap
 from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._plan import OutputTile, Tile, even_tiles, tap_outputs
-from nkiconv.kernels._price import Price, Transfers, alone_ns, streamed_cycles, transfer_ns
+from nkiconv.kernels._pooled_plan import PooledPlan
+from nkiconv.kernels._price import Price
+from nkiconv.kernels._streamed_plan import StreamedPlan
 from nkiconv.kernels._strip import fill_border, load_run, transfer_mode
 from nkiconv.kernels._weights import PackedWeights
 from nkiconv.simulate import CapacityError
-from nkiconv.simulate.hardware import hardware
 
 NAME = "direct"
 POOLS = True
-
-_EDGES = 3  # of four, that a pack's taps leave, on the mean
-_SINGLE_PRODUCT_SHARE = 0.08  # of TensorE's time, as 1x1 layers of ResNets show on the timeline
-
-_BEFORE_VECTORS = 10  # loads that scale and bias let pass: a tile ends long after it begins
-
-_QUADRANT = 32  # engines reach operands that start at multiples of so many partitions (isa)
 
 
 def _strip(plan: DirectPlan, dtype: str) -> nl.NkiTensor:
@@ -248,7 +250,7 @@ def _pack(x_sb: nl.NkiTensor, section: Section, plan: DirectPlan) -> nl.NkiTenso
 
 def _copy_shifted(dst_sb: nl.NkiTensor, src_sb: nl.NkiTensor, turn: int) -> None:
     """dst_sb = src_sb on other partitions: by engines in turn if they reach them, else by DMA."""
-    if dst_sb.shape[0] % _QUADRANT != 0:
+    if dst_sb.shape[0] % QUADRANT != 0:
         nisa.dma_copy(dst=dst_sb, src=src_sb, dge_mode=nisa.dge_mode.none)
     elif turn % 2 == 0:
         nisa.tensor_copy(dst=dst_sb, src=src_sb, engine=nisa.engine.vector)
@@ -509,28 +511,6 @@ def _compute_tile(
         )  # fmt: skip
 
 
-def _stores(step: Step, plan: DirectPlan) -> list[tuple[Block, tuple[ChannelTile, ...]]]:
-    """Return what each store of a step writes: a block, of some tiles of output channels."""
-    section = plan.sections[step.section]
-    c_outs = plan.c_out_blocks[step.block]
-    rounds = []
-    if plan.interleaved_y:
-        rounds.append(c_outs)
-    else:
-        for c_out in c_outs:
-            rounds.append((c_out,))
-    found = []
-    if plan.channels_first:
-        for together in rounds:
-            for block in section.blocks:
-                found.append((block, together))
-    else:
-        for block in section.blocks:
-            for together in rounds:
-                found.append((block, together))
-    return found
-
-
 def _compute(
     y_hbm: nl.NkiTensor,
     residual_hbm: nl.NkiTensor | None,
@@ -656,17 +636,17 @@ def _convolve(
     vector_sbs: list[tuple[nl.NkiTensor | None, nl.NkiTensor | None]] = []  # of each group
     if kept is not None:
         vector_sbs.append(kept["vectors"])
-    loads = _in_order(plan)
-    ends = _ends(plan)
+    loads = loads_in_order(plan)
+    ends = ends_of_steps(plan)
     issued = 0
     for at in range(plan.geometry.G * num):
         group = at // num
         step = plan.steps[at % num]
         section = plan.sections[step.section]
-        stores = _stores(step, plan)
+        stores = stores_of(step, plan)
         for i in range(len(stores)):
             block, together = stores[i]
-            upto = _ahead(ends, at, block, i, len(stores), residual_hbm is not None, plan)
+            upto = loads_before(ends, at, block, i, len(stores), residual_hbm is not None, plan)
             for of, i_load in loads[issued:upto]:
                 if i_load == 0:
                     _begin(x_sbs, w_sbs, w_hbm.dtype, kept, of, plan)
@@ -675,7 +655,7 @@ def _convolve(
                     _load(x_sbs[of], w_sbs[of], x_hbm, w_hbm, of, i_load, plan)
                 else:
                     packed_sbs.append(_complete(x_sbs[of], packed_sbs, of, plan))
-                soon = min(_BEFORE_VECTORS, len(of_step.loads) - 1)
+                soon = min(BEFORE_VECTORS, len(of_step.loads) - 1)
                 if kept is None and of % num == 0 and i_load == soon:
                     # behind what the first matmuls need, before the bulk
                     scale_sb = _load_vectors(scale_hbm, of // num, plan)
@@ -688,60 +668,6 @@ def _convolve(
                 y_hbm, residual_hbm, scale_sb, bias_sb, w_sbs[at], x_sbs[at], packed_sb, group,
                 section, block, together, plan,
             )  # fmt: skip
-
-
-def _in_order(plan: DirectPlan) -> list[tuple[int, int]]:
-    """Return the loads of all steps, with one more place for what a step does after its last."""
-    found = []
-    for at in range(plan.geometry.G * len(plan.steps)):
-        for i in range(len(plan.steps[at % len(plan.steps)].loads) + 1):
-            found.append((at, i))
-    return found
-
-
-def _ends(plan: DirectPlan) -> list[int]:
-    """Return where in `_in_order` each step ends."""
-    ends = []
-    end = 0
-    for at in range(plan.geometry.G * len(plan.steps)):
-        end = end + len(plan.steps[at % len(plan.steps)].loads) + 1
-        ends.append(end)
-    return ends
-
-
-def _ahead(
-    ends: list[int], at: int, block: Block, i: int, num_stores: int, has_residual: bool,
-    plan: DirectPlan,
-) -> int:  # fmt: skip
-    """Return how many places of `_in_order` come before store `i` of a step.
-
-    All of the next step; but a residual, which results wait for, is not to queue behind so much.
-    """
-    behind = ends[min(at + 1, len(ends) - 1)]
-    if not has_residual:
-        return behind
-    first = ends[at]
-    least = first
-    if at == 0:
-        step = plan.steps[0]
-        first = _needed(step, plan.sections[step.section].blocks[0], plan)
-        least = _needed(step, block, plan)
-    return min(behind, max(least, first + (behind - first) * 2 * (i + 1) // num_stores))
-
-
-def _needed(step: Step, block: Block, plan: DirectPlan) -> int:
-    """Return how many loads of a step a block waits for: all, or up to its last row."""
-    if not plan.trimmed or len(plan.packs) > 0:
-        return len(step.loads) + 1
-    rows = plan.geometry.rows
-    section = plan.sections[step.section]
-    end = section.rows.place(rows, block.rows.start + block.rows.size - 1, rows.taps - 1)
-    needed = min(_BEFORE_VECTORS + 1, len(step.loads))
-    for i in range(len(step.loads)):
-        load = step.loads[i]
-        if not load.is_x or section.runs[load.part.start].place <= end:
-            needed = max(needed, i + 1)
-    return needed
 
 
 def plans(problem: Problem) -> Iterator[Candidate]:
@@ -789,7 +715,7 @@ def _written_out(problem: Problem, pack_taps: bool) -> Candidate | None:
         problem.geometry, problem.epilogue, padding_mode=problem.padding_mode,
         pack_taps=pack_taps, fast=problem.precision == "fast",
     )  # fmt: skip
-    price = _price(plan)
+    price = price_of(plan)
     if price.static_instructions > _looped.MAX_INSTRUCTIONS:
         return None
     return Candidate(NAME, plan, price, _why(plan))
@@ -820,7 +746,7 @@ def _in_parts(problem: Problem, pack_taps: bool) -> Candidate:
     cut = _looped.cut_into_parts(
         problem,
         _looped.Loops(
-            make, _price, w_shape, least=_looped.least_matmuls, rows=True, groups=1,
+            make, price_of, w_shape, least=_looped.least_matmuls, rows=True, groups=1,
             channels=even_tiles(problem.geometry.C_out, nl.tile_size.pmax)[0].size,
         ),
     )  # fmt: skip
@@ -830,10 +756,10 @@ def _in_parts(problem: Problem, pack_taps: bool) -> Candidate:
     if problem.geometry.G == 1 and all(_keeps_weights(problem, plan) for plan in plans_):
         plan = plans_[0]
         kept = tuple(load for load in plan.steps[0].loads if not load.is_x)
-        before = Price(0, 0, 0, _weight_transfers(plan), static_instructions=len(kept))
+        before = Price(0, 0, 0, weight_transfers(plan), static_instructions=len(kept))
         pieces = [replace(piece, part=_without_weights(piece.part)) for piece in cut.pieces]
         cut = replace(
-            cut, pieces=tuple(pieces), prices=tuple(_price(piece.part) for piece in pieces)
+            cut, pieces=tuple(pieces), prices=tuple(price_of(piece.part) for piece in pieces)
         )
     why = f"{_why(plans_[-1])}; {cut.why}" + (", the weights loaded before" if kept else "")
     return Candidate(
@@ -857,20 +783,6 @@ def _without_weights(plan: DirectPlan) -> DirectPlan:
     return replace(plan, steps=(replace(first, loads_w=False, loads=loads), *plan.steps[1:]))
 
 
-def _weight_transfers(plan: DirectPlan) -> tuple[Transfers, ...]:
-    """Return what the weights of a group take to load."""
-    held = 2 if plan.fast else plan.geometry.itemsize
-    return tuple(
-        Transfers(
-            1,
-            plan.products[load.part.start].rows,
-            load.part.size * plan.c_out_blocks[0][load.i].size * held,
-        )
-        for load in plan.steps[0].loads
-        if not load.is_x
-    )
-
-
 def _why(plan: DirectPlan) -> str:
     parts = [f"a matmul per tap and tile, taps read in place; {plan.order}"]
     if plan.packs:
@@ -882,179 +794,6 @@ def _why(plan: DirectPlan) -> str:
     return ", ".join(parts)
 
 
-def _epilogue_instructions(plan: DirectPlan, tiles: int) -> int:
-    """Return the most instructions beside one per tile: PSUM emptied, vectors, borders."""
-    e = plan.epilogue
-    g = plan.geometry
-    num = 1 + (e.has_scale + e.has_bias) * g.G * sum(map(len, plan.c_out_blocks))
-    strips = sum(step.x_back == 0 for step in plan.steps) * g.G
-    if plan.packs:
-        blocks = sum(len(plan.sections[s.section].blocks) for s in plan.steps if s.x_back == 0)
-        num += 4 * g.G * blocks * len(plan.packs)
-    if not plan.trimmed:
-        columns = len(plan.cols.zeros) + len(plan.cols.border)
-        num += strips * len(plan.c_in_tiles) * (2 + columns)
-    elif full_tap(g.rows) < 0 or full_tap(g.cols) < 0:
-        num += tiles  # a product of zeros comes first, of which these are made
-    return num + tiles * (e.instructions - 1)
-
-
-def _price(plan: DirectPlan) -> Price:
-    """Return what a plan costs."""
-    g = plan.geometry
-    item = g.itemsize
-    held = 2 if plan.fast else item  # bytes of an element of x and w in SBUF
-    moved: Counter[tuple[int, int, bool, bool]] = Counter()  # descriptors, bytes, to HBM, on chip
-    stored: Counter[tuple[int, int]] = Counter()
-    copies = copied = 0  # of packs, by VectorE and ScalarE in turn
-    cleared = clearings = 0  # edges of them, by VectorE
-    width = plan.cols.inside.size
-    partitions, sources = plan.x_shape[0], len(plan.c_in_tiles)
-    for step in plan.steps:
-        section = plan.sections[step.section]
-        n = section.images.size
-        for load in step.loads:
-            if not load.is_x:
-                size = plan.c_out_blocks[step.block][load.i].size
-                rows = plan.products[load.part.start].rows
-                moved[rows, load.part.size * size * held, False, False] += g.G
-                continue
-            run = section.runs[load.part.start]
-            partitions = plan.c_in_tiles[load.i].size
-            if plan.interleaved_x:
-                moved[partitions * n, sources * run.size * width * item, False, False] += g.G
-            elif plan.trimmed and run.step == 1:
-                moved[partitions * n, run.size * width * item, False, False] += g.G
-            else:
-                moved[partitions * n * run.size, width * item, False, False] += g.G
-        if step.x_back == 0 and section.carry:
-            moved[partitions, section.carry * plan.cols.size * held, False, True] += g.G * sources
-        for block in section.blocks if step.x_back == 0 else ():
-            for group in plan.packs if block.cols.start == 0 else ():
-                if group.channels % _QUADRANT:
-                    runs = group.channels * n * block.rows.size
-                    moved[runs, g.cols.outputs * held, False, True] += g.G * len(group.taps)
-                else:
-                    copies += g.G * len(group.taps)
-                    copied += g.G * len(group.taps) * n * block.rows.size * g.cols.outputs
-                clearings += g.G * _EDGES
-                cleared += g.G * n * (g.cols.outputs + block.rows.size)
-        c_outs = plan.c_out_blocks[step.block]
-        for block in section.blocks:
-            run_bytes = block.rows.size * block.cols.size * item
-            if plan.interleaved_y:
-                runs = c_outs[0].size * block.images.size
-                stored[runs, len(c_outs) * run_bytes] += g.G
-            else:
-                for c_out in c_outs:
-                    stored[c_out.size * block.images.size, run_bytes] += g.G
-    y_elems = g.N * g.rows.outputs * g.cols.outputs * g.G
-    num_tiles = sum(len(c_outs) for c_outs in plan.c_out_blocks)
-    tiles = g.G * num_tiles * sum(len(b.tiles) for s in plan.sections for b in s.blocks)
-    by_scalar, by_vector = (0.5, 0.5) if plan.evict_on_both else (0.0, 1.0)
-    hw = hardware()
-    if plan.evict_on_both and hw.generation < 3:  # PSUM serves one of the two at a time
-        by_vector += by_scalar * hw.vector_ghz / hw.scalar_ghz
-    loads = [Transfers(n, *how) for how, n in moved.items()]
-    stores = [Transfers(n, *how, to_hbm=True) for how, n in stored.items()]
-    added = [replace(t, to_hbm=False) for t in stores] if plan.epilogue.has_residual else []
-    transfers = (*loads, *stores, *added)
-    # With one product a tile, TensorE and what empties PSUM take turns more than they overlap.
-    every_pixel = g.rows.taps * g.cols.taps * g.rows.stride * g.cols.stride == 1
-    alone = _SINGLE_PRODUCT_SHARE if every_pixel else 0.0
-    first_ns, last_ns = _ends_ns(plan)
-    emptied = by_vector * (y_elems * num_tiles + tiles * hw.engine_issue_cycles) / hw.vector_ghz
-    tile_ns = max(plan.tensor_cycles / hw.tensor_ghz, emptied) / tiles
-    mean_rows = sum(p.rows for p in plan.products) / len(plan.products)
-    return Price(
-        moving_columns=plan.moving_columns,
-        matmuls=plan.num_matmuls,
-        tensor_cycles=plan.tensor_cycles,
-        transfers=transfers,
-        scalar_elems=round(by_scalar * y_elems * num_tiles) + copied // 2,
-        scalar_instructions=round(by_scalar * tiles) + copies // 2,
-        vector_elems=round(by_vector * y_elems * num_tiles) + copied // 2 + cleared,
-        vector_instructions=round(by_vector * tiles) + copies // 2 + clearings,
-        first_ns=first_ns,
-        last_ns=last_ns,
-        built_ns=_moved_ns(plan, (*loads, *stores), first_ns, tile_ns),
-        static_instructions=plan.num_matmuls
-        + tiles
-        + copies
-        + sum(t.count for t in transfers)
-        + _epilogue_instructions(plan, tiles),
-        streamed_cycles=streamed_cycles(plan.moving_columns, held, mean_rows, hw),
-        lead_ns=alone * plan.tensor_cycles / hw.tensor_ghz,
-    )
-
-
-def _moved_ns(
-    plan: DirectPlan, transfers: tuple[Transfers, ...], first_ns: float, tile_ns: float
-) -> float:
-    """Return when the last matmul ends at the earliest, for the sake of loads and other stores.
-
-    `tile_ns` is the time of a PSUM tile; stores begin when those of the first block are done.
-    """
-    hw = hardware()
-    loads = sum(t.count * transfer_ns(t, hw) for t in transfers if not t.to_hbm and not t.on_chip)
-    loaded = hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns + loads
-    if len(plan.sections) * plan.geometry.G > 1:
-        loaded = 0.0  # the last section's work begins before all of it is loaded
-    num_stores = sum(t.count for t in transfers if t.to_hbm)
-    stored = sum(t.count * transfer_ns(t, hw) for t in transfers if t.to_hbm)
-    c_outs = len(plan.c_out_blocks[0]) if plan.interleaved_y else 1
-    first = c_outs * len(plan.sections[0].blocks[0].tiles) * tile_ns
-    return max(loaded, first_ns + first + stored * (1 - 1 / num_stores))
-
-
-def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
-    """Return how long the first matmul waits for its operands, and y's end for the last store."""
-    g, hw = plan.geometry, hardware()
-    held = 2 if plan.fast else g.itemsize
-    loads = []  # of x, then of weights
-    section, c_out = plan.sections[0], plan.c_out_blocks[0][0]
-    if section.runs:
-        runs = len(plan.c_in_tiles) if plan.interleaved_x else 1
-        run = section.runs[0]
-        rows, elems = run.size, runs * plan.cols.inside.size
-        if plan.trimmed and run.step == 1:
-            rows, elems = 1, elems * rows
-        channels = plan.c_in_tiles[0].size
-        x = Transfers(1, channels * section.images.size * rows, elems * g.itemsize)
-        loads.append((x, channels))
-    for piece in [load.part for load in plan.steps[0].loads if not load.is_x][:1]:
-        rows = plan.products[piece.start].rows
-        loads.append((Transfers(1, rows, piece.size * c_out.size * held), rows))
-    arrived = (
-        max(
-            i * hw.dma_static_issue_ns + alone_ns(load, partitions, hw)
-            for i, (load, partitions) in enumerate(loads)
-        )
-        if loads
-        else 0.0
-    )
-    arrived = max(arrived, hw.dma_fill_ns + sum(transfer_ns(load, hw) for load, _ in loads))
-    block = plan.sections[-1].blocks[-1]
-    c_outs = plan.c_out_blocks[-1]
-    tile = block.tiles[-1]
-    cycles = tile.images.size * tile.rows.size * tile.cols.size + hw.engine_issue_cycles
-    emptied = cycles / hw.vector_ghz + hw.vector_latency_ns
-    run_bytes = block.rows.size * block.cols.size * g.itemsize
-    channels = c_outs[-1].size
-    store = Transfers(
-        1,
-        channels * block.images.size,
-        run_bytes * (len(c_outs) if plan.interleaved_y else 1),
-        to_hbm=True,
-    )
-    stored = alone_ns(store, channels, hw)
-    around = hw.dma_static_start_ns + hw.dma_complete_ns
-    return (
-        around + arrived + hw.dependency_ns,
-        hw.tensor_latency_ns + 2 * hw.dependency_ns + emptied + around + stored,
-    )
-
-
 def pack(w: PackedWeights, plan: Any) -> Array:
     """Return the weights (G, rows, columns): tiles of output channels, products, channels.
 
@@ -1062,7 +801,7 @@ def pack(w: PackedWeights, plan: Any) -> Array:
     """
     if isinstance(plan, LoopedPlan):
         return pack(w, plan.pieces[0].part)  # the same for all parts
-    if isinstance(plan, conv2d_pooled.PooledPlan):
+    if isinstance(plan, PooledPlan):
         return conv2d_pooled.pack(w, plan)
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.pack(w, plan)
@@ -1102,12 +841,12 @@ def run(launch: Launch, operands: Operands, plan: Any) -> Any:
     if isinstance(plan, LoopedPlan):
         part = plan.pieces[0].part
         kernel = conv2d_direct_looped
-        if isinstance(part, conv2d_pooled.PooledPlan):
+        if isinstance(part, PooledPlan):
             kernel = conv2d_pooled.conv2d_pooled_looped
-        elif isinstance(part, conv2d_streamed.StreamedPlan):
+        elif isinstance(part, StreamedPlan):
             kernel = conv2d_streamed.conv2d_streamed_looped
         return launch(kernel, o.x, o.w, o.scale, o.bias, o.residual, plan)
-    if isinstance(plan, conv2d_pooled.PooledPlan):
+    if isinstance(plan, PooledPlan):
         return conv2d_pooled.run(launch, operands, plan)
     if not isinstance(plan, DirectPlan):
         return conv2d_streamed.run(launch, operands, plan)

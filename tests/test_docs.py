@@ -70,6 +70,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+def test_the_architecture_names_every_kernel_file() -> None:
+    named = set(
+        re.findall(r"`(?:kernels/)?(\w+\.py)`", (ROOT / "docs/architecture.md").read_text("utf-8"))
+    )
+    files = {path.name for path in (ROOT / "kernels").glob("*.py")} - {"__init__.py"}
+    assert files - named == set()
+    gone = {name for name in named if name.startswith("_") and name not in files}
+    assert gone == set()
+
+
 def test_there_are_code_blocks() -> None:
     assert len(blocks()) >= 3
 

@@ -15,8 +15,8 @@ from nkiconv.kernels._algorithm import Operands, Problem
 from nkiconv.kernels._direct_plan import DirectPlan, plan_direct
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.kernels._streamed_plan import StreamedPlan
 from nkiconv.kernels.conv2d_direct import pack, plans, run
-from nkiconv.kernels.conv2d_streamed import StreamedPlan
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.simulate import CapacityError, Profile, profile, simulate_kernel, use_dma, use_target
 

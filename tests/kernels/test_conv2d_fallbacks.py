@@ -10,7 +10,8 @@ import pytest
 from nkiconv.kernels import pack_weights
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
-from nkiconv.kernels.conv2d_streamed import StreamedPlan, conv2d_streamed, plan_streamed
+from nkiconv.kernels._streamed_plan import StreamedPlan, plan_streamed
+from nkiconv.kernels.conv2d_streamed import conv2d_streamed
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.simulate import profile, simulate_kernel
 

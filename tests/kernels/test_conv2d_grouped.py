@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nkiconv import reference
 from nkiconv.kernels import conv2d, conv2d_depthwise, conv2d_grouped
 from nkiconv.kernels._algorithm import Candidate, NotSuited, Operands, Problem
+from nkiconv.kernels._banded_plan import BandedPlan
 from nkiconv.kernels._blocks import Pool, PoolAxis
 from nkiconv.kernels._choice import choose
 from nkiconv.kernels._epilogue import Epilogue
@@ -166,7 +167,7 @@ def test_fast_rounds_operands_and_nothing_else(name: str, late: bool) -> None:
     )
 
 
-def banded_ways(plan: conv2d_depthwise.BandedPlan) -> set[str]:
+def banded_ways(plan: BandedPlan) -> set[str]:
     taken = {
         "tiles of channels": len(plan.channel_tiles) > 1,
         "sets that lack a block": any(
@@ -186,7 +187,7 @@ def test_every_way_of_a_plan_is_reached() -> None:
     ways: set[str] = set()
     for g in CASES.values():
         for candidate in candidates(g):
-            if isinstance(candidate.plan, conv2d_depthwise.BandedPlan):
+            if isinstance(candidate.plan, BandedPlan):
                 ways |= banded_ways(candidate.plan)
                 continue
             for section in candidate.plan.sections:

@@ -13,7 +13,8 @@ from nkiconv.kernels._algorithm import NotSuited, Problem
 from nkiconv.kernels._blocks import Pool, PoolAxis
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry
-from nkiconv.kernels.conv2d_pooled import PooledPlan, conv2d_pooled, plan_pooled, plans
+from nkiconv.kernels._pooled_plan import PooledPlan, plan_pooled
+from nkiconv.kernels.conv2d_pooled import conv2d_pooled, plans
 from nkiconv.reference import conv2d as conv2d_ref
 from nkiconv.simulate import ConstraintError, profile, use_dma, use_target
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._plan import Axis, Geometry, Tile, even_tiles, make_span, pixel_step, tiles
+from nkiconv.kernels._streamed_plan import StreamedPlan, plan_streamed
 from nkiconv.kernels.conv2d_naive import plan_naive
-from nkiconv.kernels.conv2d_streamed import StreamedPlan, plan_streamed
 from nkiconv.simulate import CapacityError, use_target
 
 # isort: split
