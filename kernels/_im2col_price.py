@@ -90,11 +90,16 @@ class Estimate:
         if self.g.N > 1:  # the second image's loads wait for its zeros
             x_start, start = x_start + self.way, start + self.way
         dma = loads + moves + stores
+        ends = self.way + hw.dma_complete_ns
+        if (
+            self.g.N > 1
+        ):  # the engines are not all at work before the first chunk and after the last
+            ends = start + end
         return (
             max(
                 start + max(compute, self.turns_ns(tensor)) + end,
                 x_start + copies + end,
-                dma + self.way + hw.dma_complete_ns,
+                dma + ends,
                 start + first + tail + stores + self.way,
             )
             + _BESIDE * dma
