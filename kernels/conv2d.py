@@ -331,6 +331,10 @@ def _check_geometry(
     mode = _arguments.padding_mode(_OP, padding_mode, (pads_h, pads_w), (H, W))
     OH = _arguments.output_size(_OP, "H", H, pads_h, KH, s_h, d_h)
     OW = _arguments.output_size(_OP, "W", W, pads_w, KW, s_w, d_w)
+    # a stride that leaves one output, or the dilation of one tap, may be of any size
+    H_padded, W_padded = H + sum(pads_h), W + sum(pads_w)
+    s_h, d_h = min(s_h, H_padded), min(d_h, H_padded)
+    s_w, d_w = min(s_w, W_padded), min(d_w, W_padded)
     geometry = Geometry(
         N=N,
         G=groups,
