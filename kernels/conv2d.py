@@ -329,6 +329,8 @@ def _check_geometry(
     d_h, d_w = _arguments.pair(_OP, "dilation", dilation, least=1)
     pads_h, pads_w = _arguments.padding(_OP, padding, (KH, KW), (s_h, s_w), (d_h, d_w))
     mode = _arguments.padding_mode(_OP, padding_mode, (pads_h, pads_w), (H, W))
+    if not any((*pads_h, *pads_w)):
+        mode = "zeros"  # all are the same, and no algorithm need have others
     OH = _arguments.output_size(_OP, "H", H, pads_h, KH, s_h, d_h)
     OW = _arguments.output_size(_OP, "W", W, pads_w, KW, s_w, d_w)
     # a stride that leaves one output, or the dilation of one tap, may be of any size

@@ -51,7 +51,15 @@ from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, P
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._matmul import multiply
-from nkiconv.kernels._matmul_plan import Cut, MatmulPlan, Product, arrange, cuts, make_plan
+from nkiconv.kernels._matmul_plan import (
+    Cut,
+    MatmulPlan,
+    Product,
+    arrange,
+    cuts,
+    make_plan,
+    num_instructions,
+)
 from nkiconv.kernels._weights import PackedWeights
 
 NAME = "pointwise"
@@ -143,9 +151,11 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         raise NotSuited(f"{product.K} input channels of the fewest pixels do not fit SBUF")
     best = found[0]
     if best.price.static_instructions <= _looped.MAX_INSTRUCTIONS:
-        why = f"a matmul over all pixels; {best.why}"
-        yield Candidate(NAME, make_plan(best, problem.epilogue), best.price, why)
-        return
+        plan = make_plan(best, problem.epilogue)
+        price = replace(best.price, static_instructions=num_instructions(plan))
+        if price.static_instructions <= _looped.MAX_INSTRUCTIONS:
+            yield Candidate(NAME, plan, price, f"a matmul over all pixels; {best.why}")
+            return
 
     def make(part: Problem, reserved_bytes: int) -> Cut:
         room = nl.tile_size.sbuf_fmax_bytes - reserved_bytes

@@ -182,7 +182,9 @@ def _pool(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, plan: PoolPlan) -> None:
         p = nl.ds(planes.start, planes.size)
         for strip in plan.strips:
             x_sb = nl.ndarray(
-                (planes.size, 1, strip.rows.size, strip.cols.size), dtype=x_hbm.dtype, buffer=nl.sbuf
+                (planes.size, 1, strip.rows.size, strip.cols.size),
+                dtype=x_hbm.dtype,
+                buffer=nl.sbuf,
             )
             nisa.dma_copy(
                 dst=x_sb,
