@@ -30,7 +30,7 @@ from nkiconv.kernels._arguments import (
 from nkiconv.kernels._choice import ALGORITHMS as _CHOICES
 from nkiconv.kernels._choice import choose, run
 from nkiconv.kernels._epilogue import Epilogue
-from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.kernels._plan import Geometry, make_axis
 from nkiconv.kernels._weights import PackedWeights, pack_weights
 from nkiconv.simulate import (
     ConstraintError,
@@ -333,17 +333,13 @@ def _check_geometry(
         mode = "zeros"  # all are the same, and no algorithm need have others
     OH = _arguments.output_size(_OP, "H", H, pads_h, KH, s_h, d_h)
     OW = _arguments.output_size(_OP, "W", W, pads_w, KW, s_w, d_w)
-    # a stride that leaves one output, or the dilation of one tap, may be of any size
-    H_padded, W_padded = H + sum(pads_h), W + sum(pads_w)
-    s_h, d_h = min(s_h, H_padded), min(d_h, H_padded)
-    s_w, d_w = min(s_w, W_padded), min(d_w, W_padded)
     geometry = Geometry(
         N=N,
         G=groups,
         C_in=C_in // groups,
         C_out=C_out // groups,
-        rows=Axis(H, KH, OH, s_h, d_h, pads_h[0]),
-        cols=Axis(W, KW, OW, s_w, d_w, pads_w[0]),
+        rows=make_axis(H, KH, OH, s_h, d_h, pads_h),
+        cols=make_axis(W, KW, OW, s_w, d_w, pads_w),
         itemsize=arrays.x.dtype.itemsize,
     )
     return geometry, mode

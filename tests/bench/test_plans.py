@@ -34,6 +34,12 @@ def test_layers_by_name_and_by_size() -> None:
     assert tiny.out == (4, 4)
 
 
+def test_a_stride_beyond_the_image_is_planned_as_one_that_ends_there() -> None:
+    layer = find_layer("3x3-s99999999999-p1-c4-k4-8x8")
+    problem = problem_of(layer, "bfloat16")
+    assert (problem.geometry.rows.outputs, problem.geometry.rows.stride) == (1, 10)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
