@@ -15,13 +15,16 @@ do not fit a tap its weights are zeros.  There are two ways to choose S and J, t
 
 * J = S, a divisor of T: no row is in SBUF twice; several places q hold a group's rows;
 * S = T, J = all rows of a group: one place, and the rows that groups share are copied.
+
+Images of few channels lie abreast: B of them are one image of B*C_in channels, to be convolved to
+B*C_out, which is how x and y lie in HBM.  Each image's weights meet zeros elsewhere.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, gcd
 from typing import NamedTuple
 
@@ -34,15 +37,17 @@ from nkiconv.simulate.hardware import hardware
 _CHUNK_BYTES = 256 * 1024  # of x and y: several are on their way at a time
 _PIECES = 3  # of a transfer of few partitions: each costs its issue
 _AHEAD = 2  # chunks, where an engine copies: a matmul waits for all that it copied until then
-_BUFFERS = 4  # of images, where they fit: small ones take less time than their transfers
+IMAGE_BUFFERS = 8  # of images, where they fit: small ones take less time than their transfers
 _SHORT_BYTES = 400  # runs to HBM that are better put together: they cost as 512 bytes do
 _HOST_ZEROS = 0.015  # of all bytes: zeros that may be read from HBM for a shorter start
 _REREAD = 0.048  # the same for whatever is read more than once
+_AGAIN = 0.04  # of a batch: images that may be convolved twice, where B does not divide it
+_WAYS = 3  # to put images abreast: each has packings of its own
 
 
 @dataclass(frozen=True)
 class Packing(nl.NKIObject):
-    """P, S, J, G, Q, U of the module's docstring, and the places `row_step` between groups."""
+    """P, S, J, G, Q, U, B of the module's docstring; and the places `row_step` between groups."""
 
     P: int
     S: int
@@ -51,6 +56,7 @@ class Packing(nl.NKIObject):
     Q: int
     U: int
     row_step: int
+    B: int = 1
 
     @property
     def extra(self) -> int:
@@ -131,7 +137,10 @@ class OutTile(nl.NKIObject):
 
 @dataclass(frozen=True)
 class Fill(nl.NKIObject):
-    """A transfer of weights: `taps` rows of taps to entries `entry`, ... of some partitions."""
+    """A transfer of weights: `taps` rows of taps to entries `entry`, ... of some partitions.
+
+    It ends at one of the images abreast, `image`.
+    """
 
     partition: int
     partitions: int
@@ -142,6 +151,7 @@ class Fill(nl.NKIObject):
     taps: int
     shift: int
     shifts: int
+    image: int
     by_engine: bool
 
 
@@ -149,12 +159,15 @@ class Fill(nl.NKIObject):
 class Im2colPlan(nl.NKIObject):
     """Everything that the kernel does, decided beforehand.
 
-    `images` has each image's strips; the first image begins with little and the last one ends so.
-    Of the first `direct` places of each buffer all phases of `shifts` shifts come from HBM, and not
-    from other partitions.  `ahead` chunks are loaded before one is computed.  With `joined` the
-    rows p lie one after another in a partition of SBUF before they are stored.  `weights` is
-    "zeros" (HBM has them with their zeros), "rows" (a transfer from HBM for each row p and shift)
-    or "phases" (one, and `fills` on the chip).  With `fast`, x and w are bfloat16 in SBUF.
+    `geometry` has images that lie abreast as one.  `images` has each image's strips; the first
+    image begins with little and the last one ends so.  Of the first `direct` places of each buffer
+    all phases of `shifts` shifts come from HBM, and not from other partitions.  `ahead` chunks are
+    loaded before one is computed.  With `cleared` the zeros around images are in all buffers before
+    a second image is loaded, so that no engine has them behind copies that wait for loads; copies
+    by transfers are better off with fewer loads at once.  With `joined` the rows p lie one after
+    another in a partition of SBUF before they are stored.  `weights` is "zeros" (HBM has them with
+    their zeros), "rows" (a transfer from HBM for each row p and shift) or "phases" (one, and
+    `fills` on the chip).  With `fast`, x and w are bfloat16 in SBUF.
     """
 
     geometry: Geometry
@@ -178,6 +191,7 @@ class Im2colPlan(nl.NKIObject):
     fills: tuple[Fill, ...]
     buffers: int
     ahead: int
+    cleared: bool
     joined: bool
     on_both: bool
     fast: bool
@@ -187,8 +201,32 @@ class Im2colPlan(nl.NKIObject):
     sbuf_bytes: int
 
 
+def abreast(g: Geometry, B: int) -> Geometry:
+    """Return the convolution with B images as one; the last ones may be among those before too."""
+    if B == 1:
+        return g
+    return replace(g, N=ceil_div(g.N, B), C_in=B * g.C_in, C_out=B * g.C_out)
+
+
+def _abreast(g: Geometry) -> Iterator[int]:
+    """Yield how many images may lie abreast."""
+    B = min(g.N, nl.tile_size.pmax // max(g.C_in, g.C_out)) if g.N > 1 else 1
+    for _ in range(_WAYS):
+        while B > 1 and ceil_div(g.N, B) * B - g.N > _AGAIN * g.N:
+            B -= 1
+        if B > 1:
+            yield B
+        B //= 2
+    yield 1
+
+
 def packings(g: Geometry) -> Iterator[Packing]:
     """Yield the packings that fit the partitions."""
+    for B in _abreast(g):
+        yield from _packings(abreast(g, B), B)
+
+
+def _packings(g: Geometry, B: int) -> Iterator[Packing]:
     pmax = nl.tile_size.pmax
     channels = min(g.C_in, pmax)
     rows, cols = g.rows, g.cols
@@ -199,7 +237,7 @@ def packings(g: Geometry) -> Iterator[Packing]:
     if hw.throttle_slowdown > 1:
         wanted = ceil(1.03 * hw.throttle_busy_share * hw.throttle_slowdown * pmax)
     for P in sorted({1, 2, 4, 8, 16, together}):
-        if max(P, 1) > rows.outputs or ceil_div(P, together) > 8:
+        if max(P, 1) > rows.outputs or ceil_div(P, together) > (8 if B == 1 else 1):
             continue
         T, R = P * rows.stride, (P - 1) * rows.stride + reach
         phases = [(S, S) for S in range(1, T + 1) if T % S == 0]
@@ -214,10 +252,10 @@ def packings(g: Geometry) -> Iterator[Packing]:
                 if ceil_div(cols.taps, G) != U or G * J * channels > pmax:
                     continue
                 if G == 1 or g.C_in <= pmax:
-                    yield Packing(P, S, J, G, Q, U, T // S)
+                    yield Packing(P, S, J, G, Q, U, T // S, B)
                     more = ceil_div(wanted, G * channels)  # phases without taps feed the clock
                     if more > J and Q == 1 and S == T and G * more * channels <= pmax:
-                        yield Packing(P, S, more, G, Q, U, T // S)
+                        yield Packing(P, S, more, G, Q, U, T // S, B)
 
 
 def out_tiles(g: Geometry, k: Packing) -> tuple[OutTile, ...]:
@@ -278,7 +316,7 @@ def sizes(g: Geometry, k: Packing) -> Sizes:
     x_group = k.row_step * k.S * g.C_in * x_width
     y_group = k.P * g.C_out * cols.outputs
     chunk = each * max(1, round(_CHUNK_BYTES / (each * (x_group + y_group) * g.itemsize)))
-    chunk = min(chunk, each * ceil_div(num_groups, 4 * each))
+    chunk = min(chunk, each * ceil_div(max(1, min(4, g.N // 4)) * num_groups, 4 * each))
     chunk = min(chunk, max(each, 8 * ceil_div(bank, cols.outputs)))  # y in SBUF: not too much
     head = min(ceil_div(each, 2), num_groups)
     return Sizes(width, x_width, entries, step, columns, each, num_groups, chunk, head)
@@ -309,6 +347,8 @@ def make_plan(
 
     `part_of` is the convolution of which this is a part: weights lie in HBM in one way for all.
     """
+    num_images, is_part = g.N, part_of is not None and part_of != g
+    g, part_of = abreast(g, k.B), abreast(part_of or g, k.B)
     rows, cols, item = g.rows, g.cols, g.itemsize
     held = 2 if fast else item
     s = sizes(g, k)
@@ -318,17 +358,17 @@ def make_plan(
     c_in_tiles = even_tiles(g.C_in, nl.tile_size.pmax)
     col_tiles = even_tiles(cols.outputs, nl.tile_size.psum_bank_fmax)
     kept = len(c_in_tiles) * s.entries * k.U * g.C_out * held
-    weights, w_bytes, spare_bytes = weights_way(part_of or g, k, s.entries, held)
-    if part_of is not None and part_of != g:
+    weights, w_bytes, spare_bytes = weights_way(part_of, k, s.entries, held)
+    if is_part:
         spare_bytes = 0  # parts read halos twice
     if weights == "phases":
-        kept += len(c_in_tiles) * rows.taps * cols.taps * g.C_out * held
+        kept += len(c_in_tiles) * rows.taps * cols.taps * g.C_out // k.B * held
     joined = joins(g, k)
     y_rows = k.P if joined else len(outs)
     y_bytes = (3 if epilogue.has_residual else 2) * y_rows * s.chunk * cols.outputs * item
     beside = kept + y_bytes + epilogue.scratch_bytes + 8 * len(outs) + 64
     left = nl.tile_size.sbuf_fmax_bytes - beside
-    size, buffers = s.num_groups, min(g.N, _BUFFERS)
+    size, buffers = s.num_groups, min(g.N, IMAGE_BUFFERS)
     lines = len(c_in_tiles) * s.width * held
     while buffers > 2 and buffers * lines * _places(k, size) > left // 4:
         buffers -= 1
@@ -342,13 +382,13 @@ def make_plan(
     strips = _Strips(g, k, s, size, spare_bytes)
     images = strips.images()
     chunks = Counter(c for image in images for strip in image for c in strip.chunks)
-    by_engine = any(move.by_engine for c in chunks for move in c.moves)
+    moves = {move.by_engine for c in chunks for move in c.moves}
     y_elems = g.N * g.C_out * rows.outputs * cols.outputs
     places = _places(k, min(size, s.num_groups))
     return Im2colPlan(
         geometry=g,
         epilogue=epilogue,
-        y_shape=(g.N, g.C_out, rows.outputs, cols.outputs),
+        y_shape=(num_images, g.C_out // k.B, rows.outputs, cols.outputs),
         packing=k,
         c_in_tiles=c_in_tiles,
         c_out_tiles=even_tiles(g.C_out, nl.tile_size.pmax),
@@ -366,7 +406,8 @@ def make_plan(
         weights=weights,
         fills=_fills(g, k, weights, s.step, s.entries),
         buffers=buffers,
-        ahead=_AHEAD if by_engine else max(len(strip.starts) for strip in images[0]),
+        ahead=_AHEAD if True in moves else max(len(strip.starts) for strip in images[0]),
+        cleared=False not in moves and len(images[0]) == 1 and g.N > IMAGE_BUFFERS,
         joined=joined,
         on_both=on_both,
         fast=fast,
@@ -382,6 +423,7 @@ def make_plan(
 
 def least_matmuls(g: Geometry, k: Packing) -> int:
     """Return how many matmuls a plan has at least."""
+    g = abreast(g, k.B)
     columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
     return columns // nl.tile_size.psum_bank_fmax
 
@@ -412,7 +454,7 @@ def weights_way(g: Geometry, k: Packing, entries: int, held: int) -> tuple[str, 
 
     The rest is what may be read twice of x.
     """
-    compact = g.C_in * g.rows.taps * g.cols.taps * g.C_out * held
+    compact = g.C_in * g.rows.taps * g.cols.taps * g.C_out * held // k.B**2
     zeros = k.G * k.J * g.C_in * entries * k.U * g.C_out * held
     y = g.N * g.C_out * g.rows.outputs * g.cols.outputs * g.itemsize
     total = compact + y + g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize
@@ -420,7 +462,7 @@ def weights_way(g: Geometry, k: Packing, entries: int, held: int) -> tuple[str, 
     if zeros - compact <= _HOST_ZEROS * total:
         return "zeros", zeros, spare - max(0, zeros - compact)
     rows = k.P * g.C_in * g.rows.taps * k.G * k.U * g.C_out * held
-    if k.Q == 1 and g.rows.dilation == 1 and rows - compact <= spare:
+    if k.Q == 1 and g.rows.dilation == 1 and k.B == 1 and rows - compact <= spare:
         return "rows", rows, spare - (rows - compact)
     return "phases", compact, 0  # by way of a transfer on the chip, as shifts are
 
@@ -428,12 +470,13 @@ def weights_way(g: Geometry, k: Packing, entries: int, held: int) -> tuple[str, 
 def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tuple[Fill, ...]:
     rows, cols = g.rows, g.cols
     channels = min(g.C_in, nl.tile_size.pmax)
+    own = channels // k.B  # of an image
     fills = []
     if weights == "rows":
         for p in range(k.P):  # in the order in which results need them
             for shift in range(k.G):
                 first = (shift * k.J + p * rows.stride) * channels
-                fills.append(Fill(first, rows.taps * channels, p, 1, 0, 1, 1, shift, k.U, False))
+                fills.append(Fill(first, rows.taps * channels, p, 1, 0, 1, 1, shift, k.U, 0, False))
     if weights == "phases":
         for shift in range(k.G):
             for j in range(k.J):
@@ -447,11 +490,12 @@ def _fills(g: Geometry, k: Packing, weights: str, step: int, entries: int) -> tu
                     z_step = hits[1][0] - hits[0][0] if len(hits) > 1 else 1
                     tap_step = hits[1][1] - hits[0][1] if len(hits) > 1 else 1
                     shifts = len(range(shift, cols.taps, k.G))
-                    fills.append(
-                        Fill((shift * k.J + j) * channels, channels, hits[0][0], z_step,
-                             hits[0][1], tap_step, len(hits), shift, shifts,
-                             engine_starts((shift * k.J + j) * channels, channels))
-                    )  # fmt: skip
+                    for b in range(k.B):
+                        first = (shift * k.J + j) * channels + b * own
+                        fills.append(
+                            Fill(first, own, hits[0][0], z_step, hits[0][1], tap_step, len(hits),
+                                 shift, shifts, b, engine_starts(first, own))
+                        )  # fmt: skip
     return tuple(fills)
 
 
@@ -573,10 +617,13 @@ class _Strips:
         return tuple(loads), zero, shifts * k.J if shifts > 1 else slots
 
     def _cut(self, start: int, size: int, partitions: int) -> tuple[Tile, ...]:
-        """Cut a load of rows into pieces, unless their issue takes longer than their bytes."""
+        """Cut a load of rows into pieces, unless their issue takes longer than their bytes.
+
+        Of many images only the first are waited for.
+        """
         run_ns = self.row_bytes / self.hw.dma_bytes_per_ns + self.hw.dma_descriptor_ns
         alone_ns = size * run_ns * min(partitions, self.hw.dma_engine_partitions)
-        if alone_ns < 3 * self.hw.dma_static_issue_ns:
+        if self.g.N > IMAGE_BUFFERS or alone_ns < 3 * self.hw.dma_static_issue_ns:
             return tiles(size, max(1, size), start)
         return _pieces(start, size, partitions, 4)
 

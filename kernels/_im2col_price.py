@@ -15,8 +15,10 @@ from dataclasses import replace
 from math import gcd
 
 from nkiconv.kernels._im2col_plan import (
+    IMAGE_BUFFERS,
     Im2colPlan,
     Packing,
+    abreast,
     direct_shifts,
     engine_starts,
     joins,
@@ -31,7 +33,7 @@ from nkiconv.simulate.hardware import Hardware
 
 _BESIDE = 0.1  # of the DMA engines' time: whatever waits for a transfer waits for others too
 _ESTIMATED = 32  # packings, by their first looks
-_FEWEST = 4  # channels of which engines can copy phases, which begin at partition 32 or 64
+_STARTS = 32  # partitions: engines can copy what begins at a multiple
 _FED = 0.99  # of the columns of a matmul, for gaps between results
 
 
@@ -39,7 +41,7 @@ class Estimate:
     """Nanoseconds of a packing; `held` is the bytes of an element of x and w in SBUF."""
 
     def __init__(self, g: Geometry, k: Packing, hw: Hardware, held: int) -> None:
-        self.g, self.k, self.hw, self.held = g, k, hw, held
+        self.g, self.k, self.hw, self.held = g, k, hw, held  # g with images abreast as one
         self.sizes = s = sizes(g, k)
         self.channels = min(g.C_in, hw.partitions)
         self.joined = joins(g, k)
@@ -50,10 +52,14 @@ class Estimate:
         self.evictions = self.outs * (self.p_rows if self.joined else 1)  # of a tile
         rest = 2 if s.num_groups > s.head else 0  # the first chunk and the last one are small
         self.num_chunks = g.N * ceil_div(s.num_groups, s.chunk) + rest
+        # transfers of y: a last group without all its rows has one of its own
+        short = g.N * self.outs if g.rows.outputs % k.P else 0
+        self.num_stores = self.num_chunks * (1 if self.joined else self.outs)
+        self.num_stores += 0 if self.joined else short
         self.copied = k.G * k.J > k.S
         self.num_moves = k.G * (k.extra + 1) - 1 if self.copied else 0
         self.by_engine = 0  # of the moves
-        if self.channels >= _FEWEST and self.copied:
+        if self.copied and k.G * k.J * self.channels > _STARTS:
             self.by_engine = sum(
                 engine_starts(first * self.channels, min(k.S, k.J - level * k.S) * self.channels)
                 for level in range(k.extra + 1)
@@ -78,14 +84,16 @@ class Estimate:
         per_tile = (tile + hw.engine_issue_cycles) * self.evictions / self.evict_ghz
         emptying = per_tile * self.num_tiles
         tail = (s.head * s.columns + hw.engine_issue_cycles) * self.evictions / self.evict_ghz
-        compute = max(tensor + tail, emptying + first, self.rings_ns(), self.copies_ns())
-        start, end = self.start_ns(compute), self.end_ns()
+        compute = max(tensor + tail, emptying + first, self.rings_ns())
+        copies = self.copies_ns()
+        (x_start, start), end = self.start_ns(max(compute, copies)), self.end_ns()
         if self.g.N > 1:  # the second image's loads wait for its zeros
-            start += self.way
+            x_start, start = x_start + self.way, start + self.way
         dma = loads + moves + stores
         return (
             max(
-                start + compute + end,
+                start + max(compute, self.turns_ns(tensor)) + end,
+                x_start + copies + end,
                 dma + self.way + hw.dma_complete_ns,
                 start + first + tail + stores + self.way,
             )
@@ -129,7 +137,7 @@ class Estimate:
         apart = not self.joined and k.P > 1
         runs = rows if apart else self.num_chunks * self.outs * g.C_out
         run_bytes = line if apart else max(1, rows * line // runs)
-        stores = self.num_chunks * (1 if self.joined else self.outs) * hw.dma_transfer_ns
+        stores = self.num_stores * hw.dma_transfer_ns
         stores += runs * self._run_ns(max(run_bytes, hw.dma_hbm_write_bytes)) / hw.dma_engines
         return loads, moves, stores
 
@@ -146,11 +154,22 @@ class Estimate:
 
     def rings_ns(self) -> float:
         """Return the longest time that a ring issues transfers."""
-        stores = 1 if self.joined else self.outs
-        return self.num_chunks * max(2, self.num_moves, stores) * self.issue
+        return max(self.num_chunks * max(2, self.num_moves), self.num_stores) * self.issue
 
-    def start_ns(self, compute: float) -> float:
-        """Return when the first matmul could begin so as not to wait for anything later."""
+    def turns_ns(self, tensor: float) -> float:
+        """Return how long images take that wait for a buffer of x each."""
+        N = self.g.N
+        if N <= IMAGE_BUFFERS:
+            return 0.0
+        places = self.sizes.num_groups * self.k.row_step
+        each = self.way + self._alone_ns(self.k.S, places, self.row_ns)
+        return N / IMAGE_BUFFERS * (each + self._moves_ns(places) + tensor / N)
+
+    def start_ns(self, compute: float) -> tuple[float, float]:
+        """Return when the first matmul could begin so as not to wait for anything later.
+
+        Once for what x needs, and once with the weights.
+        """
         g, k, s = self.g, self.k, self.sizes
         need = (s.head - 1) * k.row_step + k.Q
         parts = 2 if g.rows.pad > 0 and k.S > 1 else 1  # phases with and without a row of zeros
@@ -165,14 +184,15 @@ class Estimate:
             x_ns = loads * self.issue + self.way
             x_ns += self._alone_ns(k.S, need + k.extra, self.row_ns)
             x_ns += self._moves_ns(need)
-        start = max(x_ns, self.weights_ns(loads))
+        weights_ns = self.weights_ns(loads)
         size = min(s.each, s.num_groups - s.head)  # of the second chunk
         if self.copied and size > 0:
             second = (loads + 1) * self.issue + self.way
             second += self._alone_ns(k.S, size * k.row_step, self.row_ns)
             second += self._moves_ns(size * k.row_step)
-            start = max(start, second - s.head / s.num_groups / g.N * compute)
-        return start
+            x_ns = max(x_ns, second - s.head / s.num_groups / g.N * compute)
+        start = max(x_ns, weights_ns)
+        return start if self.weights == "rows" else x_ns, start  # rows' loads are before images'
 
     def weights_ns(self, loads: int) -> float:
         """Return when the weights are in their places, with so many transfers issued before."""
@@ -185,13 +205,14 @@ class Estimate:
             fills = self.p_rows * k.G
             line = self._alone_ns(g.rows.taps, 1, self._run_ns(C_out))
             return (loads + 1 + fills) * self.issue + self.way + line
-        taps = self._run_ns(g.rows.taps * g.cols.taps * g.C_out * self.held)
+        taps = self._run_ns(g.rows.taps * g.cols.taps * g.C_out // k.B * self.held)
         time_ns = self.issue + self.way + self._alone_ns(1, 1, taps)
         tiles = ceil_div(g.C_in, hw.partitions)
-        fills = k.G * k.J * tiles
-        start = next(n for n in (32, 64, 128) if self.channels <= n)  # where engines can begin
-        copies = tiles * ceil_div(k.G * k.J, start // gcd(start, self.channels))
-        elems = copies * g.rows.taps * k.U * g.C_out * self.held / 4  # 2 bytes: in a fast mode
+        fills = k.G * k.J * k.B * tiles
+        channels = self.channels // k.B
+        start = next(n for n in (32, 64, 128) if channels <= n)  # where engines can begin
+        copies = tiles * ceil_div(k.G * k.J * k.B, start // gcd(start, channels))
+        elems = copies * g.rows.taps * k.U * g.C_out // k.B * self.held / 4  # 2 bytes: a fast mode
         time_ns += (copies * hw.engine_issue_cycles + elems) / hw.vector_ghz
         if fills > copies:
             return time_ns + (fills - copies) * self.issue + self.way
@@ -241,12 +262,13 @@ def ranked(g: Geometry, hw: Hardware, held: int) -> Iterator[Packing]:
     """Yield packings, the quickest first; those that look slow at once come last as they are."""
     order = sorted(packings(g), key=lambda k: _screen_ns(g, k, hw, held))
     likely = order[:_ESTIMATED]
-    yield from sorted(likely, key=lambda k: Estimate(g, k, hw, held).total_ns())
+    yield from sorted(likely, key=lambda k: Estimate(abreast(g, k.B), k, hw, held).total_ns())
     yield from order[_ESTIMATED:]
 
 
 def _screen_ns(g: Geometry, k: Packing, hw: Hardware, held: int) -> float:
     """Return a packing's time by TensorE, by copies on the chip, and by what is issued for it."""
+    g = abreast(g, k.B)
     columns = g.N * ceil_div(g.rows.outputs, k.P) * g.cols.outputs * num_passes(g, k)
     time_ns = matmul_cycles(columns, held, hw) / hw.tensor_ghz
     rows = k.G * k.J * min(g.C_in, hw.partitions)
@@ -282,7 +304,7 @@ def price(plan: Im2colPlan, hw: Hardware) -> Price:
     line = plan.rows * plan.entries * k.U * g.C_out * held
     moved[plan.rows, max(1, line // plan.rows), False, False] += len(plan.c_in_tiles)
     if plan.fills:
-        moved[plan.fills[0].partitions, k.U * g.C_out * held, False, True] += len(plan.fills)
+        moved[plan.fills[0].partitions, k.U * g.C_out // k.B * held, False, True] += len(plan.fills)
     transfers = tuple(Transfers(n, *how) for how, n in moved.items())
     out = plan.out_tiles[0]
     tiles *= len(plan.col_tiles) * len(plan.out_tiles)

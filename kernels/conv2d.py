@@ -135,6 +135,15 @@ def conv2d(
         gradient or is not on the CPU.
     CapacityError
         "naive" alone: an image plane larger than SBUF.
+
+    Notes
+    -----
+    A NaN or infinite pixel makes NaN of each result whose taps reach it, but for infinite sums.
+    "direct" leaves the others alone. The other algorithms also multiply pixels by zeros, which are
+    other results' share of an operand, and NaN times zero is NaN: it reaches other rows and columns
+    by "im2col" and "pointwise", images too by "im2col" where small ones of a batch lie abreast,
+    channels and images by "depthwise" and "grouped", and by "patches" on trn1, where TensorE
+    transposes by multiplying, other patches of other images.
     """
     _check_names(layout, precision, algorithm, target)
     activation_name, slope = _arguments.activation(_OP, activation)

@@ -6,10 +6,14 @@ y[n, co, i*P + p, ow] = act(scale[co]*acc + bias[co] + residual), acc = sum over
 with kh*d = q*S + j - p*s, and zero where no tap fits (_im2col_plan.py has the letters).  For few
 channels: a matmul has G*J*C_in rows and P*C_out columns of weights, up to 128 of each.
 
+Where a batch has few channels, B images lie abreast: x and y lie in HBM as if they were one image,
+of B*C_in channels and B*C_out, whose weights are zero between different images.  Transfers and
+evictions then have B times the partitions.  All but the weights is as for one image.
+
 Shapes
 ------
 x_hbm         (N, C_in, H, W)     f32 f16 bf16  HBM
-w_hbm         "zeros":  (tiles of C_in, rows, entries, U*C_out)   "rows": (G, KH*C_in, U*C_out)
+w_hbm         "zeros":  (tiles of C_in, rows, entries, U, C_out)  "rows": (G, KH*C_in, U, C_out)
               "phases": (C_in, KH, KW, C_out), the last tap's row first;  as x, or bf16
 scale_hbm     (C_out, 1)          f32           HBM, or None
 bias_hbm      (C_out, 1)          f32           HBM, or None
@@ -92,11 +96,11 @@ _PLANS = 2  # made in full: the first by a quick estimate
 
 
 def _make_weights(dtype: Any, plan: Im2colPlan) -> list[nl.NkiTensor]:
-    """w_sb (rows, entries, U*C_out) of each tile of C_in, zero unless HBM has the zeros."""
+    """w_sb (rows, entries, U, C_out) of each tile of C_in, zero unless HBM has the zeros."""
     k = plan.packing
     w_sbs = []
     for c_in in plan.c_in_tiles:
-        shape = (k.G * k.J * c_in.size, plan.entries, k.U * plan.geometry.C_out)
+        shape = (k.G * k.J * c_in.size, plan.entries, k.U, plan.geometry.C_out)
         w_sb = nl.ndarray(shape, dtype=dtype, buffer=nl.sbuf)
         if plan.weights != "zeros":
             nisa.memset(dst=w_sb, value=0.0)
@@ -107,13 +111,15 @@ def _make_weights(dtype: Any, plan: Im2colPlan) -> list[nl.NkiTensor]:
 def _load_taps(w_hbm: nl.NkiTensor, plan: Im2colPlan) -> list[nl.NkiTensor]:
     """taps_sb (ci, KH, KW, C_out) of each tile of C_in, from which "phases" are filled."""
     g = plan.geometry
+    B = plan.packing.B
     taps_sbs = []
     if plan.weights == "phases":
         for c_in in plan.c_in_tiles:
-            shape = (c_in.size, g.rows.taps, g.cols.taps, g.C_out)
+            size = c_in.size // B
+            shape = (size, g.rows.taps, g.cols.taps, g.C_out // B)
             taps_sb = nl.ndarray(shape, dtype=w_hbm.dtype, buffer=nl.sbuf)
             nisa.dma_copy(
-                dst=taps_sb, src=w_hbm[nl.ds(c_in.start, c_in.size)], dge_mode=nisa.dge_mode.none
+                dst=taps_sb, src=w_hbm[nl.ds(c_in.start, size)], dge_mode=nisa.dge_mode.none
             )
             taps_sbs.append(taps_sb)
     return taps_sbs
@@ -137,18 +143,18 @@ def _load_rows(
         for fill in plan.fills:
             if rows.start <= fill.entry and fill.entry < rows.start + rows.size:
                 nisa.dma_copy(
-                    dst=w_sbs[0][nl.ds(fill.partition, fill.partitions), fill.entry, :],
+                    dst=w_sbs[0][nl.ds(fill.partition, fill.partitions), fill.entry, :, :],
                     src=w_hbm[fill.shift],
                     dge_mode=nisa.dge_mode.none,
                 )
 
 
 def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: Im2colPlan) -> None:
-    """w_sb[g j ci, z, u co] = the tap that phase j finds at entry z."""
-    C_out = plan.geometry.C_out
+    """w_sb[g j ci, z, u, co] = the tap that phase j finds at entry z, for each image abreast."""
+    C_out = plan.geometry.C_out // plan.packing.B
     G = plan.packing.G
     for i in range(len(taps_sbs)):
-        size = plan.c_in_tiles[i].size
+        size = plan.c_in_tiles[i].size // plan.packing.B
         for fill in plan.fills:
             entry_end = fill.entry + (fill.taps - 1) * fill.entry_step + 1
             tap_end = fill.tap + (fill.taps - 1) * fill.tap_step + 1
@@ -156,7 +162,8 @@ def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: 
             dst = w_sbs[i][
                 nl.ds(fill.partition, size),
                 fill.entry : entry_end : fill.entry_step,
-                0 : fill.shifts * C_out,
+                0 : fill.shifts,
+                nl.ds(fill.image * C_out, C_out),
             ]
             src = taps_sbs[i][:, fill.tap : tap_end : fill.tap_step, fill.shift : shift_end : G, :]
             if fill.by_engine:
@@ -166,11 +173,12 @@ def _fill_phases(w_sbs: list[nl.NkiTensor], taps_sbs: list[nl.NkiTensor], plan: 
 
 
 def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.NkiTensor | None]:
-    """vector_sb (p co, 1) of each tile of results, or None.
+    """vector_sb (p co, 1) of each tile of results, or None; images abreast have the same.
 
     Single elements load slowly: tiles of the same channels share theirs.
     """
     num = len(plan.c_out_tiles)
+    B = plan.packing.B
     rows = plan.out_tiles[0].rows.size  # as many as others have, or more
     loaded: list[nl.NkiTensor | None] = []
     for co in plan.c_out_tiles:
@@ -179,7 +187,7 @@ def _load_vectors(vector_hbm: nl.NkiTensor | None, plan: Im2colPlan) -> list[nl.
             vector_sb = nl.ndarray((rows * co.size, 1), dtype=nl.float32, buffer=nl.sbuf)
             nisa.dma_copy(
                 dst=vector_sb,
-                src=vector_hbm.ap([[0, rows], [1, co.size], [1, 1]], offset=co.start),
+                src=vector_hbm.ap([[0, rows * B], [1, co.size // B], [1, 1]], offset=co.start),
                 dge_mode=nisa.dge_mode.none,
             )
         loaded.append(vector_sb)
@@ -231,21 +239,32 @@ def _clear_columns(x_sb: nl.NkiTensor, left: int, right: int) -> None:
         nisa.memset(dst=x_sb[:, :, right:width], value=0.0, engine=nisa.engine.vector)
 
 
+def _clear_rows(x_sbs: list[nl.NkiTensor], strip: Strip, i_chunk: int, plan: Im2colPlan) -> None:
+    """Zeros above and below the image, in what a strip's chunk loads."""
+    chunk = strip.chunks[i_chunk]
+    start = strip.starts[i_chunk] * plan.packing.row_step + chunk.zero_places.start
+    if chunk.zero_slots > 0:
+        for i in range(len(plan.c_in_tiles)):
+            slots = chunk.zero_slots * plan.c_in_tiles[i].size
+            nisa.memset(
+                dst=x_sbs[i][0:slots, nl.ds(start, chunk.zero_places.size), :],
+                value=0.0,
+                engine=nisa.engine.gpsimd,
+            )
+
+
 def _load_chunk(
     x_sbs: list[nl.NkiTensor],
     x_hbm: Reached,
     n: int,
     strip: Strip,
     i_chunk: int,
-    is_new: bool,
     plan: Im2colPlan,
 ) -> None:
-    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts.
-
-    Where x_sbs are not new, an image of which they held all rows has left its zeros around.
-    """
+    """Bring the rows of x of a strip's chunk, then copy them for other phases and shifts."""
     g = plan.geometry
     k = plan.packing
+    C_in = g.C_in // k.B
     H = x_hbm.rows
     W = g.cols.size
     chunk = strip.chunks[i_chunk]
@@ -255,17 +274,10 @@ def _load_chunk(
     for i in range(len(plan.c_in_tiles)):
         c_in = plan.c_in_tiles[i]
         x_sb = x_sbs[i]
-        if chunk.zero_slots > 0 and is_new:
-            places = nl.ds(place + chunk.zero_places.start, chunk.zero_places.size)
-            nisa.memset(
-                dst=x_sb[0 : chunk.zero_slots * c_in.size, places, :],
-                value=0.0,
-                engine=nisa.engine.gpsimd,
-            )
         for load in chunk.loads:
             first = max(0, load.skip - g.cols.pad)
             size = plan.x_width - first
-            pixel = ((n * g.C_in + c_in.start) * H + row + load.row) * W + first
+            pixel = ((n * C_in + c_in.start) * H + row + load.row) * W + first
             pixels = reach(
                 x_hbm,
                 [[W, load.slots], [H * W, c_in.size], [k.S * W, load.size], [1, size]],
@@ -332,7 +344,8 @@ def _accumulate(
                     stationary=w_sbs[i][
                         :,
                         z:z_end:z_step,
-                        nl.ds(u * g.C_out + out.channels.start, out.channels.size),
+                        u,
+                        nl.ds(out.channels.start, out.channels.size),
                     ],
                     moving=x_sbs[i][
                         :, place : place_end : k.row_step, column : column_end : g.cols.stride
@@ -355,9 +368,10 @@ def _copy_rows(
     """Between y_hbm[n, co, row + i*P + p, :] and y_sb (p co, i, OW); a last group may be short."""
     g = plan.geometry
     P = plan.packing.P
+    C_out = g.C_out // plan.packing.B
     OH = y_hbm.rows
     OW = g.cols.outputs
-    start = ((n * g.C_out + out.channels.start) * OH + row + out.rows.start) * OW
+    start = ((n * C_out + out.channels.start) * OH + row + out.rows.start) * OW
     for short in (False, True):
         first = chunk.full if short else 0
         groups = 1 if short else chunk.full
@@ -386,7 +400,7 @@ def _copy_joined(
     OH = y_hbm.rows
     OW = g.cols.outputs
     rows = chunk.full * plan.packing.P + chunk.rest
-    start = (n * g.C_out * OH + row) * OW
+    start = (n * (g.C_out // plan.packing.B) * OH + row) * OW
     there = reach(y_hbm, [[OH * OW, g.C_out], [OW, rows], [1, OW]], start)
     _transfer(there, y_sb[:, 0:rows, :], to_hbm)
 
@@ -410,9 +424,12 @@ def _finish_chunk(
     start: int,
     out: OutTile,
     chunk: Chunk,
+    on_vector: bool,
     plan: Im2colPlan,
-) -> None:
-    """y_hbm[n, co, the chunk's rows] of one tile of results."""
+) -> bool:
+    """y_hbm[n, co, the chunk's rows] of one tile of results; return which engine is the next."""
+    if plan.geometry.N == 1 or len(chunk.tiles) > 1:
+        on_vector = False  # the other one is faster
     row = group * plan.packing.P
     size = out.rows.size * out.channels.size
     shape = (size, chunk.groups, plan.geometry.cols.outputs)
@@ -423,7 +440,6 @@ def _finish_chunk(
             nisa.memset(dst=residual_sb[:, nl.ds(chunk.full, 1), :], value=0.0)
         _copy_rows(residual_hbm, residual_sb, n, row, out, chunk, False, plan)
     y_sb = nl.ndarray(shape, dtype=y_hbm.tensor.dtype, buffer=nl.sbuf)
-    on_vector = False
     for tile in chunk.tiles:
         for cols in plan.col_tiles:
             acc_ps = nl.ndarray((size, tile.size, cols.size), dtype=nl.float32, buffer=nl.psum)
@@ -440,6 +456,7 @@ def _finish_chunk(
             )  # fmt: skip
             on_vector = plan.on_both and not on_vector
     _copy_rows(y_hbm, y_sb, n, row, out, chunk, True, plan)
+    return on_vector
 
 
 def _finish_joined(
@@ -453,9 +470,15 @@ def _finish_joined(
     group: int,
     start: int,
     chunk: Chunk,
+    on_vector: bool,
     plan: Im2colPlan,
-) -> None:
-    """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before."""
+) -> bool:
+    """y_hbm[n, co, the chunk's rows] of all tiles, whose rows p are put together before.
+
+    ScalarE and VectorE wait for each other in one bank of PSUM.  They take banks in turn, but the
+    rows of each where there is one image, so that its last bank takes no longer.
+    """
+    by_rows = plan.on_both and plan.geometry.N <= 4
     C_out = plan.geometry.C_out
     P = plan.packing.P
     row = group * P
@@ -491,13 +514,15 @@ def _finish_joined(
                     residual = None
                     if residual_sb is not None:
                         residual = residual_sb[:, first:end:P, columns]
-                    # ScalarE and VectorE wait for each other in one bank: not both at once
-                    on_vector = plan.on_both and 2 * p >= out.rows.size
+                    if by_rows:
+                        on_vector = 2 * p >= out.rows.size
                     evict(
                         y_sb[:, first:end:P, columns], acc_ps[channels, :, :], scale_sb, bias_sb,
                         residual, plan.epilogue, on_vector,
                     )  # fmt: skip
+                on_vector = plan.on_both and not on_vector
     _copy_joined(y_hbm, y_sb, n, row, chunk, True, plan)
+    return on_vector
 
 
 @nki.jit
@@ -574,11 +599,13 @@ def _convolve(
     _clear_sides(buffers[0], plan.direct[0], plan)
     w_sbs = _make_weights(w_hbm.dtype, plan)
     first = plan.images[0][0]
-    _load_chunk(buffers[0], x_hbm, 0, first, 0, True, plan)
+    _clear_rows(buffers[0], first, 0, plan)
+    _load_chunk(buffers[0], x_hbm, 0, first, 0, plan)
     _load_zeros(w_sbs, w_hbm, plan)
     _fill_phases(w_sbs, taps_sbs, plan)
     for i in range(1, min(_FIRST, len(first.chunks))):
-        _load_chunk(buffers[0], x_hbm, 0, first, i, True, plan)
+        _clear_rows(buffers[0], first, i, plan)
+        _load_chunk(buffers[0], x_hbm, 0, first, i, plan)
     _load_rows(w_sbs, w_hbm, Tile(0, plan.out_tiles[0].rows.size), plan)
     done = plan.out_tiles[0].rows.size
     _load_rows(w_sbs, w_hbm, Tile(done, plan.packing.P - done), plan)
@@ -586,32 +613,45 @@ def _convolve(
     bias_sbs = _load_vectors(bias_hbm, plan)
     for i in range(1, plan.buffers):
         _clear_sides(buffers[i], plan.direct[i], plan)
+        if plan.cleared:
+            for j in range(len(plan.images[i][0].chunks)):
+                _clear_rows(buffers[i], plan.images[i][0], j, plan)
     turn = 0
-    for n in range(plan.y_shape[0]):
-        for strip in plan.images[n]:
+    on_vector = False
+    B = plan.packing.B
+    for i_n in range(plan.geometry.N):
+        n = min(i_n * B, plan.y_shape[0] - B)  # the last ones may be made twice
+        for strip in plan.images[i_n]:
             x_sbs = buffers[turn % plan.buffers]
-            is_new = turn <= plan.buffers or len(plan.images[n]) > 1  # the first loads differ
+            # An image of which x_sbs held all rows left its zeros; but the first one loads more.
+            clear = turn <= plan.buffers or len(plan.images[i_n]) > 1
+            if plan.cleared:
+                clear = turn == 0 or turn == plan.buffers
             if strip.carry > 0:
                 _carry(x_sbs, buffers[(turn - 1) % plan.buffers], strip, plan)
             for i in range(min(plan.ahead, len(strip.chunks))):
                 if turn > 0 or i >= _FIRST:
-                    _load_chunk(x_sbs, x_hbm, n, strip, i, is_new, plan)
+                    if clear:
+                        _clear_rows(x_sbs, strip, i, plan)
+                    _load_chunk(x_sbs, x_hbm, n, strip, i, plan)
             for i in range(len(strip.chunks)):
                 start = strip.starts[i]
                 group = strip.start + start
                 if plan.joined:
-                    _finish_joined(
+                    on_vector = _finish_joined(
                         y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs, bias_sbs, n, group, start,
-                        strip.chunks[i], plan,
+                        strip.chunks[i], on_vector, plan,
                     )  # fmt: skip
                 else:
                     for j in range(len(plan.out_tiles)):
-                        _finish_chunk(
+                        on_vector = _finish_chunk(
                             y_hbm, residual_hbm, w_sbs, x_sbs, scale_sbs[j], bias_sbs[j], n, group,
-                            start, plan.out_tiles[j], strip.chunks[i], plan,
+                            start, plan.out_tiles[j], strip.chunks[i], on_vector, plan,
                         )  # fmt: skip
                 if i + plan.ahead < len(strip.chunks):
-                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, is_new, plan)
+                    if clear:
+                        _clear_rows(x_sbs, strip, i + plan.ahead, plan)
+                    _load_chunk(x_sbs, x_hbm, n, strip, i + plan.ahead, plan)
             turn = turn + 1
 
 
@@ -649,7 +689,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
                 yield Candidate(NAME, plan, cost, _why(plan))
                 found += 1
                 continue
-        if not too_long:  # of several that are, the quickest
+        if not too_long and k.B == 1:  # of several that are, the quickest
             try:
                 yield _in_parts(problem, k)
                 too_long = True
@@ -723,9 +763,10 @@ def worth(problem: Problem) -> str | None:
 def _why(plan: Im2colPlan) -> str:
     k = plan.packing
     rounded = ", operands rounded to bfloat16" if plan.fast else ""
+    images = f" of {k.B} images" if k.B > 1 else ""
     return (
-        f"{k.J} rows x {k.G} shifts x {plan.c_in_tiles[0].size} channels contracted at once, "
-        f"{k.P} output rows beside each other{rounded}"
+        f"{k.J} rows x {k.G} shifts x {plan.c_in_tiles[0].size} channels{images} contracted at "
+        f"once, {k.P} output rows beside each other{rounded}"
     )
 
 
@@ -734,17 +775,19 @@ def pack(w: PackedWeights, plan: Im2colPlan | LoopedPlan) -> Array:
     if isinstance(plan, LoopedPlan):
         return pack(w, plan.pieces[0].part)  # the same for all parts
     g, k = plan.geometry, plan.packing
-    KH, KW = g.rows.taps, g.cols.taps
+    KH, KW, B = g.rows.taps, g.cols.taps, k.B
+    C_in, C_out = g.C_in // B, g.C_out // B
     dtype = DTYPES["bfloat16"] if plan.fast else w.array.dtype
-    taps = w.array[0].astype(dtype).reshape(g.C_in, KH, KW, g.C_out)
+    taps = w.array[0].astype(dtype).reshape(C_in, KH, KW, C_out)
     if plan.weights == "phases":
         return np.ascontiguousarray(taps[:, ::-1])
-    wide = np.zeros((g.C_in, KH, k.U * k.G, g.C_out), taps.dtype)
-    wide[:, :, :KW] = taps
+    wide = np.zeros((B, C_in, KH, k.U * k.G, B, C_out), taps.dtype)
+    for b in range(B):  # each image abreast to its own channels of y
+        wide[b, :, :, :KW, b] = taps
     shifted = wide.reshape(g.C_in, KH, k.U, k.G, g.C_out)
     if plan.weights == "rows":
         return np.ascontiguousarray(shifted.transpose(3, 1, 0, 2, 4)).reshape(
-            k.G, KH * g.C_in, k.U * g.C_out
+            k.G, KH * g.C_in, k.U, g.C_out
         )
     packed = np.zeros((len(plan.c_in_tiles), plan.rows, plan.entries, k.U, g.C_out), taps.dtype)
     for i, tile in enumerate(plan.c_in_tiles):
@@ -757,7 +800,7 @@ def pack(w: PackedWeights, plan: Im2colPlan | LoopedPlan) -> Array:
                 for shift in range(k.G):
                     row = (shift * k.J + j) * tile.size
                     packed[i, row : row + tile.size, z] = chosen[:, kh, :, shift]
-    return packed.reshape(len(plan.c_in_tiles), plan.rows, plan.entries, k.U * g.C_out)
+    return packed
 
 
 def run(launch: Launch, operands: Operands, plan: Im2colPlan | LoopedPlan) -> Any:

@@ -234,3 +234,28 @@ def test_random_problems(problem: tuple[Any, dict[str, Any]]) -> None:
 @given(_problems())
 def test_random_problems_naive(problem: tuple[Any, dict[str, Any]]) -> None:
     _compare_with_reference(problem, "naive")
+
+
+POISONED: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "direct": ("direct", (2, 192, 26, 26), (16, 192, 3, 3), {"padding": 1}),
+    "pointwise": ("pointwise", (1, 24, 56, 56), (144, 24, 1, 1), {}),
+    "im2col": ("im2col", (2, 3, 32, 32), (16, 3, 3, 3), {"padding": 1}),
+    "diagonal": ("depthwise", (2, 32, 12, 12), (32, 1, 3, 3), {"padding": 1, "groups": 32}),
+    "banded": ("depthwise", (2, 32, 12, 12), (32, 1, 9, 9), {"padding": 4, "groups": 32}),
+    "grouped": ("grouped", (2, 32, 12, 12), (32, 8, 3, 3), {"padding": 1, "groups": 4}),
+    "patches": ("patches", (2, 3, 32, 32), (16, 3, 16, 16), {"stride": 16}),
+}
+
+
+@pytest.mark.parametrize("target", ["trn1", "trn2"])
+@pytest.mark.parametrize("name", POISONED)
+def test_nan_is_never_lost(name: str, target: str) -> None:
+    algorithm, x_shape, w_shape, more = POISONED[name]
+    x, w = np.ones(x_shape, np.float32), np.ones(w_shape, np.float32)
+    x[0, 1, x_shape[2] // 2, x_shape[3] // 2] = np.nan
+    with np.errstate(all="ignore"):
+        y = conv2d(x, w, algorithm=algorithm, target=target, **more)
+        wanted = np.isnan(conv2d_ref(x, w, **more))
+    assert np.isnan(y)[wanted].all()
+    spreads = algorithm != "direct" and (algorithm, target) != ("patches", "trn2")
+    assert np.isnan(y)[~wanted].any() == spreads

@@ -16,8 +16,8 @@ from nkiconv.kernels import conv2d, conv2d_im2col, pack_weights
 from nkiconv.kernels._algorithm import NotSuited, Operands, Problem
 from nkiconv.kernels._epilogue import Epilogue
 from nkiconv.kernels._im2col_plan import Im2colPlan, make_plan, packings
-from nkiconv.kernels._im2col_price import price
-from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.kernels._im2col_price import price, ranked
+from nkiconv.kernels._plan import Axis, Geometry, ceil_div
 from nkiconv.reference import bounds
 from nkiconv.reference.conv2d import magnitude
 from nkiconv.simulate import ConstraintError, profile, simulate_kernel, use_dma, use_target
@@ -42,6 +42,11 @@ LAYERS = {
     "wide": ((1, 3, 6, 1040, 8, 3, 3), 1, 1, 1),
     "filter": ((1, 1, 17, 19, 1, 5, 3), 1, 2, 1),
     "one-pixel": ((1, 2, 1, 1, 5, 1, 1), 1, 0, 1),
+    "abreast": ((8, 3, 10, 9, 32, 3, 3), 1, 1, 1),
+    "abreast-rest": ((29, 2, 5, 7, 16, 3, 3), 1, 1, 1),  # by six: one image twice
+    "abreast-stem": ((4, 3, 30, 26, 32, 7, 7), 2, 3, 1),
+    "abreast-zeros": ((8, 1, 40, 40, 32, 3, 3), 1, 1, 1),
+    "abreast-c32": ((12, 32, 9, 8, 32, 3, 3), 1, 1, 1),
     "shifted-out": ((2, 2, 4, 1, 64, 2, 3), 1, 1, 1),
 }
 
@@ -81,7 +86,18 @@ def test_exact_on_integers(layer: str, target: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", ["stem", "c64", "c32-images", "many-images", "patches", "dilated"]
+    "layer",
+    [
+        "stem",
+        "c64",
+        "c32-images",
+        "many-images",
+        "patches",
+        "dilated",
+        "abreast",
+        "abreast-rest",
+        "abreast-c32",
+    ],
 )
 def test_every_packing_is_exact_and_counted(layer: str) -> None:
     """Whatever the estimate prefers."""
@@ -207,11 +223,18 @@ def test_every_branch_of_the_plan_is_reached() -> None:
                 reached |= {f"columns cut {len(plan.col_tiles) > 1}"}
                 reached |= {f"channels cut {len(plan.c_in_tiles) > 1}"}
                 reached |= {f"rows copied {k.extra > 0}", f"places {k.Q > 1}"}
+                reached |= {f"abreast {k.B > 1}", f"cleared {plan.cleared}"}
+                if k.B > 1:
+                    again = sizes[0] < k.B * plan.geometry.N
+                    reached |= {f"abreast {plan.weights}", f"images twice {again}"}
+                    reached |= {f"abreast, fill by engine {f.by_engine}" for f in plan.fills}
     both = ("joined", "move by engine", "fill by engine", "rest", "zeros", "columns cut",
-            "channels cut", "rows copied", "places", "all direct", "copies ahead")  # fmt: skip
+            "channels cut", "rows copied", "places", "all direct", "copies ahead", "abreast",
+            "cleared", "images twice", "abreast, fill by engine")  # fmt: skip
     wanted = {f"{name} {value}" for name in both for value in (True, False)}
     wanted |= {"zeros", "rows", "phases", "shifts 0", "shifts 1", "shifts 2"}
-    wanted |= {"buffers 1", "buffers 2", "buffers 3", "buffers 4"}
+    wanted |= {"abreast zeros", "abreast phases"}
+    wanted |= {"buffers 1", "buffers 2", "buffers 3", "buffers 6"}
     assert wanted <= reached, wanted - reached
 
 
@@ -232,7 +255,10 @@ def test_strips_share_rows_on_the_chip() -> None:
     assert any(strip.carry > 0 for strip in strips)
 
 
-@pytest.mark.parametrize("layer", ["c64", "few-out", "patches", "stem", "out-tiles"])
+@pytest.mark.parametrize(
+    "layer",
+    ["c64", "few-out", "patches", "stem", "out-tiles", "abreast", "abreast-rest", "abreast-stem"],
+)
 @pytest.mark.parametrize("target", ["trn1", "trn2"])
 def test_epilogue(layer: str, target: str) -> None:
     sizes, stride, padding, dilation = LAYERS[layer]
@@ -267,6 +293,56 @@ def test_vectors_of_all_tiles_are_loaded_once() -> None:
     assert by_tensor["bias_hbm"] == 2 * bias.nbytes
 
 
+@pytest.mark.parametrize("target", ["trn1", "trn2"])
+def test_small_images_of_a_batch_lie_abreast(target: str) -> None:
+    """They are quicker than the best packing of one image."""
+    sizes = (32, 1, 28, 28, 32, 3, 3)
+    g = replace(geometry(sizes, 1, 1, 1), itemsize=2)
+    x, w = (v.astype(ml_dtypes.bfloat16) for v in operands(sizes))
+    with use_target(target):
+        hw = hardware()
+        order = list(ranked(g, hw, 2))
+        alone = next(k for k in order if k.B == 1)
+        assert order[0].B > 1
+        times = []
+        for k in (order[0], alone):
+            plan = make_plan(g, Epilogue(), k, on_both=hw.generation > 2)
+            assert plan is not None
+            y, seen = profile(run_plan, plan, x, w, target=target)
+            np.testing.assert_array_equal(y, reference.conv2d(x, w, padding=1))
+            assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
+            times.append(seen.body_us)
+    assert times[0] < 0.9 * times[1]
+
+
+def test_the_second_image_of_a_buffer_finds_its_zeros() -> None:
+    """The first one loads what others copy: its last place, below the image, was never written."""
+    sizes = (10, 32, 5, 5, 128, 3, 3)
+    g = geometry(sizes, 1, 1, 1)
+    x, w = operands(sizes)
+    with use_target("trn2"):
+        k = next(k for k in packings(g) if (k.P, k.S, k.J, k.G) == (1, 1, 3, 1))
+        plan = make_plan(g, Epilogue(), k, on_both=True)
+        assert plan is not None
+        assert plan.cleared
+        assert plan.shifts == 1
+        with use_dma("late"):
+            y = run_plan(plan, x, w)
+    np.testing.assert_array_equal(y, reference.conv2d(x, w, padding=1))
+
+
+def test_few_images_are_convolved_twice() -> None:
+    """Where no number of images abreast divides the batch."""
+    twice = 0
+    for N in range(1, 100):
+        for k in packings(geometry((N, 3, 8, 8, 8, 3, 3), 1, 1, 1)):
+            again = ceil_div(N, k.B) * k.B - N
+            assert 0 <= again <= 0.04 * N
+            assert k.B * 8 <= 128
+            twice += again > 0
+    assert twice > 0
+
+
 def test_sixteen_bits() -> None:
     x = integers((1, 32, 12, 12), ml_dtypes.bfloat16)
     w = integers((32, 32, 3, 3), ml_dtypes.bfloat16)
@@ -284,7 +360,8 @@ def test_random_problems(data: st.DataObject) -> None:
     stride, dilation = (draw(1, 3), draw(1, 3)), (draw(1, 2), draw(1, 2))
     padding = ((draw(0, 3), draw(0, 3)), (draw(0, 3), draw(0, 3)))
     H, W = (draw(1, 10) + d * (k - 1) for d, k in zip(dilation, (KH, KW), strict=True))
-    x = integers((draw(1, 2), draw(1, 40), H, W))
+    N = data.draw(st.sampled_from([1, 2, 9, 25]))
+    x = integers((N, draw(1, 40 if N < 9 else 12), H, W))
     w = integers((draw(1, 70), x.shape[1], KH, KW), seed=1)
     target = data.draw(st.sampled_from(TARGETS))
     args: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
