@@ -16,7 +16,7 @@ from nkiconv.bench.cli import run
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.layers import known_layers
 from nkiconv.bench.plan_tables import gain_line
-from nkiconv.bench.plans import chosen_plan, find_layer, numbers, ranks
+from nkiconv.bench.plans import chosen_plan, find_layer, numbers, problem_of, ranks
 from nkiconv.bench.tune import Store, tune, tune_trials
 from nkiconv.kernels import _choice
 from nkiconv.kernels._algorithm import NotSuited
