@@ -166,9 +166,9 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     loops = _looped.Loops(make, lambda one: one.price, lambda _: None, equal=True)
     cut = _looped.cut_into_parts(problem, loops)
     pieces = [replace(p, part=make_plan(p.part, problem.epilogue)) for p in cut.pieces]
-    plan = LoopedPlan(tuple(pieces), _looped.y_shape(problem))
+    looped = LoopedPlan(tuple(pieces), _looped.y_shape(problem))
     why = f"a matmul over all pixels; {cut.pieces[0].part.why}; {cut.why}"
-    yield Candidate(NAME, plan, _looped.total(cut), why)
+    yield Candidate(NAME, looped, _looped.total(cut), why)
 
 
 def _product(problem: Problem) -> Product:
