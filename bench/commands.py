@@ -83,7 +83,7 @@ def check(
     only: Annotated[str, typer.Option(metavar="TEXT", help="Cases with this in their name.")] = "",
     algorithm: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Only this algorithm: direct or naive."),
+        typer.Option(help="Only this algorithm, as conv2d's argument."),
     ] = None,
     target: Target = None,
     json: Json = None,

@@ -20,7 +20,7 @@ from nkiconv.kernels import pack_weights
 from nkiconv.kernels._algorithm import Candidate, Operands, Problem
 from nkiconv.kernels._choice import ALGORITHMS, Choice, choose, run
 from nkiconv.kernels._epilogue import Epilogue
-from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.kernels._plan import Geometry, make_axis
 from nkiconv.reference._dtypes import DTYPES
 from nkiconv.simulate import profile, simulate_kernel, use_target
 
@@ -125,7 +125,7 @@ def problem_of(
 ) -> Problem:
     """Return the layer as conv2d's algorithms take it."""
     rows, cols = (
-        Axis(size, taps, outputs, stride, dilation, pad)
+        make_axis(size, taps, outputs, stride, dilation, (pad, pad))
         for size, taps, outputs, stride, dilation, pad in zip(
             layer.size, layer.kernel, layer.out, layer.stride, layer.dilation, layer.padding,
             strict=True,

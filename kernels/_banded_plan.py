@@ -224,7 +224,8 @@ def price_of(plan: BandedPlan) -> Price:
         + evictions * plan.epilogue.instructions
         + sum(t.count for t in transfers)
         + 2 * len(plan.channel_tiles)  # zeros at either end of a column
-        + 16,
+        + plan.buffers  # zeroed
+        + 2,  # ScalarE's table
     )
 
 

@@ -45,7 +45,7 @@ def price_of(plan: DirectPlan) -> Price:
             partitions = plan.c_in_tiles[load.i].size
             if plan.interleaved_x:
                 moved[partitions * n, sources * run.size * width * item, False, False] += g.G
-            elif plan.trimmed and run.step == 1:
+            elif plan.cols.size == width and run.step == 1:  # rows side by side
                 moved[partitions * n, run.size * width * item, False, False] += g.G
             else:
                 moved[partitions * n * run.size, width * item, False, False] += g.G
@@ -170,7 +170,7 @@ def _ends_ns(plan: DirectPlan) -> tuple[float, float]:
         runs = len(plan.c_in_tiles) if plan.interleaved_x else 1
         run = section.runs[0]
         rows, elems = run.size, runs * plan.cols.inside.size
-        if plan.trimmed and run.step == 1:
+        if plan.cols.size == plan.cols.inside.size and run.step == 1:
             rows, elems = 1, elems * rows
         channels = plan.c_in_tiles[0].size
         x = Transfers(1, channels * section.images.size * rows, elems * g.itemsize)

@@ -263,6 +263,8 @@ def _orders(
     p, itemsize = shape.product, shape.product.moving_itemsize
     group, num_groups = _largest(shape, columns), _num_boxes(shape, columns)
     spread = p.stride[1] * (p.stride[0] if shape.whole_rows else 1)
+    if p.cols == 1 and p.stride[0] > 1:
+        spread *= p.x_size[1]  # whole rows, for longer runs
     x_bytes = shape.k.tiles * group * itemsize * spread
     w_bytes = chunk * shape.k.tiles * shape.m.partitions * shape.stack * itemsize
     y_bytes = chunk * group * p.itemsize * (1 + epilogue.has_residual)
@@ -651,6 +653,25 @@ def split(box: Box, columns: int) -> list[Box]:
             for cols in even_tiles(box.cols.size, columns, box.cols.start):
                 found.append(Box(Tile(n, 1), Tile(r, 1), cols))
     return found
+
+
+def num_instructions(plan: MatmulPlan) -> int:
+    """Return the most instructions that the kernel's program has."""
+    e, m = plan.epilogue, plan.m
+    k_loads = 1 if plan.stack > 1 or not plan.k.rest else 2
+    num = 2  # ScalarE's table
+    num += (e.has_scale + e.has_bias) * (plan.stack + (m.rest > 0))
+    for visit in plan.visits:
+        num += k_loads * visit.load_x
+        if visit.load_w:
+            zeros = 2 if plan.stack > 1 else 0
+            num += zeros + len(visit.loads) * plan.stack
+        tiles = len(plan.groups[visit.i_group].tiles)
+        for part in visit.parts:
+            num += tiles * part.size * (plan.k.tiles + e.instructions)
+            copies = 2 if plan.stack > 1 or part.start < m.rest else 1
+            num += copies * (1 + e.has_residual)
+    return num
 
 
 def _group(shape: Shape, box: Box) -> Group:

@@ -399,9 +399,28 @@ def _price(plan: PatchesPlan, hw: Hardware) -> Price:
         + plan.num_transposes
         + plan.warm_up
         + instructions
-        + sum(t.count for t in transfers),
+        + sum(t.count for t in transfers)
+        + _instructions_beside(plan, evictions),
         lead_ns=begins,
         streamed_cycles=cycles * rows / hw.partitions,
+    )
+
+
+def _instructions_beside(plan: PatchesPlan, evictions: int) -> int:
+    """Return the instructions that take no time worth a price, so that a program's length holds."""
+    e, m = plan.epilogue, plan.m
+    vectors = (e.has_scale + e.has_bias) * (1 + (m.rest > 0))
+    streamed = plan.stream - 1  # the first K tile's weights, tile by tile
+    visits = [visit for block in plan.blocks for visit in (*block.first, *block.visits)]
+    rests = sum(visit.part.start < m.rest for visit in visits)  # stored by themselves
+    zeros = int(plan.warm_up > 0)
+    return (
+        2  # ScalarE's table
+        + zeros
+        + vectors
+        + streamed
+        + rests * (1 + e.has_residual)
+        + evictions * (e.instructions - 1)
     )
 
 

@@ -96,6 +96,18 @@ class Window(nl.NKIObject):
     loads: tuple[Tile, ...]
 
 
+def make_axis(
+    size: int, taps: int, outputs: int, stride: int, dilation: int, pads: tuple[int, int]
+) -> Axis:
+    """Return an axis padded by `pads`, before and behind.
+
+    A stride that leaves one output, or the dilation of one tap, can be any number, and has no
+    effect: plans that count places in between get no larger one than the padded axis.
+    """
+    padded = size + sum(pads)
+    return Axis(size, taps, outputs, min(stride, padded), min(dilation, padded), pads[0])
+
+
 @lru_cache(maxsize=4096)
 def tiles(size: int, size_max: int, start: int = 0) -> tuple[Tile, ...]:
     """Split `size` into full tiles of `size_max` and a rest."""

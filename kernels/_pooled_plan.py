@@ -287,7 +287,8 @@ def price_of(plan: PooledPlan) -> Price:
     conv = sum(s.images.size * s.conv.size for s in plan.sections) * plan.conv_cols
     y = g.N * pool.rows.outputs * pool.cols.outputs
     tall = g.N * pool.rows.outputs * plan.conv_cols
-    block_bytes = ceil_div(g.rows.taps * g.cols.taps * g.C_out * item, len(plan.c_out_blocks))
+    w_item = 2 if plan.fast else item
+    block_bytes = ceil_div(g.rows.taps * g.cols.taps * g.C_out * w_item, len(plan.c_out_blocks))
     transfers = [Transfers(walks, c_in.size, block_bytes) for c_in in plan.c_in_tiles]
     vectors = e.has_bias + e.has_scale
     for c_out in tiles(g.C_out, nl.tile_size.pmax):

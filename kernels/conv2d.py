@@ -30,7 +30,7 @@ from nkiconv.kernels._arguments import (
 from nkiconv.kernels._choice import ALGORITHMS as _CHOICES
 from nkiconv.kernels._choice import choose, run
 from nkiconv.kernels._epilogue import Epilogue
-from nkiconv.kernels._plan import Axis, Geometry
+from nkiconv.kernels._plan import Geometry, make_axis
 from nkiconv.kernels._weights import PackedWeights, pack_weights
 from nkiconv.simulate import (
     ConstraintError,
@@ -338,6 +338,8 @@ def _check_geometry(
     d_h, d_w = _arguments.pair(_OP, "dilation", dilation, least=1)
     pads_h, pads_w = _arguments.padding(_OP, padding, (KH, KW), (s_h, s_w), (d_h, d_w))
     mode = _arguments.padding_mode(_OP, padding_mode, (pads_h, pads_w), (H, W))
+    if not any((*pads_h, *pads_w)):
+        mode = "zeros"  # all are the same, and no algorithm need have others
     OH = _arguments.output_size(_OP, "H", H, pads_h, KH, s_h, d_h)
     OW = _arguments.output_size(_OP, "W", W, pads_w, KW, s_w, d_w)
     geometry = Geometry(
@@ -345,8 +347,8 @@ def _check_geometry(
         G=groups,
         C_in=C_in // groups,
         C_out=C_out // groups,
-        rows=Axis(H, KH, OH, s_h, d_h, pads_h[0]),
-        cols=Axis(W, KW, OW, s_w, d_w, pads_w[0]),
+        rows=make_axis(H, KH, OH, s_h, d_h, pads_h),
+        cols=make_axis(W, KW, OW, s_w, d_w, pads_w),
         itemsize=arrays.x.dtype.itemsize,
     )
     return geometry, mode

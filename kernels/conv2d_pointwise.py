@@ -51,7 +51,15 @@ from nkiconv.kernels._algorithm import Candidate, Launch, NotSuited, Operands, P
 from nkiconv.kernels._arguments import Array
 from nkiconv.kernels._looped import LoopedPlan, Piece, indices, make_table, take_part
 from nkiconv.kernels._matmul import multiply
-from nkiconv.kernels._matmul_plan import Cut, MatmulPlan, Product, arrange, cuts, make_plan
+from nkiconv.kernels._matmul_plan import (
+    Cut,
+    MatmulPlan,
+    Product,
+    arrange,
+    cuts,
+    make_plan,
+    num_instructions,
+)
 from nkiconv.kernels._weights import PackedWeights
 
 NAME = "pointwise"
@@ -143,9 +151,11 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         raise NotSuited(f"{product.K} input channels of the fewest pixels do not fit SBUF")
     best = found[0]
     if best.price.static_instructions <= _looped.MAX_INSTRUCTIONS:
-        why = f"a matmul over all pixels; {best.why}"
-        yield Candidate(NAME, make_plan(best, problem.epilogue), best.price, why)
-        return
+        plan = make_plan(best, problem.epilogue)
+        price = replace(best.price, static_instructions=num_instructions(plan))
+        if price.static_instructions <= _looped.MAX_INSTRUCTIONS:
+            yield Candidate(NAME, plan, price, f"a matmul over all pixels; {best.why}")
+            return
 
     def make(part: Problem, reserved_bytes: int) -> Cut:
         room = nl.tile_size.sbuf_fmax_bytes - reserved_bytes
@@ -156,9 +166,9 @@ def plans(problem: Problem) -> Iterator[Candidate]:
     loops = _looped.Loops(make, lambda one: one.price, lambda _: None, equal=True)
     cut = _looped.cut_into_parts(problem, loops)
     pieces = [replace(p, part=make_plan(p.part, problem.epilogue)) for p in cut.pieces]
-    plan = LoopedPlan(tuple(pieces), _looped.y_shape(problem))
+    looped = LoopedPlan(tuple(pieces), _looped.y_shape(problem))
     why = f"a matmul over all pixels; {cut.pieces[0].part.why}; {cut.why}"
-    yield Candidate(NAME, plan, _looped.total(cut), why)
+    yield Candidate(NAME, looped, _looped.total(cut), why)
 
 
 def _product(problem: Problem) -> Product:

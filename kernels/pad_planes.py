@@ -11,15 +11,16 @@ y_hbm  (planes, 1, top + H + bottom, left + W + right)  as x          HBM
 
 Loop nest
 ---------
-for tile of <= 128 planes, strip of rows:
-    load the strip's rows, each from where it is in x; copy the border's columns in SBUF; one store
+for tile of <= 128 planes, strip of rows (and columns, where rows are too wide for SBUF):
+    load the strip's rows, each from where it is in x; copy the border's columns in SBUF, or load
+    them where their pixels are in another strip; one store
 
 Bytes limit it: x is read and y written once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import nki
 import nki.isa as nisa
@@ -35,13 +36,14 @@ from nkiconv.kernels._looped import (
     stage_price,
     take,
 )
-from nkiconv.kernels._plan import Axis, Geometry, Tile, tiles
+from nkiconv.kernels._plan import Axis, Geometry, Tile, even_tiles, tiles
 from nkiconv.kernels._price import Price
 from nkiconv.kernels._problem import Problem
-from nkiconv.kernels._strip import Side, fill_border, load_run, make_side, transfer_mode
+from nkiconv.kernels._strip import Run, Side, fill_border, load_run, make_side, transfer_mode
 from nkiconv.simulate.hardware import hardware
 
 _STRIP_BYTES = 16_384  # per partition: long transfers, and several strips in flight
+_LARGEST_BYTES = 4 * _STRIP_BYTES  # of a row: two of them fit SBUF
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,22 @@ class PadStrip(nl.NKIObject):
 
 
 @dataclass(frozen=True)
+class PadColumns(nl.NKIObject):
+    """Padded columns that are in SBUF together: `loads` are from x, the rest is made of these."""
+
+    cols: Tile
+    side: Side
+    loads: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
 class PadPlan(nl.NKIObject):
     """Everything that the kernel does."""
 
     planes: tuple[Tile, ...]
     y_shape: tuple[int, int, int, int]
     strips: tuple[PadStrip, ...]
-    cols: Side
+    parts: tuple[PadColumns, ...]
     itemsize: int
 
 
@@ -96,24 +107,39 @@ def plan_pad(
 def _plan(part: Problem, _reserved_bytes: int) -> PadPlan:
     g, mode = part.geometry, part.padding_mode
     height, width = g.rows.outputs, g.cols.outputs
-    strip_rows = max(1, _STRIP_BYTES // (width * g.itemsize))
+    parts = _columns(g.cols, mode, g.itemsize)
+    strip_rows = max(1, _STRIP_BYTES // (parts[0].cols.size * g.itemsize))
     return PadPlan(
         planes=tiles(g.N, nl.tile_size.pmax),
         y_shape=(g.N, 1, height, width),
         strips=tuple(
             PadStrip(strip, make_side(g.rows, strip, mode)) for strip in tiles(height, strip_rows)
         ),
-        cols=make_side(g.cols, Tile(0, width), mode, whole=True),
+        parts=parts,
         itemsize=g.itemsize,
     )
 
 
+def _columns(axis: Axis, mode: str, itemsize: int) -> tuple[PadColumns, ...]:
+    """Return all columns together where a row fits, else parts of rows."""
+    width = axis.outputs
+    if width * itemsize <= _LARGEST_BYTES:
+        side = make_side(axis, Tile(0, width), mode, whole=True)
+        return (PadColumns(Tile(0, width), side, (side.inside,)),)
+    parts = []
+    for cols in even_tiles(width, _LARGEST_BYTES // itemsize):
+        side = make_side(axis, cols, mode)
+        loads = (*((side.inside,) if side.inside.size > 0 else ()), *side.border)
+        parts.append(PadColumns(cols, replace(side, border=()), loads))
+    return tuple(parts)
+
+
 def _price(plan: PadPlan) -> Price:
     loads = sum(len(s.side.border) + (s.side.inside.size > 0) for s in plan.strips)
-    loads *= len(plan.planes)
-    borders = len(plan.cols.border) + len(plan.cols.zeros)
-    zeros = sum(len(s.side.zeros) for s in plan.strips)
-    others = len(plan.planes) * (len(plan.strips) * (1 + borders) + zeros)
+    loads *= len(plan.planes) * sum(len(part.loads) for part in plan.parts)
+    borders = sum(1 + len(part.side.border) + len(part.side.zeros) for part in plan.parts)
+    zeros = sum(len(s.side.zeros) for s in plan.strips) * len(plan.parts)
+    others = len(plan.planes) * (len(plan.strips) * borders + zeros)
     moved = 2 * plan.itemsize * plan.y_shape[0] * plan.y_shape[2] * plan.y_shape[3]
     return stage_price(moved, loads * hardware().dma_static_issue_ns, loads + others)
 
@@ -154,15 +180,22 @@ def _pad(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, plan: PadPlan) -> None:
     for planes in plan.planes:
         p = nl.ds(planes.start, planes.size)
         for strip in plan.strips:
-            shape = (planes.size, 1, strip.rows.size, plan.y_shape[3])
-            strip_sb = nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf)
-            if strip.side.inside.size > 0:
-                load_run(strip_sb, x_hbm[p], strip.side.inside, plan.cols.inside)
-            for run in strip.side.border:
-                load_run(strip_sb, x_hbm[p], run, plan.cols.inside)
-            fill_border(strip_sb, strip.side, plan.cols)
-            nisa.dma_copy(
-                dst=y_hbm[p, :, nl.ds(strip.rows.start, strip.rows.size), :],
-                src=strip_sb,
-                dge_mode=transfer_mode(y_hbm),
-            )
+            for part in plan.parts:
+                shape = (planes.size, 1, strip.rows.size, part.cols.size)
+                strip_sb = nl.ndarray(shape, dtype=x_hbm.dtype, buffer=nl.sbuf)
+                for cols in part.loads:
+                    if strip.side.inside.size > 0:
+                        load_run(strip_sb, x_hbm[p], strip.side.inside, cols)
+                    for run in strip.side.border:
+                        load_run(strip_sb, x_hbm[p], run, cols)
+                fill_border(strip_sb, strip.side, part.side)
+                nisa.dma_copy(
+                    dst=y_hbm[
+                        p,
+                        :,
+                        nl.ds(strip.rows.start, strip.rows.size),
+                        nl.ds(part.cols.start, part.cols.size),
+                    ],
+                    src=strip_sb,
+                    dge_mode=transfer_mode(y_hbm),
+                )

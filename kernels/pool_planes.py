@@ -9,10 +9,10 @@ y_hbm  (planes, 1, P, Q)  as x          HBM
 
 Loop nest
 ---------
-for tile of <= 128 planes, strip of pooled rows:
-    load the rows that its windows reach; pool them (_blocks.py); one store
+for tile of <= 128 planes, strip of pooled rows (and columns, where rows are too wide for SBUF):
+    load the pixels that its windows reach; pool them (_blocks.py); one store
 
-Bytes limit it: x is read once, but for rows that two strips share, and y written once.
+Bytes limit it: x is read once, but for pixels that two strips share, and y written once.
 """
 
 from __future__ import annotations
@@ -41,14 +41,17 @@ from nkiconv.kernels._strip import transfer_mode
 from nkiconv.simulate.hardware import hardware
 
 _STRIP_BYTES = 16_384  # per partition: long transfers, few shared rows, several strips in flight
+_LARGEST_BYTES = 2 * _STRIP_BYTES  # of a strip of one pooled row: two of them, pooled, fit SBUF
 
 
 @dataclass(frozen=True)
 class PoolStrip(nl.NKIObject):
-    """Pooled rows that are made together, and the rows of x that they are made of."""
+    """Pooled rows and columns that are made together, and those of x that they are made of."""
 
     pooled: Tile
     rows: Tile
+    pooled_cols: Tile
+    cols: Tile
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,6 @@ class PoolPlan(nl.NKIObject):
 
     pool: Pool
     planes: tuple[Tile, ...]
-    width: int
     y_shape: tuple[int, int, int, int]
     strips: tuple[PoolStrip, ...]
     itemsize: int
@@ -78,7 +80,7 @@ def plan_pool(
     Raises
     ------
     NotSuited
-        The program would be too long all the same.
+        The program would be too long all the same, or a window is too large for SBUF.
     """
     planes, height, width = shape
     g = Geometry(
@@ -91,19 +93,32 @@ def _plan(part: Problem, _reserved_bytes: int) -> PoolPlan:
     g, pool = part.geometry, part.epilogue.pool
     if pool is None:
         raise NotSuited("there is no pool")
-    width = g.cols.size
-    most = max(1, _STRIP_BYTES // (width * g.itemsize * pool.rows.stride))
+    strips: list[PoolStrip] = []
+    for pooled_cols, cols in _columns(g.cols.size, pool, g.itemsize):
+        most = max(1, _STRIP_BYTES // (cols.size * g.itemsize * pool.rows.stride))
+        for pooled in even_tiles(pool.rows.outputs, most):
+            strips.append(PoolStrip(pooled, conv_outputs(pool.rows, pooled), pooled_cols, cols))
     return PoolPlan(
         pool=pool,
         planes=tiles(g.N, nl.tile_size.pmax),
-        width=width,
         y_shape=(g.N, 1, pool.rows.outputs, pool.cols.outputs),
-        strips=tuple(
-            PoolStrip(part, conv_outputs(pool.rows, part))
-            for part in even_tiles(pool.rows.outputs, most)
-        ),
+        strips=tuple(strips),
         itemsize=g.itemsize,
     )
+
+
+def _columns(width: int, pool: Pool, itemsize: int) -> list[tuple[Tile, Tile]]:
+    """Return the pooled columns of strips, and the columns of x; all of them where they fit."""
+    window = pool.rows.size * itemsize
+    if window * width <= _LARGEST_BYTES:
+        return [(Tile(0, pool.cols.outputs), Tile(0, width))]  # rows side by side as in HBM
+    most = (_LARGEST_BYTES // window - pool.cols.size) // pool.cols.stride + 1
+    if most < 1:
+        raise NotSuited(
+            f"the pool's windows of {pool.rows.size}x{pool.cols.size} take more than the "
+            f"{_LARGEST_BYTES} B of SBUF per partition that there are for one"
+        )
+    return [(part, conv_outputs(pool.cols, part)) for part in even_tiles(pool.cols.outputs, most)]
 
 
 def _price(plan: PoolPlan) -> Price:
@@ -116,15 +131,16 @@ def _price(plan: PoolPlan) -> Price:
 
 def bytes_moved(plan: PoolPlan) -> int:
     """Return the bytes that cross HBM."""
-    rows = sum(strip.rows.size for strip in plan.strips)
+    pixels = sum(strip.rows.size * strip.cols.size for strip in plan.strips)
     planes, _, P, Q = plan.y_shape
-    return planes * (rows * plan.width + P * Q) * plan.itemsize
+    return planes * (pixels + P * Q) * plan.itemsize
 
 
 def vector_elems(plan: PoolPlan) -> int:
     """Return the elements per partition that VectorE works on."""
     pool = plan.pool
-    tall = pool.rows.outputs * plan.width * (pool.rows.size - 1)
+    tall = sum(strip.pooled.size * strip.cols.size for strip in plan.strips)
+    tall *= pool.rows.size - 1
     wide = pool.rows.outputs * pool.cols.outputs * max(1, pool.cols.size - 1)
     return ceil_div(plan.y_shape[0], nl.tile_size.pmax) * (tall + wide)
 
@@ -166,21 +182,33 @@ def _pool(y_hbm: nl.NkiTensor, x_hbm: nl.NkiTensor, plan: PoolPlan) -> None:
         p = nl.ds(planes.start, planes.size)
         for strip in plan.strips:
             x_sb = nl.ndarray(
-                (planes.size, 1, strip.rows.size, plan.width), dtype=x_hbm.dtype, buffer=nl.sbuf
+                (planes.size, 1, strip.rows.size, strip.cols.size),
+                dtype=x_hbm.dtype,
+                buffer=nl.sbuf,
             )
             nisa.dma_copy(
                 dst=x_sb,
-                src=x_hbm[p, :, nl.ds(strip.rows.start, strip.rows.size), :],
+                src=x_hbm[
+                    p,
+                    :,
+                    nl.ds(strip.rows.start, strip.rows.size),
+                    nl.ds(strip.cols.start, strip.cols.size),
+                ],
                 dge_mode=transfer_mode(x_hbm),
             )
             y_sb = nl.ndarray(
-                (planes.size, 1, strip.pooled.size, plan.y_shape[3]),
+                (planes.size, 1, strip.pooled.size, strip.pooled_cols.size),
                 dtype=x_hbm.dtype,
                 buffer=nl.sbuf,
             )
             pool_block(y_sb, x_sb, plan.pool)
             nisa.dma_copy(
-                dst=y_hbm[p, :, nl.ds(strip.pooled.start, strip.pooled.size), :],
+                dst=y_hbm[
+                    p,
+                    :,
+                    nl.ds(strip.pooled.start, strip.pooled.size),
+                    nl.ds(strip.pooled_cols.start, strip.pooled_cols.size),
+                ],
                 src=y_sb,
                 dge_mode=transfer_mode(y_hbm),
             )

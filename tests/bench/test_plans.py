@@ -16,7 +16,7 @@ from nkiconv.bench.cli import run
 from nkiconv.bench.errors import UserError
 from nkiconv.bench.layers import known_layers
 from nkiconv.bench.plan_tables import gain_line
-from nkiconv.bench.plans import chosen_plan, find_layer, numbers, ranks
+from nkiconv.bench.plans import chosen_plan, find_layer, numbers, problem_of, ranks
 from nkiconv.bench.tune import Store, tune, tune_trials
 from nkiconv.kernels import _choice
 from nkiconv.kernels._algorithm import NotSuited
@@ -32,6 +32,12 @@ def test_layers_by_name_and_by_size() -> None:
     assert (tiny.kernel, tiny.stride, tiny.padding) == ((3, 2), (2, 1), (1, 0))
     assert (tiny.N, tiny.C_in, tiny.C_out, tiny.groups, tiny.size) == (2, 4, 6, 2, (7, 5))
     assert tiny.out == (4, 4)
+
+
+def test_a_stride_beyond_the_image_is_planned_as_one_that_ends_there() -> None:
+    layer = find_layer("3x3-s99999999999-p1-c4-k4-8x8")
+    problem = problem_of(layer, "bfloat16")
+    assert (problem.geometry.rows.outputs, problem.geometry.rows.stride) == (1, 10)
 
 
 @pytest.mark.parametrize(

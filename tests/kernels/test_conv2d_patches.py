@@ -91,7 +91,7 @@ def test_every_plan_is_exact_and_counted(layer: str, target: str) -> None:
         assert seen.hbm_read_bytes + seen.hbm_write_bytes == plan.hbm_bytes
         assert seen.sbuf_peak_bytes <= plan.sbuf_bytes
         assert price.matmuls == plan.num_matmuls
-        assert abs(price.static_instructions - seen.static_instructions) <= 10
+        assert 0 <= price.static_instructions - seen.static_instructions <= 10
         if target == "trn1":  # whose clock is steady
             tensor_us = price.tensor_cycles / HARDWARE[target].tensor_ghz / 1000
             assert 0.97 * seen.engine_busy_us["TensorE"] <= tensor_us <= 1.3 * seen.body_us

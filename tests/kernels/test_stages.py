@@ -14,7 +14,7 @@ from nkiconv.kernels.pad_planes import pad_planes, plan_pad
 from nkiconv.kernels.pool_planes import bytes_moved, plan_pool, pool_planes
 from nkiconv.kernels.transpose_planes import plan_transpose, transpose_planes
 from nkiconv.reference import conv2d as conv2d_ref
-from nkiconv.simulate import profile, simulate_kernel, use_dma, use_target
+from nkiconv.simulate import ConstraintError, profile, simulate_kernel, use_dma, use_target
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -141,6 +141,48 @@ def test_pool_planes(kind: str, size: int, stride: int, target: str) -> None:
     assert len(plan.strips) > 1
     if size > 1 or stride == 1:
         assert seen.hbm_read_bytes + seen.hbm_write_bytes == bytes_moved(plan)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_wider_than_sbuf_are_padded_in_parts(mode: str, dtype: str) -> None:
+    x = _draw(dtype, 3, 2, 100_001)
+    rows, cols = (1, 0), (2, 3)
+    with use_dma("late"):
+        plan, price = plan_pad(x.shape, rows, cols, mode, x.itemsize)
+        y, seen = profile(pad_planes, x[:, None], plan)
+    expected = np.pad(x, ((0, 0), rows, cols), mode=MODES[mode])  # type: ignore[call-overload]
+    np.testing.assert_array_equal(y[:, 0], expected)
+    assert seen.static_instructions <= price.static_instructions
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "stride"),
+    [("max", (1, 2), (1, 2)), ("max", (3, 1), (1, 1)), ("avg", (2, 4), (1, 3))],
+    ids=str,
+)
+def test_rows_wider_than_sbuf_are_pooled_in_parts(
+    kind: str, size: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    x = _draw("float32", 3, 1, 4, 100_001)
+    rows, cols = (
+        PoolAxis(n, step, (all_ - n) // step + 1)
+        for n, step, all_ in zip(size, stride, x.shape[2:], strict=True)
+    )
+    with use_dma("late"):
+        plan, price = plan_pool((3, 4, 100_001), Pool(kind, rows, cols), 4)
+        y, seen = profile(pool_planes, x, plan)
+    one = np.ones((1, 1, 1, 1), np.float32)
+    expected = conv2d_ref(x.reshape(3, 1, 4, -1), one, pool=(kind, size, stride))
+    np.testing.assert_array_equal(y, expected)
+    assert seen.static_instructions <= price.static_instructions
+
+
+def test_a_window_too_large_for_sbuf_is_refused_before_any_work() -> None:
+    x, w = _draw("float32", 1, 1, 400, 400), _draw("float32", 1, 1, 1, 1)
+    words = r"the pool's windows of 400x400 take more than the 32768 B of SBUF per partition"
+    with pytest.raises(ConstraintError, match=words):
+        conv2d(x, w, pool=("max", 400))
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
