@@ -167,8 +167,10 @@ def summary(rows: Sequence[LayerRow]) -> str:
     text = f"{met} of {len(rows)} rows meet every figure"
     if misses:
         text += "; missed: " + ", ".join(f"{what} {count}" for what, count in misses.items())
-    exact = sum(row.exact is True for row in rows)
-    return f"{text}. {exact} results are exact, {sum(not row.passed for row in rows)} are wrong."
+    exact, wrong = (sum(row.exact is value for row in rows) for value in (True, False))
+    text += f". {exact} results are exact, {wrong} are wrong"
+    without = sum(not row.passed for row in rows) - wrong
+    return f"{text}; rows without a result: {without}." if without else f"{text}."
 
 
 def changes_table(found: Sequence[KeptChange]) -> Captioned:
@@ -213,6 +215,7 @@ def layer_page(rows: Sequence[LayerRow], findings: Findings, command: str) -> st
         "## The columns of the tables below",
         _CAPTION,
     ]
+    blank = ("",) * len((*_COUNTS, *_TIMES))
     for (target, dtype), members in sorted(_groups(rows).items()):
         parts.append(f"## {target}, {dtype}")
         parts.append(
@@ -221,7 +224,7 @@ def layer_page(rows: Sequence[LayerRow], findings: Findings, command: str) -> st
                 (
                     (row.layer, row.algorithm, *_counts(row, _exact), *_times(row), _met(row))
                     if row.passed
-                    else (row.layer, row.algorithm, *("",) * 13, row.problem)
+                    else (row.layer, row.algorithm, *blank, row.problem)
                     for row in members
                 ),
                 left=frozenset(("layer", "algorithm", "bound", "met")),

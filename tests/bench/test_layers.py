@@ -97,6 +97,7 @@ def test_a_wrong_result_and_an_error_do_not_stop_the_table(
     assert "1 of 107520 results are wrong" in printed
     assert "RuntimeError: out of silicon" in printed
     assert "0 of 3 rows meet every figure" in printed
+    assert "0 results are exact, 2 are wrong; rows without a result: 1." in printed
 
 
 def test_without_torch_the_reference_decides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +232,9 @@ def test_page_has_every_row_and_says_what_made_it() -> None:
     assert "## trn1, bfloat16" in page
     assert "| a layer | direct | 1,000 | 1.00 | 1.05 |" in page
     assert "ShapeError: no" in page
+    of_tables = [line for line in page.splitlines() if line.startswith("| a layer | ")]
+    refused = next(line for line in of_tables if "ShapeError" in line)
+    assert refused.count("|") == max(line.count("|") for line in of_tables)
     assert "300 times less" in page
 
 
