@@ -54,6 +54,10 @@ def find_layer(text: str) -> Layer:
     UserError
         No layer, or several, have `text` in their name; sizes that do not fit together.
     """
+    if not text.strip():
+        raise UserError(
+            f"a layer has a name, which `nkiconv layers` shows, or sizes, written {_SPELT}"
+        )
     spelt = _spelt_layer(text)
     if spelt is not None:
         return spelt

@@ -45,6 +45,7 @@ def test_a_stride_beyond_the_image_is_planned_as_one_that_ends_there() -> None:
     [
         ("VGG-16", "may be 'VGG-16 conv1_2 64', 'VGG-16 conv3_2 256'"),
         ("VGG-16 conv9", "did you mean"),
+        (" ", "a layer has a name"),
         ("§", "nkiconv layers"),
         ("3x3-s1-c4-56x56", "lacks sizes"),
         ("3x3-s1-c4-k4", "lacks sizes"),
