@@ -312,7 +312,7 @@ class LayerRow:
 def floor_us(hw: Hardware, dtype: str, columns: int, num_bytes: int) -> float:
     """Return the least time of that many moving columns and bytes, in µs."""
     cycles = hw.float32_matmul_passes * hw.float32_matmul_row_cycles if dtype == "float32" else 1
-    bytes_per_ns = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+    bytes_per_ns = hw.memory_bytes_per_ns
     return max(columns * cycles / hw.tensor_ghz, num_bytes / bytes_per_ns) / 1e3
 
 

@@ -295,7 +295,7 @@ class _Planner:
         row = g.cols.size * g.itemsize
         each_ns = hw.dma_descriptor_ns + row / hw.dma_bytes_per_ns
         apart_ns = ceil_div(g.rows.size, step) * max(hw.dma_shortest_ns, each_ns)
-        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns) / hw.dma_engines
+        rate = hw.memory_bytes_per_ns / hw.dma_engines
         together_ns = hw.dma_descriptor_ns + g.rows.size * row / rate
         return together_ns < _EVERY_ROW * apart_ns
 
@@ -361,7 +361,7 @@ class _Planner:
         matmuls = num_tiles * len(self.c_out_tiles) * len(self.products)
         cycles = hw.throttle_slowdown * matmuls * hw.float32_matmul_passes * load
         w_bytes = g.C_in * g.C_out * g.rows.taps * g.cols.taps * g.itemsize
-        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+        rate = hw.memory_bytes_per_ns
         return cycles / hw.tensor_ghz > w_bytes / rate + _HALVES_NS
 
     def _channels_first(self, section: Section, block_tiles: int) -> bool:
@@ -428,7 +428,7 @@ class _Planner:
         itemsize = 2 if self.fast else g.itemsize
         matmuls = len(self.products) * len(self.c_out_tiles)
         product_ns = matmuls * matmul_cycles(elems, itemsize, hw) / hw.tensor_ghz
-        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+        rate = hw.memory_bytes_per_ns
         x_ns = g.N * g.C_in * g.rows.size * g.cols.size * g.itemsize / rate
         y_ns = g.C_out * elems * g.itemsize / rate
         w_ns = g.C_in * g.C_out * g.rows.taps * g.cols.taps * itemsize / rate

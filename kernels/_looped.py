@@ -214,6 +214,12 @@ def y_shape(problem: Problem) -> tuple[int, int, int, int]:
     return (g.N, g.G * g.C_out, planes[0].outputs, planes[1].outputs)
 
 
+def packed_shape(plan: Any) -> tuple[int, ...]:
+    """Return the shape of a part's weights where they lie as `pack_weights` made them."""
+    g = plan.geometry
+    return (g.G, g.C_in, g.rows.taps * g.cols.taps, g.C_out)
+
+
 def least_instructions(problem: Problem) -> int:
     """Return a bound on a program's instructions that takes no planning: full matmuls."""
     g = problem.geometry
@@ -385,7 +391,7 @@ def in_parts_if_long(
 def stage_price(moved_bytes: int, work_ns: float, instructions: int) -> Price:
     """Return what a kernel costs that moves bytes through HBM, and works meanwhile."""
     hw = hardware()
-    rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+    rate = hw.memory_bytes_per_ns
     ends = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
     return Price(
         0, 0, 0, (), static_instructions=instructions,

@@ -374,7 +374,7 @@ def _price(
     shares, visits = (num_groups, num_chunks) if stays == "weights" else (num_chunks, num_groups)
     streamed = w.bytes + x.bytes / shares if stays == "weights" else x.bytes + w.bytes / shares
     stored = y.bytes / shares if visits > 1 else 0.0
-    rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+    rate = hw.memory_bytes_per_ns
     late_ns = (streamed - first_load + stored) / rate
     late_ns -= tensor_cycles / hw.tensor_ghz / shares
     first_ns = _first_ns(shape, end, x, round(w.bytes / (m.tiles if stack == 1 else num_chunks)))

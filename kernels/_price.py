@@ -119,7 +119,7 @@ class Price:
             gpsimd / hw.gpsimd_ghz,
         )
         tensor = self._tensor_ns(max(*moved, *engines, self.built_ns), hw)
-        rate = min(hw.hbm_bytes_per_ns, hw.dma_aggregate_bytes_per_ns)
+        rate = hw.memory_bytes_per_ns
         ends = (self.first_load_bytes + self.last_store_bytes) / rate
         fixed = 2 * (hw.dma_static_start_ns + hw.dma_complete_ns + hw.dma_fill_ns)
         fixed += ends + hw.tensor_latency_ns

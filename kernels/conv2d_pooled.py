@@ -316,7 +316,7 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         _looped.Loops(
             _plan_part,
             price_of,
-            _w_shape,
+            _looped.packed_shape,
             least=_looped.least_matmuls,
             rows=True,
             groups=1,
@@ -339,11 +339,6 @@ def _plan_part(problem: Problem, reserved_bytes: int) -> PooledPlan:
         fast=problem.precision == "fast",
         sbuf_bytes=nl.tile_size.sbuf_fmax_bytes - reserved_bytes,
     )
-
-
-def _w_shape(plan: PooledPlan) -> tuple[int, ...]:
-    g = plan.geometry
-    return (g.G, g.C_in, g.rows.taps * g.cols.taps, g.C_out)
 
 
 def pack(w: PackedWeights, plan: PooledPlan) -> Array:

@@ -381,14 +381,10 @@ def plans(problem: Problem) -> Iterator[Candidate]:
         room = nl.tile_size.sbuf_fmax_bytes - reserved_bytes
         return plan_streamed(part.geometry, part.epilogue, sbuf_bytes=room)
 
-    def w_shape(plan: StreamedPlan) -> tuple[int, ...]:
-        g = plan.geometry
-        return (g.G, g.C_in, g.rows.taps * g.cols.taps, g.C_out)
-
     loops = _looped.Loops(
         make,
         price_of,
-        w_shape,
+        _looped.packed_shape,
         least=_looped.least_matmuls,
         rows=True,
         groups=1,

@@ -41,6 +41,7 @@ import numpy as np
 from nkiconv.kernels import _arguments
 from nkiconv.kernels._arguments import Array, ArrayLike
 from nkiconv.kernels._epilogue import Epilogue
+from nkiconv.kernels._looped import MAX_INSTRUCTIONS
 from nkiconv.kernels._matmul import multiply
 from nkiconv.kernels._matmul_plan import MatmulPlan, Product, arrange, cuts, make_plan
 from nkiconv.simulate import (
@@ -55,7 +56,6 @@ from nkiconv.simulate.arrays import like
 
 _OP = "matmul"
 _TORCH = "torch.matmul"
-_MOST_INSTRUCTIONS = 20_000  # every visit is written out; more take long to compile
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,10 +168,10 @@ def plan_matmul(M: int, K: int, N: int, dtype: str) -> MatmulPlan:
             f"{nl.tile_size.sbuf_fmax_bytes} bytes of an SBUF partition (nl.tile_size)"
         )
     count = found[0].price.static_instructions
-    if count > _MOST_INSTRUCTIONS:
+    if count > MAX_INSTRUCTIONS:
         raise CapacityError(
             f"{_OP}: {M}x{K} @ {K}x{N} would take {count} instructions, more than the "
-            f"{_MOST_INSTRUCTIONS} that the kernel writes out (kernels of this package)"
+            f"{MAX_INSTRUCTIONS} that the kernel writes out (kernels of this package)"
         )
     return make_plan(found[0], epilogue)
 

@@ -165,6 +165,11 @@ class Hardware:
     launch_after_us: float
     launch_unbenchmarked_us: float
 
+    @property
+    def memory_bytes_per_ns(self) -> float:
+        """Between HBM and SBUF, sustained: HBM's rate or that of all DMA engines, the lower one."""
+        return min(self.hbm_bytes_per_ns, self.dma_aggregate_bytes_per_ns)
+
 
 def _facts() -> Iterator[Fact]:
     documented, measured, assumed = Status.DOCUMENTED, Status.MEASURED, Status.ASSUMED
